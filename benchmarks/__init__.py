@@ -1,0 +1,1 @@
+"""Workloads, the harness, statistics, comparison and the report."""

@@ -1,0 +1,1 @@
+"""Other projects' own commands beside ours, in one interleaved run."""

@@ -1,0 +1,3 @@
+"""edgec's core: models, recipes, packages, verification and the build."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,142 @@
+"""The content-addressed cache: folders named by a complete key, complete or absent.
+
+An entry holds `files/` and `entry.json` with each file's SHA-256; a damaged entry is made again, never used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.digest import digest_file, digest_json
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A complete cache entry.
+
+    Attributes:
+        key: its name.
+        files: the folder with what the stage wrote.
+        digests: SHA-256 of each file, by its POSIX path within `files`.
+        value: what the stage returned, as JSON.
+    """
+
+    key: str
+    files: Path
+    digests: dict[str, str]
+    value: Any
+
+
+def cache_root() -> Path:
+    """`EDGEC_CACHE`, or edgec's folder in the XDG cache."""
+    if own := os.environ.get("EDGEC_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgec"
+
+
+def find_entry(key: str) -> Entry | None:
+    """The entry of that key when it is there and its files have the sizes that were recorded."""
+    folder = cache_root() / "stages" / key
+    try:
+        record = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+        entry = Entry(key, folder / "files", record["digests"], record["value"])
+        whole = all((entry.files / name).stat().st_size == size for name, size in record["sizes"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return entry if whole else None
+
+
+@contextmanager
+def new_entry_folder() -> Iterator[Path]:
+    """A temporary folder beside the entries; removed unless `store_entry` renamed it."""
+    parent = cache_root() / "stages"
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(parent)
+    folder = Path(tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=parent))
+    try:
+        (folder / "files").mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_stale(parent: Path) -> None:
+    """Remove the temporary folders `.new-PID-*` in `parent` whose process was killed."""
+    for folder in parent.glob(".new-*"):
+        pid = folder.name.split("-")[1]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def store_entry(folder: Path, key: str, value: Any) -> Entry:
+    """Make `folder` (of `new_entry_folder`) the entry of `key`. When another process was first, its entry stays."""
+    files = sorted(file for file in (folder / "files").rglob("*") if file.is_file())
+    names = {file.relative_to(folder / "files").as_posix(): file for file in files}
+    record = {
+        "digests": {name: digest_file(file) for name, file in names.items()},
+        "sizes": {name: file.stat().st_size for name, file in names.items()},
+        "value": value,
+    }
+    (folder / "entry.json").write_text(json.dumps(record), encoding="utf-8")
+    target = cache_root() / "stages" / key
+    if find_entry(key) is None:
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            folder.rename(target)
+        except OSError:
+            if find_entry(key) is None:
+                raise
+    return Entry(key, target / "files", record["digests"], value)
+
+
+def drop_entry(key: str) -> None:
+    """Remove an entry that turned out to be damaged."""
+    shutil.rmtree(cache_root() / "stages" / key, ignore_errors=True)
+
+
+def remembered_digest(path: Path) -> str:
+    """SHA-256 of a file, remembered by its path, size, inode and time of change, so that large weights are read once."""
+    stat = path.stat()
+    identity = digest_json([str(path.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns])
+    memo = cache_root() / "digests" / identity
+    try:
+        known = memo.read_text(encoding="ascii")
+        if len(known) == 64:
+            return known
+    except OSError:
+        pass
+    digest = digest_file(path)
+    write_atomically(memo, digest)
+    return digest
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

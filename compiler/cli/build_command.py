@@ -1,0 +1,116 @@
+"""`edgec build`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import click
+
+from compiler.build import BuildReport, build
+from compiler.cli.display import StageBars, format_bytes, print_json, print_stages, print_table, progress_bars
+from compiler.errors import UnusableInput
+from compiler.recipe import Recipe, parse_recipe, read_recipe_file
+from compiler.source import open_model
+from targets.registry import TARGET_NAMES, load_target
+
+
+@click.command("build")
+@click.argument("model")
+@click.option("-r", "--recipe", "recipe_texts", multiple=True, metavar="RECIPE", help="target:scheme; may be repeated.")
+@click.option("-f", "--file", "recipe_file", type=click.Path(path_type=Path), help="TOML file with [[recipe]] tables.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder that the packages go into.")
+@click.option("--task", help="The model's task, when its architecture does not tell.")
+@click.option("--context-length", type=click.IntRange(1), help="Tokens that a language model must hold.")
+@click.option("--sequence-length", type=click.IntRange(1), help="Tokens of an encoder input in static containers [128].")
+@click.option("--jobs", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), show_default=True)
+@click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
+@click.option("--verify", "verify_too", is_flag=True, help="Hold the new packages to the fp32 model, as `edgec verify`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(
+    debug: bool,
+    model: str,
+    recipe_texts: tuple[str, ...],
+    recipe_file: Path | None,
+    out: Path,
+    task: str | None,
+    context_length: int | None,
+    sequence_length: int | None,
+    jobs: int,
+    allow: tuple[str, ...],
+    verify_too: bool,
+    as_json: bool,
+) -> None:
+    """Make a package of MODEL for each recipe.
+
+    MODEL is a Hugging Face folder, a hub id (org/name or org/name@revision) or a .gguf file.
+    """
+    recipes = read_recipe_file(recipe_file, TARGET_NAMES) if recipe_file else []
+    recipes += [parse_recipe(text, TARGET_NAMES) for text in recipe_texts]
+    if not recipes:
+        raise UnusableInput("No recipe is given. Add for instance -r gguf:Q8_0; `edgec targets` lists what there is.")
+    recipes = [_with_options(recipe, context_length, sequence_length, task) for recipe in recipes]
+    with progress_bars(quiet=as_json) as progress:
+        opening = progress.add_task("read the model", total=None)
+        source = open_model(
+            model, task, lambda done, total: progress.update(opening, completed=done, total=total), debug
+        )
+        progress.remove_task(opening)
+        report = build(
+            source, recipes, load_target, out, jobs=jobs, allow=allow, watcher=StageBars(progress), debug=debug
+        )
+    if as_json:
+        print_json(report_json(report))
+    else:
+        print_report(report, out)
+    if verify_too:
+        from compiler.cli.verify_command import verify_packages
+
+        verify_packages([package.folder for package in report.packages], allow=allow, debug=debug, as_json=as_json)
+
+
+def _with_options(
+    recipe: Recipe, context_length: int | None, sequence_length: int | None, task: str | None
+) -> Recipe:
+    shapes = recipe.shapes
+    if context_length is not None:
+        shapes = replace(shapes, context_length=context_length)
+    if sequence_length is not None:
+        shapes = replace(shapes, sequence_length=sequence_length)
+    return replace(recipe, shapes=shapes, task=task or recipe.task)
+
+
+def report_json(report: BuildReport) -> dict[str, object]:
+    """The build for programs."""
+    return {
+        "packages": [
+            {
+                "folder": str(package.folder),
+                "recipe": package.recipe,
+                "bytes": package.nbytes,
+                "weights": asdict(package.lowered.weights),
+                "allowed": list(package.allowed),
+            }
+            for package in report.packages
+        ],
+        "stages": [asdict(stage) for stage in report.stages],
+    }
+
+
+def print_report(report: BuildReport, out: Path) -> None:
+    """The build for people."""
+    print_stages(report.stages)
+    rows = []
+    for package in report.packages:
+        weights = package.lowered.weights
+        kinds = ", ".join(f"{name} {count / 1e6:.1f}M" for name, count in weights.types.items())
+        bits = f"{weights.effective_bits_per_weight:.2f}"
+        rows.append([package.recipe, format_bytes(package.nbytes), bits, str(len(weights.deviations)), kinds])
+    columns = ["package", "size", "bits per weight", "tensors in another type", "weights stored as"]
+    print_table(f"Packages in {out}", columns, rows)
+    for package in report.packages:
+        for reason in sorted({f"{d.stored}: {d.reason}" for d in package.lowered.weights.deviations}):
+            names = [d.tensor for d in package.lowered.weights.deviations if f"{d.stored}: {d.reason}" == reason]
+            print(f"  {package.recipe}: {len(names)} x {reason} ({names[0]}{', ...' if len(names) > 1 else ''})")

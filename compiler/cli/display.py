@@ -1,0 +1,95 @@
+"""What people see: tables, byte counts and progress bars."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from compiler.build import StageReport, Watcher
+from compiler.target import Stage
+from compiler.worker import Progress
+
+_MIB = 1024 * 1024
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def format_bytes(count: float | None) -> str:
+    """Bytes for people, in MB as file managers and download pages count them."""
+    if count is None:
+        return "-"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    """A figure with `digits` significant digits, `-` when there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; numbers are aligned to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "-+" for cell in cells)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 140
+    Console(width=width, highlight=False).print(table)
+
+
+class StageBars(Watcher):
+    """Progress bars of a build: one line a stage, with its time."""
+
+    def __init__(self, progress: Any) -> None:
+        self.progress = progress
+        self.tasks: dict[tuple[str, str], Any] = {}
+
+    def started(self, stage: Stage, recipe: str) -> Progress | None:
+        task = self.progress.add_task(f"{stage.label} [dim]{recipe}[/dim]", total=None)
+        self.tasks[(stage.label, recipe)] = task
+        return lambda done, total: self.progress.update(task, completed=done, total=total)
+
+    def finished(self, stage: Stage, report: StageReport) -> None:
+        task = self.tasks.pop((report.label, report.recipe), None)
+        if task is not None:
+            self.progress.update(task, total=1, completed=1)
+
+
+@contextmanager
+def progress_bars(quiet: bool = False) -> Iterator[Any]:
+    """rich's progress display on standard error; nothing is drawn when `quiet` or when that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, quiet=quiet)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        yield progress
+
+
+def print_stages(stages: Sequence[StageReport]) -> None:
+    """The table of what each stage of a build cost."""
+    rows = [
+        [
+            stage.label,
+            stage.recipe,
+            "cached" if stage.cached else f"{stage.seconds:.1f}",
+            "-" if stage.peak_rss_bytes is None else f"{stage.peak_rss_bytes / _MIB:,.0f}",
+        ]
+        for stage in stages
+    ]
+    print_table("Stages", ["stage", "first for", "seconds", "peak MiB"], rows)

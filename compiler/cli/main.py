@@ -1,0 +1,106 @@
+"""The `edgec` command. Each subcommand is one file, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from typing import Any
+
+import click
+
+from compiler.errors import EdgecError
+
+COMMANDS: tuple[tuple[str, str], ...] = (
+    ("inspect", "What a model is, its bytes at each scheme, and which targets take it."),
+    ("build", "Make verified packages of a model, one a recipe."),
+    ("verify", "Hold packages to their hashes and to the fp32 model."),
+    ("run", "Generate, embed or classify with a package."),
+    ("bench", "Measure latency, throughput and memory of packages."),
+    ("compare", "Compare result files; fail on a regression; write the HTML report."),
+    ("targets", "The targets and the schemes they take."),
+    ("doctor", "What is installed, what is missing and how to get it."),
+    ("cache", "Where the cache is, how large, and how to empty it."),
+    ("demo", "The whole way on two real small models."),
+)
+
+
+class Commands(click.Group):
+    """Subcommands by name; their help lines stand in `COMMANDS` so that `--help` imports none of them."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [name for name, _ in COMMANDS]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in dict(COMMANDS):
+            return None
+        command: click.Command = importlib.import_module(f"compiler.cli.{name}_command").command
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgec")
+@click.option("--debug", is_flag=True, help="Show tracebacks and everything that child processes print.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Package a Hugging Face model for edge devices, prove each package, measure it.
+
+    Recipes are written target:scheme, as in gguf:Q4_K_M or onnx:int4-rtn-g32.
+    """
+    context.obj = debug
+
+
+def main() -> None:
+    """Run the command line and end with the exit code that design.md names: 0 done, 1 a check failed, 2 wrong use."""
+    signal.signal(signal.SIGTERM, _end)
+    debug = "--debug" in sys.argv
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _say("Interrupted.")
+        sys.exit(130)
+    except EdgecError as error:
+        if debug:
+            raise
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        _say(_system_error(error))
+        sys.exit(2)
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())[:400]
+        _say(f"This is an error in edgec, not in your input: {type(error).__name__}: {text}. --debug shows where.")
+        sys.exit(2)
+
+
+def _end(number: int, frame: Any) -> None:
+    from compiler.worker import kill_children
+
+    kill_children()
+    raise KeyboardInterrupt
+
+
+def _system_error(error: OSError) -> str:
+    from compiler.worker import disk_full_message
+
+    if error.errno == 28:
+        return disk_full_message(str(error.filename) if error.filename else None)
+    where = f" ({error.filename})" if error.filename else ""
+    return f"The system refused: {error.strerror}{where}."
+
+
+def _say(text: str) -> None:
+    click.echo(f"edgec: {text}", err=True)

@@ -1,0 +1,122 @@
+"""An encoder as one function from tensors to tensors: what every graph export and the Reference share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import UnusableInput
+
+# The output fields of transformers' model output for each task, in order.
+OUTPUT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "feature-extraction": ("last_hidden_state",),
+    "text-classification": ("logits",),
+    "token-classification": ("logits",),
+    "question-answering": ("start_logits", "end_logits"),
+    "fill-mask": ("logits",),
+    "image-classification": ("logits",),
+}
+
+_AUTO_CLASSES = {
+    "feature-extraction": "AutoModel",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "fill-mask": "AutoModelForMaskedLM",
+    "image-classification": "AutoModelForImageClassification",
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded encoder.
+
+    Attributes:
+        module: a torch module in eval mode, fp32; takes the inputs positionally in `input_names` order and returns a
+            tuple in `output_names` order.
+        input_names: `input_ids`, `attention_mask` and, where the model has segments, `token_type_ids`; int64 (batch,
+            sequence). Or `pixel_values`, float32 (batch, channels, height, width).
+        output_names: see `OUTPUT_NAMES`.
+        vocabulary: token ids that inputs may have; 0 for images.
+        image_shape: (channels, height, width) for images, else None.
+    """
+
+    module: Any
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    vocabulary: int
+    image_shape: tuple[int, int, int] | None
+
+
+def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
+    """Load the model with transformers in fp32.
+
+    Args:
+        folder: the Hugging Face folder; only safetensors are read.
+        task: one of `ENCODER_TASKS`.
+        attention: name of the attention implementation, `eager` for plain operators.
+
+    Raises:
+        UnusableInput: transformers cannot load it.
+    """
+    import torch
+    import transformers
+
+    auto = getattr(transformers, _AUTO_CLASSES[task])
+    try:
+        model, info = auto.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise UnusableInput(f"transformers cannot load {folder.name} for {task}: {error}.") from error
+    missing = [name for name in info["missing_keys"] if "pooler" not in name and "position_ids" not in name]
+    if missing:
+        raise UnusableInput(
+            f"{folder.name} lacks the weights {sorted(missing)[0]} that {task} needs, and they would be random. Choose the "
+            "task it was trained for with --task."
+        )
+    model.eval()
+    config = model.config
+    if task == "image-classification":
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        names: tuple[str, ...] = ("pixel_values",)
+        image_shape = (config.num_channels, height, width)
+    else:
+        segments = getattr(config, "type_vocab_size", 0) > 1
+        names = ("input_ids", "attention_mask") + (("token_type_ids",) if segments else ())
+        image_shape = None
+    outputs = OUTPUT_NAMES[task]
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs: Any) -> Any:
+            result = self.model(**dict(zip(names, inputs, strict=True)), return_dict=True)
+            return tuple(getattr(result, name) for name in outputs)
+
+    vocabulary = 0 if image_shape else int(config.vocab_size)
+    return Encoder(Wrapped().eval(), names, outputs, vocabulary, image_shape)
+
+
+def example_inputs(encoder: Encoder, batch: int, sequence: int) -> tuple[Any, ...]:
+    """Inputs of the right shapes for tracing, seeded; the last fifth of a second row is padding."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    if encoder.image_shape:
+        return (torch.randn(batch, *encoder.image_shape, generator=generator),)
+    ids = torch.randint(0, encoder.vocabulary, (batch, sequence), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1:, sequence - sequence // 5 :] = 0
+    return (ids, mask, torch.zeros_like(ids))[: len(encoder.input_names)]

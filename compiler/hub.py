@@ -1,0 +1,76 @@
+"""A model from the Hugging Face hub: only the files that are needed, kept in the hub's own cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from compiler.errors import UnusableInput
+from compiler.model import MODEL_FILES
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether `text` has the form `name`, `org/name` or `org/name@revision`."""
+    return bool(_HUB_ID.fullmatch(text)) and not text.startswith((".", "/", "~"))
+
+
+def fetch_from_hub(hub_id: str) -> tuple[Path, str]:
+    """Download what is missing of `org/name[@revision]`; return the folder and `org/name@commit`.
+
+    huggingface_hub does the transfer, shows its progress bars and honours HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and
+    HF_TOKEN; the token is never stored by edgec.
+
+    Raises:
+        UnusableInput: no such model or revision, access denied, hub not reachable, or offline and not in the cache.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    match = _HUB_ID.fullmatch(hub_id)
+    assert match is not None
+    repo, revision = match["repo"], match["revision"]
+    try:
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.md", "tokenizer.model", "LICEN*", "NOTICE*"]
+        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+            info = huggingface_hub.HfApi().model_info(repo, revision=revision)
+            patterns = needed_files([sibling.rfilename for sibling in info.siblings or []])
+            revision = info.sha
+        folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except errors.RevisionNotFoundError as error:
+        raise UnusableInput(f"The hub has the model {repo}, but no revision {revision!r} of it.") from error
+    except errors.GatedRepoError as error:
+        raise UnusableInput(f"The model {repo} is gated: accept its terms on the hub and set HF_TOKEN.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UnusableInput(
+            f"There is no model {repo!r}: no folder of that name here and none on the hub (a private one needs HF_TOKEN)."
+        ) from error
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+        raise UnusableInput(
+            f"The model {repo!r} is no folder here, is not in the hub's cache, and the hub cannot be asked (offline or "
+            "not reachable). Give a local folder, or go online once."
+        ) from error
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == 28:
+            raise
+        raise UnusableInput(
+            f"The hub could not be reached for {repo!r} ({type(error).__name__}), and there is no folder of that name "
+            "here. Give a local folder, or try again when the network is there."
+        ) from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("httpx", "httpcore", "requests"):
+            raise
+        raise UnusableInput(
+            f"The hub could not be reached for {repo!r} ({type(error).__name__}), and there is no folder of that name "
+            "here. Give a local folder, or try again when the network is there."
+        ) from error
+    return folder, f"{repo}@{folder.name}"
+
+
+def needed_files(names: list[str]) -> list[str]:
+    """Of a repository's files, those that a Model is read from: no subfolders, and one set of weights only."""
+    wanted = [name for name in names if MODEL_FILES.fullmatch(name)]
+    sharded = "model.safetensors.index.json" in wanted
+    weights = re.compile(r"model-\d+-of-\d+\.safetensors" if sharded else r"model\.safetensors")
+    return [name for name in wanted if not name.endswith(".safetensors") or weights.fullmatch(name)]

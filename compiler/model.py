@@ -1,0 +1,208 @@
+"""Model: a Hugging Face model as it came. Config, tokenizer files, and tensors that are read lazily."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import UnusableInput
+from compiler.tensors import TensorInfo, find_tensors
+
+TEXT_GENERATION = "text-generation"
+TEXT_ENCODER_TASKS = (
+    "feature-extraction",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "fill-mask",
+)
+ENCODER_TASKS = (*TEXT_ENCODER_TASKS, "image-classification")
+TASKS = (TEXT_GENERATION, *ENCODER_TASKS)
+
+# The end of an architecture's class name tells the task; first match wins.
+_TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
+    ("ForCausalLM", TEXT_GENERATION),
+    ("LMHeadModel", TEXT_GENERATION),
+    ("ForConditionalGeneration", TEXT_GENERATION),
+    ("ForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "token-classification"),
+    ("ForQuestionAnswering", "question-answering"),
+    ("ForMaskedLM", "fill-mask"),
+    ("ForPreTraining", "fill-mask"),
+    ("ForImageClassification", "image-classification"),
+    ("Model", "feature-extraction"),
+)
+
+MODEL_FILES = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|"
+    r"chat_template|model\.safetensors\.index)\.json|chat_template\.jinja|merges\.txt|vocab\.txt|tokenizer\.model|"
+    r"[\w.-]*\.safetensors|README\.md|LICEN[CS]E[\w.-]*|NOTICE[\w.-]*"
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes that bytes and speed follow from; None where the model has no such thing."""
+
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context_length: int | None
+
+    def kv_cache_bytes(self, tokens: int, bytes_per_element: int = 2) -> int:
+        """Bytes of keys and values for `tokens` positions, batch 1, no sliding window."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * tokens * bytes_per_element
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Hugging Face model.
+
+    Attributes:
+        folder: where its files are.
+        name: for people and for file names, e.g. `SmolLM2-135M-Instruct`.
+        source: where it came from, without a path of this machine: `org/name@commit`, or the name.
+        architecture: the class name in config.json, e.g. `LlamaForCausalLM`.
+        task: one of `TASKS`.
+        config: config.json.
+        geometry: its sizes.
+        tensors: every tensor and where it lies.
+        licence: its SPDX id or the hub's licence word; None when the model does not say.
+        base_model: hub ids that it was made from.
+    """
+
+    folder: Path
+    name: str
+    source: str
+    architecture: str
+    task: str
+    config: Mapping[str, Any]
+    geometry: Geometry
+    tensors: tuple[TensorInfo, ...]
+    licence: str | None
+    base_model: tuple[str, ...]
+
+    @property
+    def is_decoder(self) -> bool:
+        return self.task == TEXT_GENERATION
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def matrix_weights(self) -> int:
+        """Weights that quantization applies to: those of tensors with two dimensions or more."""
+        return sum(tensor.elements for tensor in self.tensors if len(tensor.shape) > 1)
+
+
+def read_model(folder: Path, name: str | None = None, source: str | None = None, task: str | None = None) -> Model:
+    """Read a local Hugging Face folder; no tensor is loaded.
+
+    Raises:
+        UnusableInput: the folder lacks config.json or usable weights, or wants to run code of its own.
+    """
+    if not folder.is_dir():
+        raise UnusableInput(f"There is no model folder {folder}.")
+    config = _read_config(folder)
+    if "auto_map" in config:
+        raise UnusableInput(
+            f"{folder.name} wants to run code of its own (auto_map in config.json), and edgec never does. Use a "
+            "revision of the model that a released transformers reads without trust_remote_code."
+        )
+    architecture = str((config.get("architectures") or ["unknown"])[0])
+    if task is not None and task not in TASKS:
+        raise UnusableInput(f"There is no task {task!r}. Tasks are: {', '.join(TASKS)}.")
+    card = _model_card(folder)
+    name = name or folder.resolve().name
+    return Model(
+        folder=folder,
+        name=name,
+        source=source or name,
+        architecture=architecture,
+        task=task or _task_of(architecture, folder),
+        config=config,
+        geometry=_geometry(config, folder),
+        tensors=find_tensors(folder),
+        licence=card.get("license", [None])[0],
+        base_model=tuple(card.get("base_model", ())),
+    )
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The model's own files in `folder`, sorted by name: what its digest is taken over."""
+    return sorted(file for file in folder.iterdir() if file.is_file() and MODEL_FILES.fullmatch(file.name))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnusableInput(
+            f"{folder} has no config.json, so it is not a Hugging Face model folder. Point to the folder that holds "
+            "config.json and model.safetensors."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UnusableInput(f"config.json of {folder.name} cannot be read: {error}.") from error
+    if not isinstance(config, dict):
+        raise UnusableInput(f"config.json of {folder.name} is not a JSON object.")
+    return config
+
+
+def _task_of(architecture: str, folder: Path) -> str:
+    for suffix, task in _TASK_BY_SUFFIX:
+        if architecture.endswith(suffix):
+            return task
+    raise UnusableInput(
+        f"The task of {folder.name} cannot be told from its architecture {architecture}. Name it with --task, one of: "
+        f"{', '.join(TASKS)}."
+    )
+
+
+def _geometry(config: Mapping[str, Any], folder: Path) -> Geometry:
+    def first(*names: str, default: int | None = None) -> int | None:
+        for name in names:
+            if isinstance(config.get(name), int):
+                return config[name]
+        return default
+
+    hidden = first("hidden_size", "n_embd", "dim", "d_model")
+    layers = first("num_hidden_layers", "n_layer", "n_layers")
+    heads = first("num_attention_heads", "n_head", "n_heads")
+    if not hidden or not layers or not heads:
+        raise UnusableInput(
+            f"config.json of {folder.name} does not tell hidden size, layers and attention heads in a way known to "
+            "edgec; only plain text decoders, text encoders and ViT are taken."
+        )
+    return Geometry(
+        layers=layers,
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=first("num_key_value_heads", default=heads) or heads,
+        head_dim=first("head_dim", default=hidden // heads) or hidden // heads,
+        vocabulary=first("vocab_size", default=0) or 0,
+        context_length=first("max_position_embeddings", "n_positions", "n_ctx"),
+    )
+
+
+def _model_card(folder: Path) -> dict[str, list[str]]:
+    """`license` and `base_model` of the YAML head of README.md, as lists; only what these two keys need of YAML."""
+    readme = folder / "README.md"
+    head = re.match(r"---\s*\n(.*?)\n---", readme.read_text("utf-8", "replace"), re.S) if readme.is_file() else None
+    values: dict[str, list[str]] = {}
+    key = ""
+    for line in (head[1] if head else "").splitlines():
+        if pair := re.match(r"(\w+):\s*(.*?)\s*$", line):
+            key = pair[1]
+            values[key] = [pair[2].strip("'\"")] if pair[2] else []
+        elif item := re.match(r"\s*-\s+(.+?)\s*$", line):
+            values.setdefault(key, []).append(item[1].strip("'\""))
+    return {name: values[name] for name in ("license", "base_model") if values.get(name)}

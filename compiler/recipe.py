@@ -1,0 +1,172 @@
+"""Recipe: target + scheme + shapes + task, written `target:scheme[@variant][+option...]`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from compiler.errors import UnusableInput
+from compiler.scheme import ALIASES, SCHEMES, Scheme, find_scheme
+
+_GRAMMAR = re.compile(
+    r"(?P<target>[a-z][a-z0-9]*):(?P<scheme>[A-Za-z][A-Za-z0-9_-]*)"
+    r"(?:@(?P<variant>[a-z0-9][a-z0-9_.-]*))?(?P<options>(?:\+[a-z][a-z0-9_-]*)*)"
+)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes that a package is made for.
+
+    Attributes:
+        context_length: tokens a language model must be able to hold; None means what the model was trained for.
+        sequence_length: tokens of one encoder input where the container's shapes are fixed.
+        batch: inputs at once where the container's shapes are fixed.
+    """
+
+    context_length: int | None = None
+    sequence_length: int = 128
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Limits that `verify` holds a package to; None means the scheme's own (compiler/thresholds.py).
+
+    Attributes:
+        max_mean_kl: mean KL divergence from the Reference, in nats.
+        max_p99_kl: 99th percentile of the same.
+        min_same_top1: share of positions with the Reference's most probable token, 0 to 1.
+        min_cosine: smallest cosine between an output row and the Reference's, encoders.
+        min_greedy_agreement: share of greedy tokens equal to the Reference's before the first that differs, 0 to 1.
+    """
+
+    max_mean_kl: float | None = None
+    max_p99_kl: float | None = None
+    min_same_top1: float | None = None
+    min_cosine: float | None = None
+    min_greedy_agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one package is to be made. `str(recipe)` is the short form; `full()` has every default resolved."""
+
+    target: str
+    scheme: Scheme
+    variant: str | None = None
+    options: tuple[str, ...] = ()
+    shapes: Shapes = Shapes()
+    task: str | None = None
+    thresholds: Thresholds = Thresholds()
+
+    def __str__(self) -> str:
+        variant = f"@{self.variant}" if self.variant else ""
+        return f"{self.target}:{self.scheme.name}{variant}" + "".join(f"+{option}" for option in self.options)
+
+    @property
+    def folder_name(self) -> str:
+        """The package's folder name: the short form with characters that every file system takes."""
+        return str(self).replace(":", "-").replace("@", "-").replace("+", "-")
+
+    def full(self) -> dict[str, object]:
+        """The recipe as JSON, defaults resolved; `recipe_from_full` reads it back."""
+        return {
+            "target": self.target,
+            "scheme": self.scheme.name,
+            "variant": self.variant,
+            "options": list(self.options),
+            "shapes": asdict(self.shapes),
+            "task": self.task,
+            "thresholds": asdict(self.thresholds),
+        }
+
+
+def recipe_from_full(full: dict) -> Recipe:
+    """The inverse of `Recipe.full`.
+
+    Raises:
+        UnusableInput: a field is missing or unknown.
+    """
+    try:
+        scheme = find_scheme(full["scheme"])
+        if scheme is None:
+            raise UnusableInput(f"Scheme {full['scheme']!r} is not known to this version of edgec.")
+        return Recipe(
+            full["target"],
+            scheme,
+            full["variant"],
+            tuple(full["options"]),
+            Shapes(**full["shapes"]),
+            full["task"],
+            Thresholds(**full["thresholds"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnusableInput(f"The full recipe is not of a form that this version of edgec writes: {error}.") from error
+
+
+def parse_recipe(text: str, targets: Sequence[str]) -> Recipe:
+    """Parse `target:scheme[@variant][+option...]`.
+
+    Raises:
+        UnusableInput: the text is not of that form, or names a target or scheme that does not exist; the message
+            suggests the nearest that does.
+    """
+    match = _GRAMMAR.fullmatch(text)
+    if match is None:
+        raise UnusableInput(
+            f"Recipe {text!r} is not of the form target:scheme[@variant][+option], as in gguf:Q4_K_M or "
+            f"onnx:int4-rtn-g32.{_suggest(text, targets)}"
+        )
+    target, options = match["target"], tuple(match["options"].split("+")[1:])
+    if target not in targets:
+        raise UnusableInput(f"Recipe {text!r}: there is no target {target!r}.{_suggest(text, targets)}")
+    scheme = find_scheme(match["scheme"])
+    if scheme is None:
+        raise UnusableInput(
+            f"Recipe {text!r}: there is no scheme {match['scheme']!r}.{_suggest(text, targets)} "
+            "`edgec targets` lists them all."
+        )
+    if len(set(options)) != len(options):
+        raise UnusableInput(f"Recipe {text!r} names an option twice.")
+    return Recipe(target, scheme, match["variant"], options)
+
+
+def _suggest(text: str, targets: Sequence[str]) -> str:
+    names = [scheme.name for scheme in SCHEMES] + [alias for alias, _ in ALIASES]
+    known = {f"{target}:{name}".lower(): f"{target}:{name}" for target in targets for name in names}
+    nearest = difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.5)
+    return f" Did you mean {known[nearest[0]]}?" if nearest else f" Targets are: {', '.join(targets)}."
+
+
+def read_recipe_file(path: Path, targets: Sequence[str]) -> list[Recipe]:
+    """Recipes from TOML: `[[recipe]]` tables with `recipe`, optional shapes, `task`, and a `[recipe.thresholds]` table.
+
+    Raises:
+        UnusableInput: the file cannot be read, or has a key that means nothing here.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UnusableInput(f"Recipe file {path} cannot be read: {error}.") from error
+    tables = document.get("recipe")
+    if not isinstance(tables, list) or not tables:
+        raise UnusableInput(f"Recipe file {path} has no [[recipe]] table. Write one for each package.")
+    return [_recipe_from_table(table, path, targets) for table in tables]
+
+
+def _recipe_from_table(table: dict, path: Path, targets: Sequence[str]) -> Recipe:
+    shape_names = {field.name for field in fields(Shapes)}
+    limits = table.get("thresholds", {})
+    unknown = set(table) - shape_names - {"recipe", "task", "thresholds"}
+    unknown |= set(limits) - {field.name for field in fields(Thresholds)}
+    if unknown or "recipe" not in table:
+        problem = f"unknown key {sorted(unknown)[0]!r}" if unknown else "a table without the key 'recipe'"
+        raise UnusableInput(f"Recipe file {path}: {problem}. Keys are: recipe, task, {', '.join(sorted(shape_names))}.")
+    recipe = parse_recipe(table["recipe"], targets)
+    shapes = replace(Shapes(), **{name: table[name] for name in shape_names & set(table)})
+    return replace(recipe, shapes=shapes, task=table.get("task"), thresholds=Thresholds(**limits))

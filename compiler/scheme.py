@@ -1,0 +1,74 @@
+"""Scheme: how weights are stored. One table of names that mean the same in every target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Family = Literal["float", "integer", "gguf"]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to store weights.
+
+    Attributes:
+        name: as it stands in a recipe, e.g. `int4-rtn-g32` or `Q4_K_M`.
+        family: `float`, `integer` (ours) or `gguf` (llama.cpp's own quantizer).
+        bits_per_weight: stored bits per weight of a matrix, scales included, as the format defines it.
+        block: weights that share a scale along the input dimension; 0 when there are no blocks. Rows must divide by it.
+    """
+
+    name: str
+    family: Family
+    bits_per_weight: float
+    block: int = 0
+
+
+def _float(name: str, bits: float) -> Scheme:
+    return Scheme(name, "float", bits)
+
+
+# Bits per weight of GGUF types follow the block structures in ggml-common.h; of the K mixtures, the base type's.
+SCHEMES: tuple[Scheme, ...] = (
+    _float("fp32", 32),
+    _float("fp16", 16),
+    _float("bf16", 16),
+    Scheme("int8", "integer", 8),
+    Scheme("int4-rtn-g32", "integer", 4 + 16 / 32, 32),
+    Scheme("int4-rtn-g64", "integer", 4 + 16 / 64, 64),
+    Scheme("int4-rtn-g128", "integer", 4 + 16 / 128, 128),
+    Scheme("F32", "gguf", 32),
+    Scheme("F16", "gguf", 16),
+    Scheme("BF16", "gguf", 16),
+    Scheme("Q8_0", "gguf", 8.5, 32),
+    Scheme("Q4_0", "gguf", 4.5, 32),
+    Scheme("Q4_1", "gguf", 5.0, 32),
+    Scheme("Q5_0", "gguf", 5.5, 32),
+    Scheme("Q5_1", "gguf", 6.0, 32),
+    Scheme("Q2_K", "gguf", 2.625, 256),
+    Scheme("Q2_K_S", "gguf", 2.625, 256),
+    Scheme("Q3_K_S", "gguf", 3.4375, 256),
+    Scheme("Q3_K_M", "gguf", 3.4375, 256),
+    Scheme("Q3_K_L", "gguf", 3.4375, 256),
+    Scheme("Q4_K_S", "gguf", 4.5, 256),
+    Scheme("Q4_K_M", "gguf", 4.5, 256),
+    Scheme("Q5_K_S", "gguf", 5.5, 256),
+    Scheme("Q5_K_M", "gguf", 5.5, 256),
+    Scheme("Q6_K", "gguf", 6.5625, 256),
+)
+
+# llama-quantize takes these short names too.
+ALIASES: tuple[tuple[str, str], ...] = (("Q3_K", "Q3_K_M"), ("Q4_K", "Q4_K_M"), ("Q5_K", "Q5_K_M"))
+
+
+def find_scheme(name: str) -> Scheme | None:
+    """The scheme of that name, or of that alias; None when there is none."""
+    name = dict(ALIASES).get(name, name)
+    return next((scheme for scheme in SCHEMES if scheme.name == name), None)
+
+
+def estimate_weight_bytes(scheme: Scheme, matrix_weights: int, other_weights: int) -> int:
+    """Bytes of a model in `scheme`: matrices at the scheme's bits, everything else (norms, biases) in fp32."""
+    other_bits = 32 if scheme.family != "float" else scheme.bits_per_weight
+    return int((matrix_weights * scheme.bits_per_weight + other_weights * other_bits) / 8)

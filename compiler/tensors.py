@@ -1,0 +1,159 @@
+"""Tensors of safetensors files, listed without loading and read one at a time.
+
+The format: 8 bytes little-endian header length, a JSON header, then the data; offsets are relative to the data
+(https://github.com/huggingface/safetensors, README). Everything that the format forbids is refused here, so that a
+damaged file ends in a sentence before any converter sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.errors import UnusableInput
+
+DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
+    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+
+_MAX_HEADER_BYTES = 100_000_000  # The limit of the reference implementation.
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies.
+
+    Attributes:
+        name: the tensor's name in the model.
+        dtype: safetensors' name of the element type, e.g. `BF16`.
+        shape: its dimensions, outermost first.
+        file: the file that holds it.
+        offset: absolute byte offset in that file.
+        nbytes: its length in bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def list_tensors(file: Path) -> list[TensorInfo]:
+    """All tensors of one safetensors file, in the order of their data.
+
+    Raises:
+        UnusableInput: the file is empty, truncated, or has overlapping or inconsistent tensors.
+    """
+
+    def broken(what: str) -> UnusableInput:
+        return UnusableInput(f"{file.name} is not a usable safetensors file: {what}. Download or save it again.")
+
+    size = file.stat().st_size
+    if size < 8:
+        raise broken(f"it has {size} bytes, and the header alone takes more")
+    with file.open("rb") as stream:
+        (header_bytes,) = struct.unpack("<Q", stream.read(8))
+        if header_bytes > min(size - 8, _MAX_HEADER_BYTES):
+            raise broken(f"its header should have {header_bytes:,} bytes, the whole file has {size:,}: it is truncated")
+        try:
+            header = json.loads(stream.read(header_bytes))
+        except ValueError as error:
+            raise broken("its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise broken("its header is not a JSON object")
+    start = 8 + header_bytes
+    entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    try:
+        infos = [_tensor_info(name, entry, file, start) for name, entry in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise broken(f"its header has an entry of the wrong form ({error})") from error
+    infos.sort(key=lambda info: (info.offset, info.nbytes))
+    end = start
+    for info in infos:
+        if info.nbytes != info.elements * DTYPE_BYTES[info.dtype]:
+            raise broken(f"tensor {info.name} has {info.nbytes:,} bytes, its shape {list(info.shape)} needs another number")
+        if info.offset < end:
+            raise broken(f"tensor {info.name} overlaps the tensor before it")
+        if info.offset > end:
+            raise broken(f"there is a hole before tensor {info.name}")
+        end = info.offset + info.nbytes
+    if end > size:
+        raise broken(f"its tensors end at byte {end:,}, the file at {size:,}: it is truncated")
+    if end < size:
+        raise broken(f"{size - end:,} bytes follow its last tensor")
+    if not infos:
+        raise broken("it has no tensors")
+    return infos
+
+
+def _tensor_info(name: str, entry: dict, file: Path, start: int) -> TensorInfo:
+    if entry["dtype"] not in DTYPE_BYTES:
+        raise ValueError(f"tensor {name} has the unknown type {entry['dtype']!r}")
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    shape = tuple(int(size) for size in entry["shape"])
+    if begin < 0 or end < begin or min(shape, default=0) < 0:
+        raise ValueError(f"tensor {name} has negative sizes")
+    return TensorInfo(name, entry["dtype"], shape, file, start + begin, end - begin)
+
+
+def find_tensors(folder: Path) -> tuple[TensorInfo, ...]:
+    """All tensors of a Hugging Face folder, from `model.safetensors` or from the shards that its index names.
+
+    Raises:
+        UnusableInput: there are no safetensors weights, a shard is missing or lies outside the folder, or a file is
+            damaged.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        infos = [info for file in _shards(folder, index) for info in list_tensors(file)]
+        names = [info.name for info in infos]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UnusableInput(f"Tensor {twice} is in two shards of {folder.name}. Save the model again.")
+        return tuple(infos)
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return tuple(list_tensors(single))
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(pattern))
+    if pickles:
+        raise UnusableInput(
+            f"{folder.name} has its weights only as a pickle ({pickles[0]}), and reading a pickle can run code. Convert "
+            "it where you trust it: load it with transformers there and call save_pretrained, which writes safetensors."
+        )
+    raise UnusableInput(
+        f"{folder.name} has no weights: there is neither model.safetensors nor model.safetensors.index.json in it."
+    )
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(name) for name in weight_map.values()})
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UnusableInput(f"{index.name} has no weight_map of tensor names to files. Download it again.") from error
+    shards = []
+    for name in names:
+        shard = folder / name
+        if Path(name).is_absolute() or not shard.resolve().is_relative_to(_root_of(folder)):
+            raise UnusableInput(f"{index.name} names the shard {name!r}, which leaves the model's folder. Refused.")
+        if not shard.is_file():
+            raise UnusableInput(f"The shard {name} that {index.name} names is missing. Download the model again.")
+        shards.append(shard)
+    return shards
+
+
+def _root_of(folder: Path) -> Path:
+    """The folder within which a model's files may lie: the hub's cache links snapshots/REV/file to blobs/."""
+    resolved = folder.resolve()
+    in_hub_cache = resolved.parent.name == "snapshots" and (resolved.parent.parent / "blobs").is_dir()
+    return resolved.parent.parent if in_hub_cache else resolved

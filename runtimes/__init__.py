@@ -1,0 +1,1 @@
+"""What opens a package and runs it: one file a runtime."""

@@ -1,0 +1,1 @@
+"""What lowers a model into a package: one file a target."""

@@ -1,0 +1,207 @@
+"""gguf: llama.cpp's container. Its own converter writes F32, BF16 or F16; its own quantizer writes everything else."""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import os
+import runpy
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import UnusableInput
+from compiler.lineage import copy_licence, write_model_card
+from compiler.model import TEXT_GENERATION, Model, read_model
+from compiler.package import Deviation, Lowered, Port, Weights
+from compiler.recipe import Recipe
+from compiler.scheme import SCHEMES as ALL_SCHEMES
+from compiler.scheme import find_scheme
+from compiler.target import Stage
+from targets import gguf_converter
+
+NAME = "gguf"
+EXTRA = "gguf"
+SCHEMES = tuple(scheme.name for scheme in ALL_SCHEMES if scheme.family == "gguf")
+OPTIONS: tuple[str, ...] = ()
+VARIANTS: tuple[str, ...] = ()
+
+_FLOAT_SCHEMES = ("F32", "F16", "BF16")
+_ENCODER_TASKS = ("feature-extraction",)
+_K_BLOCK = 256
+
+# File types of llama.h (enum llama_ftype).
+_FILE_TYPES = {
+    "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13,
+    "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "Q2_K_S": 21,
+}  # fmt: skip
+_GGML_TYPE_Q8_0 = 8
+
+
+def refuse(model: Model, recipe: Recipe) -> str | None:
+    """Why not: the task, or an architecture that the converter does not register."""
+    if model.task != TEXT_GENERATION and model.task not in _ENCODER_TASKS:
+        return f"llama.cpp runs {TEXT_GENERATION} and {', '.join(_ENCODER_TASKS)}, not {model.task}; try the target onnx."
+    known = gguf_converter.converted_architectures()
+    if model.architecture not in known:
+        near = difflib.get_close_matches(model.architecture, known, n=3, cutoff=0.6)
+        return (
+            f"llama.cpp's converter does not take the architecture {model.architecture}. It takes {len(known)} others"
+            + (f", {', '.join(near)} among them." if near else ", LlamaForCausalLM and BertModel among them.")
+        )
+    return None
+
+
+def plan(model: Model, recipe: Recipe) -> Stage:
+    """Convert (shared by all GGUF recipes of the model) and, where asked, quantize."""
+    name = recipe.scheme.name
+    base = name if name in _FLOAT_SCHEMES else _lossless_type(model)
+    convert = Stage(
+        "convert to GGUF",
+        "targets.gguf:convert",
+        {"base": base, "name": model.name, "task": model.task, "converter": gguf_converter.VERSION},
+        ("torch", "transformers", "numpy"),
+        environment={"PYTHONPATH": str(gguf_converter.converter_folder())},
+    )
+    return Stage(
+        f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
+        "targets.gguf:pack",
+        {"scheme": name, "name": model.name, "source": model.source, "task": model.task, "recipe": str(recipe)},
+        ("llama-cpp-python", "gguf"),
+        (convert,),
+    )
+
+
+def _lossless_type(model: Model) -> str:
+    """The float type that holds the model's weights as they are, so that the quantizer sees them unrounded."""
+    dtypes = {tensor.dtype for tensor in model.tensors if len(tensor.shape) > 1}
+    return {frozenset({"BF16"}): "BF16", frozenset({"F16"}): "F16"}.get(frozenset(dtypes), "F32")
+
+
+def convert(model: str, inputs: list[str], out: str, base: str, name: str, task: str, converter: str) -> None:
+    """Run llama.cpp's converter in this process; writes `base.gguf`."""
+    script = gguf_converter.converter_folder() / "convert_hf_to_gguf.py"
+    target = Path(out) / "base.gguf"
+    os.environ["NO_LOCAL_GGUF"] = "1"
+    sys.argv = [str(script), model, "--outtype", base.lower(), "--outfile", str(target), "--model-name", name]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as error:
+        if error.code:
+            raise UnusableInput(f"llama.cpp's converter refused {name} (exit code {error.code}).") from error
+    if not target.is_file():
+        raise UnusableInput(f"llama.cpp's converter wrote no file for {name}.")
+
+
+def pack(
+    model: str, inputs: list[str], out: str, scheme: str, name: str, source: str, task: str, recipe: str
+) -> dict[str, Any]:
+    """Quantize the base file (or copy it), add the Modelfile and the lineage, and tell what became of the weights."""
+    folder, base = Path(out), Path(inputs[0]) / "base.gguf"
+    artifact = f"{name}-{scheme}.gguf"
+    if scheme in _FLOAT_SCHEMES:
+        (folder / artifact).write_bytes(base.read_bytes())
+    else:
+        _quantize(base, folder / artifact, scheme)
+    read = read_model(Path(model), name, source, task)
+    weights = read_weights(folder / artifact, scheme, tied=bool(read.config.get("tie_word_embeddings")))
+    copy_licence(read, folder)
+    write_model_card(read, recipe, folder)
+    if read.is_decoder:
+        (folder / "Modelfile").write_text(_modelfile(artifact, Path(model), read), encoding="utf-8")
+    hidden, vocabulary = read.geometry.hidden_size, read.geometry.vocabulary
+    output = ("logits", vocabulary) if read.is_decoder else ("last_hidden_state", hidden)
+    return asdict(
+        Lowered(
+            runtime="llamacpp",
+            artifact=artifact,
+            inputs=(Port("input_ids", "int32", ("sequence",)),),
+            outputs=(Port(output[0], "float32", ("sequence", output[1])),),
+            weights=weights if read.is_decoder else Weights(weights.effective_bits_per_weight, weights.types, weights.deviations),
+        )
+    )
+
+
+def _quantize(base: Path, target: Path, scheme: str) -> None:
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = _FILE_TYPES[scheme]
+    params.nthread = os.cpu_count() or 1
+    if _head_falls_back(base, scheme):
+        # llama.cpp would want Q6_K for the head, find that its rows do not divide by 256, and take Q8_0 in its place.
+        # Asking for Q8_0 makes the same file without a fallback: the choice is ours and is reported as a mixture.
+        params.output_tensor_type = _GGML_TYPE_Q8_0
+    code = llama_cpp.llama_model_quantize(str(base).encode(), str(target).encode(), ctypes.byref(params))
+    if code != 0 or not target.is_file():
+        raise UnusableInput(
+            f"llama.cpp could not quantize to {scheme} (code {code}). Either the disk is full or a tensor's shape does not "
+            "suit the type; run with --debug to see its messages."
+        )
+
+
+def _head_falls_back(base: Path, scheme: str) -> bool:
+    """Whether a block-32 scheme would meet a head whose rows do not divide by 256."""
+    import gguf
+
+    found = find_scheme(scheme)
+    if found is None or found.block != 32 or scheme == "Q8_0":
+        return False
+    heads = {tensor.name: tensor for tensor in gguf.GGUFReader(base).tensors}
+    head = heads.get("output.weight") or heads.get("token_embd.weight")
+    return head is not None and int(head.shape[0]) % _K_BLOCK != 0
+
+
+def read_weights(artifact: Path, scheme: str, tied: bool = False) -> Weights:
+    """Types, effective bits and deviations of a GGUF file, as its own reader tells them.
+
+    `decode_read_bytes` leaves out the input embedding, of which one row is read, unless it is the head too.
+    """
+    import gguf
+
+    tensors = gguf.GGUFReader(artifact).tensors
+    names = {tensor.name for tensor in tensors}
+    types: dict[str, int] = {}
+    deviations = []
+    for tensor in tensors:
+        stored = tensor.tensor_type.name
+        types[stored] = types.get(stored, 0) + int(tensor.n_elements)
+        row = int(tensor.shape[0])
+        if len(tensor.shape) > 1 and (deviation := _deviation(tensor.name, stored, row, scheme)):
+            deviations.append(deviation)
+    total_bytes = sum(int(tensor.n_bytes) for tensor in tensors)
+    unread = 0
+    if "output.weight" in names and not tied:
+        unread = sum(int(tensor.n_bytes) for tensor in tensors if tensor.name == "token_embd.weight")
+    bits = 8 * total_bytes / sum(types.values())
+    return Weights(round(bits, 4), dict(sorted(types.items())), tuple(deviations), total_bytes - unread)
+
+
+def _deviation(tensor: str, stored: str, row: int, scheme: str) -> Deviation | None:
+    """How a matrix differs from the scheme. llama.cpp's K mixtures keep some tensors at another K type by intent."""
+    base = scheme.removesuffix("_S").removesuffix("_M").removesuffix("_L")
+    if stored == base:
+        return None
+    found = find_scheme(scheme)
+    block = found.block if found else 0
+    if stored in ("F32", "F16", "BF16") and (not block or row % block == 0):
+        return Deviation(tensor, stored, "kept in float by llama.cpp", forced=False)
+    if block and row % block != 0 and not stored.endswith("_K"):
+        return Deviation(tensor, stored, f"rows of {row} do not divide by {block}", forced=True)
+    return Deviation(tensor, stored, f"{scheme} is a mixture and keeps this tensor so", forced=False)
+
+
+def _modelfile(artifact: str, folder: Path, model: Model) -> str:
+    """An Ollama Modelfile. Ollama takes the chat template from the GGUF file's metadata."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    lines = [f"FROM ./{artifact}"]
+    if tokenizer.eos_token:
+        lines.append(f'PARAMETER stop "{tokenizer.eos_token}"')
+    if model.geometry.context_length:
+        lines.append(f"PARAMETER num_ctx {min(model.geometry.context_length, 4096)}")
+    if model.licence:
+        lines.append(f'LICENSE """{model.licence}"""')
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,62 @@
+"""A decoder as an ONNX Runtime GenAI folder: model, genai_config.json and tokenizer, made by GenAI's own builder."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import UnusableInput
+from compiler.lineage import copy_licence, write_model_card
+from compiler.model import read_model
+from compiler.package import Lowered, Port
+from targets.onnx_weights import read_weights
+
+
+def build(
+    model: str,
+    inputs: list[str],
+    out: str,
+    scheme: str,
+    context_length: int | None,
+    name: str,
+    source: str,
+    task: str,
+    recipe: str,
+) -> dict[str, Any]:
+    """Run the builder in this process and write the lineage beside what it made."""
+    folder = Path(out)
+    options = []
+    if scheme.startswith("int4"):
+        options = ["--extra_options", f"int4_block_size={scheme.rsplit('-g', 1)[1]}"]
+    precision = "int4" if scheme.startswith("int4") else scheme
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="builder-") as temporary:
+        sys.argv = ["builder", "-i", model, "-o", out, "-p", precision, "-e", "cpu", "-c", temporary, *options]
+        runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
+    read = read_model(Path(model), name, source, task)
+    _settle_config(folder / "genai_config.json", context_length)
+    copy_licence(read, folder)
+    write_model_card(read, recipe, folder)
+    return asdict(
+        Lowered(
+            runtime="ortgenai",
+            artifact=".",
+            inputs=(Port("input_ids", "int64", ("batch", "sequence")),),
+            outputs=(Port("logits", "float32", ("batch", "sequence", read.geometry.vocabulary)),),
+            weights=read_weights(folder / "model.onnx", scheme),
+        )
+    )
+
+
+def _settle_config(path: Path, context_length: int | None) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if context_length is not None:
+        trained = config["model"]["context_length"]
+        if context_length > trained:
+            raise UnusableInput(f"A context of {context_length} tokens is asked for; the model was trained for {trained}.")
+        config["search"]["max_length"] = context_length
+    path.write_text(json.dumps(config, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
