@@ -193,9 +193,7 @@ def _run_stage(
     return entry, StageReport(stage.label, recipe, False, finished.seconds, finished.peak_rss_bytes)
 
 
-def _check_fallbacks(
-    lowered: Lowered, recipe: Recipe, schemes: Sequence[str], allow: Sequence[str]
-) -> tuple[str, ...]:
+def _check_fallbacks(lowered: Lowered, recipe: Recipe, schemes: Sequence[str], allow: Sequence[str]) -> tuple[str, ...]:
     """Hold the package to its scheme: a tensor that the format forced into another type fails the build."""
     forced = [deviation for deviation in lowered.weights.deviations if deviation.forced]
     if not forced:
@@ -235,7 +233,9 @@ def _assemble(
         target.parent.mkdir(parents=True, exist_ok=True)
         if _copy(entry.files / name, target) != digest:
             drop_entry(entry.key)
-            raise UnusableInput(f"The cached result of '{stage.label}' was damaged ({name}) and is dropped. Build again.")
+            raise UnusableInput(
+                f"The cached result of '{stage.label}' was damaged ({name}) and is dropped. Build again."
+            )
         files[name] = FileRecord(digest, target.stat().st_size)
     tools = dict(sorted(stage.all_tools().items()))
     package = Package(folder, identity, str(recipe), recipe.full(), lowered, tools, files, allowed)

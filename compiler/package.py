@@ -177,11 +177,15 @@ def read_package(folder: Path) -> Package:
     try:
         package = _package_from(document, folder)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UnusableInput(f"{MANIFEST} of {folder.name} lacks or mangles a field: {error}. Build it again.") from error
+        raise UnusableInput(
+            f"{MANIFEST} of {folder.name} lacks or mangles a field: {error}. Build it again."
+        ) from error
     for name in (*package.files, package.lowered.artifact):
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise UnusableInput(f"{MANIFEST} of {folder.name} names the file {name!r}, which leaves its folder. Refused.")
+            raise UnusableInput(
+                f"{MANIFEST} of {folder.name} names the file {name!r}, which leaves its folder. Refused."
+            )
     return package
 
 
@@ -239,7 +243,8 @@ def check_files(package: Package) -> None:
             raise CheckFailed("files", f"{package.name}: the file {name} is missing. Build the package again.")
         if path.stat().st_size != record.nbytes or digest_file(path) != record.sha256:
             raise CheckFailed(
-                "files", f"{package.name}: the file {name} is not the one that was built (SHA-256 differs). Build it again."
+                "files",
+                f"{package.name}: the file {name} is not the one that was built (SHA-256 differs). Build it again.",
             )
     present = {p.relative_to(package.folder).as_posix() for p in package.folder.rglob("*") if p.is_file()}
     if extra := sorted(present - set(package.files) - {MANIFEST}):

@@ -34,7 +34,9 @@ def open_model(text: str, task: str | None = None, on_progress: Progress | None 
     if path.is_dir():
         return read_model(path, task=task)
     if path.exists():
-        raise UnusableInput(f"{text} is neither a folder nor a .gguf file. Give a Hugging Face model folder or a hub id.")
+        raise UnusableInput(
+            f"{text} is neither a folder nor a .gguf file. Give a Hugging Face model folder or a hub id."
+        )
     if not is_hub_id(text):
         raise UnusableInput(f"There is no model {text!r}: no such folder, and it is not of the form of a hub id.")
     folder, source = fetch_from_hub(text)

@@ -81,7 +81,9 @@ def list_tensors(file: Path) -> list[TensorInfo]:
     end = start
     for info in infos:
         if info.nbytes != info.elements * DTYPE_BYTES[info.dtype]:
-            raise broken(f"tensor {info.name} has {info.nbytes:,} bytes, its shape {list(info.shape)} needs another number")
+            raise broken(
+                f"tensor {info.name} has {info.nbytes:,} bytes, its shape {list(info.shape)} needs another number"
+            )
         if info.offset < end:
             raise broken(f"tensor {info.name} overlaps the tensor before it")
         if info.offset > end:

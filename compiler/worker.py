@@ -183,7 +183,10 @@ def _foreign_error(error: Exception) -> dict[str, str]:
     if full or "No space left on device" in str(error):
         return {"kind": "input", "message": disk_full_message(getattr(error, "filename", None))}
     if isinstance(error, ModuleNotFoundError):
-        return {"kind": "input", "message": f"{error.name} is not installed. `edgec doctor` says which extra brings it."}
+        return {
+            "kind": "input",
+            "message": f"{error.name} is not installed. `edgec doctor` says which extra brings it.",
+        }
     text = re.sub(r"\s+", " ", str(error)).strip()[:600]
     return {"kind": "foreign", "message": f"{type(error).__name__}: {text}."}
 

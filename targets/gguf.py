@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import json
 import os
 import runpy
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
+from compiler.gguf_header import read_gguf_header
 from compiler.lineage import copy_licence, write_model_card
 from compiler.model import TEXT_GENERATION, Model, read_model
 from compiler.package import Deviation, Lowered, Port, Weights
@@ -42,7 +45,9 @@ _GGML_TYPE_Q8_0 = 8
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: the task, or an architecture that the converter does not register."""
     if model.task != TEXT_GENERATION and model.task not in _ENCODER_TASKS:
-        return f"llama.cpp runs {TEXT_GENERATION} and {', '.join(_ENCODER_TASKS)}, not {model.task}; try the target onnx."
+        return (
+            f"llama.cpp runs {TEXT_GENERATION} and {', '.join(_ENCODER_TASKS)}, not {model.task}; try the target onnx."
+        )
     known = gguf_converter.converted_architectures()
     if model.architecture not in known:
         near = difflib.get_close_matches(model.architecture, known, n=3, cutoff=0.6)
@@ -68,7 +73,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
         "targets.gguf:pack",
         {"scheme": name, "name": model.name, "source": model.source, "task": model.task, "recipe": str(recipe)},
-        ("llama-cpp-python", "gguf"),
+        ("llama-cpp-python",),
         (convert,),
     )
 
@@ -101,11 +106,11 @@ def pack(
     folder, base = Path(out), Path(inputs[0]) / "base.gguf"
     artifact = f"{name}-{scheme}.gguf"
     if scheme in _FLOAT_SCHEMES:
-        (folder / artifact).write_bytes(base.read_bytes())
+        shutil.copyfile(base, folder / artifact)
     else:
         _quantize(base, folder / artifact, scheme)
     read = read_model(Path(model), name, source, task)
-    weights = read_weights(folder / artifact, scheme, tied=bool(read.config.get("tie_word_embeddings")))
+    weights = read_weights(folder / artifact, scheme)
     copy_licence(read, folder)
     write_model_card(read, recipe, folder)
     if read.is_decoder:
@@ -118,7 +123,9 @@ def pack(
             artifact=artifact,
             inputs=(Port("input_ids", "int32", ("sequence",)),),
             outputs=(Port(output[0], "float32", ("sequence", output[1])),),
-            weights=weights if read.is_decoder else Weights(weights.effective_bits_per_weight, weights.types, weights.deviations),
+            weights=weights
+            if read.is_decoder
+            else Weights(weights.effective_bits_per_weight, weights.types, weights.deviations),
         )
     )
 
@@ -143,37 +150,29 @@ def _quantize(base: Path, target: Path, scheme: str) -> None:
 
 def _head_falls_back(base: Path, scheme: str) -> bool:
     """Whether a block-32 scheme would meet a head whose rows do not divide by 256."""
-    import gguf
-
     found = find_scheme(scheme)
     if found is None or found.block != 32 or scheme == "Q8_0":
         return False
-    heads = {tensor.name: tensor for tensor in gguf.GGUFReader(base).tensors}
-    head = heads.get("output.weight") or heads.get("token_embd.weight")
-    return head is not None and int(head.shape[0]) % _K_BLOCK != 0
+    tensors = {tensor.name: tensor for tensor in read_gguf_header(base).tensors}
+    head = tensors.get("output.weight") or tensors.get("token_embd.weight")
+    return head is not None and head.row % _K_BLOCK != 0
 
 
-def read_weights(artifact: Path, scheme: str, tied: bool = False) -> Weights:
-    """Types, effective bits and deviations of a GGUF file, as its own reader tells them.
+def read_weights(artifact: Path, scheme: str) -> Weights:
+    """Types, effective bits and deviations of a GGUF file.
 
     `decode_read_bytes` leaves out the input embedding, of which one row is read, unless it is the head too.
     """
-    import gguf
-
-    tensors = gguf.GGUFReader(artifact).tensors
-    names = {tensor.name for tensor in tensors}
+    tensors = read_gguf_header(artifact).tensors
     types: dict[str, int] = {}
     deviations = []
     for tensor in tensors:
-        stored = tensor.tensor_type.name
-        types[stored] = types.get(stored, 0) + int(tensor.n_elements)
-        row = int(tensor.shape[0])
-        if len(tensor.shape) > 1 and (deviation := _deviation(tensor.name, stored, row, scheme)):
+        types[tensor.type] = types.get(tensor.type, 0) + tensor.elements
+        if len(tensor.shape) > 1 and (deviation := _deviation(tensor.name, tensor.type, tensor.row, scheme)):
             deviations.append(deviation)
-    total_bytes = sum(int(tensor.n_bytes) for tensor in tensors)
-    unread = 0
-    if "output.weight" in names and not tied:
-        unread = sum(int(tensor.n_bytes) for tensor in tensors if tensor.name == "token_embd.weight")
+    total_bytes = sum(tensor.nbytes for tensor in tensors)
+    untied = any(tensor.name == "output.weight" for tensor in tensors)
+    unread = sum(tensor.nbytes for tensor in tensors if tensor.name == "token_embd.weight" and untied)
     bits = 8 * total_bytes / sum(types.values())
     return Weights(round(bits, 4), dict(sorted(types.items())), tuple(deviations), total_bytes - unread)
 
@@ -194,14 +193,17 @@ def _deviation(tensor: str, stored: str, row: int, scheme: str) -> Deviation | N
 
 def _modelfile(artifact: str, folder: Path, model: Model) -> str:
     """An Ollama Modelfile. Ollama takes the chat template from the GGUF file's metadata."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     lines = [f"FROM ./{artifact}"]
-    if tokenizer.eos_token:
-        lines.append(f'PARAMETER stop "{tokenizer.eos_token}"')
+    if end := _end_of_text(folder):
+        lines.append(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}")
     if model.geometry.context_length:
         lines.append(f"PARAMETER num_ctx {min(model.geometry.context_length, 4096)}")
     if model.licence:
         lines.append(f'LICENSE """{model.licence}"""')
     return "\n".join(lines) + "\n"
+
+
+def _end_of_text(folder: Path) -> str | None:
+    path = folder / "tokenizer_config.json"
+    token = json.loads(path.read_text(encoding="utf-8")).get("eos_token") if path.is_file() else None
+    return token.get("content") if isinstance(token, dict) else token

@@ -57,6 +57,8 @@ def _settle_config(path: Path, context_length: int | None) -> None:
     if context_length is not None:
         trained = config["model"]["context_length"]
         if context_length > trained:
-            raise UnusableInput(f"A context of {context_length} tokens is asked for; the model was trained for {trained}.")
+            raise UnusableInput(
+                f"A context of {context_length} tokens is asked for; the model was trained for {trained}."
+            )
         config["search"]["max_length"] = context_length
     path.write_text(json.dumps(config, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")

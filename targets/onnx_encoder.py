@@ -80,7 +80,8 @@ def _require_fused_attention(path: Path, encoder: Encoder) -> None:
     operators = {node.op_type for node in onnx.load(str(path)).graph.node}
     if "MultiHeadAttention" not in operators:
         raise CheckFailed(
-            "attention", "The exported graph has no fused attention: the architecture does not use transformers' attention."
+            "attention",
+            "The exported graph has no fused attention: the architecture does not use transformers' attention.",
         )
 
 

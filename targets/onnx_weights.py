@@ -43,7 +43,9 @@ def read_weights(path: Path, scheme: str) -> Weights:
         if only_gathered:
             read_per_token -= nbytes[weight]
     small = sum(
-        size for name, size in sizes.items() if name not in seen and tensors[name].data_type == 1 and "scale" not in name
+        size
+        for name, size in sizes.items()
+        if name not in seen and tensors[name].data_type == 1 and "scale" not in name
     )
     types["fp32"] = types.get("fp32", 0) + small
     bits = 8 * sum(nbytes.values()) / max(1, sum(types.values()))
@@ -57,7 +59,11 @@ def _matrices(graph: Any, tensors: dict[str, Any]) -> Iterator[tuple[str, str, i
             position = 1 if node.op_type == "MatMulNBits" else 0
             attributes = {attribute.name: attribute.i for attribute in node.attribute}
             if node.input[position] in tensors:
-                yield f"int{attributes['bits']}-block{attributes['block_size']}", node.input[position], attributes["bits"]
+                yield (
+                    f"int{attributes['bits']}-block{attributes['block_size']}",
+                    node.input[position],
+                    attributes["bits"],
+                )
         elif node.op_type in _MATRIX_OPERATORS:
             for name in node.input:
                 if name in tensors and len(tensors[name].dims) > 1 and "scale" not in name:

@@ -23,10 +23,14 @@ from targets.registry import TARGET_NAMES, load_target
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder that the packages go into.")
 @click.option("--task", help="The model's task, when its architecture does not tell.")
 @click.option("--context-length", type=click.IntRange(1), help="Tokens that a language model must hold.")
-@click.option("--sequence-length", type=click.IntRange(1), help="Tokens of an encoder input in static containers [128].")
+@click.option(
+    "--sequence-length", type=click.IntRange(1), help="Tokens of an encoder input in static containers [128]."
+)
 @click.option("--jobs", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), show_default=True)
 @click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
-@click.option("--verify", "verify_too", is_flag=True, help="Hold the new packages to the fp32 model, as `edgec verify`.")
+@click.option(
+    "--verify", "verify_too", is_flag=True, help="Hold the new packages to the fp32 model, as `edgec verify`."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(
@@ -71,9 +75,7 @@ def command(
         verify_packages([package.folder for package in report.packages], allow=allow, debug=debug, as_json=as_json)
 
 
-def _with_options(
-    recipe: Recipe, context_length: int | None, sequence_length: int | None, task: str | None
-) -> Recipe:
+def _with_options(recipe: Recipe, context_length: int | None, sequence_length: int | None, task: str | None) -> Recipe:
     shapes = recipe.shapes
     if context_length is not None:
         shapes = replace(shapes, context_length=context_length)

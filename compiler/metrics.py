@@ -1,0 +1,84 @@
+"""The figures that tell how far a package is from the Reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ROWS = 32  # rows at a time, so that large vocabularies need no second copy of all logits
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Per position: `kl` in nats, whether the most probable token is `same`, and `loss` of the token that follows."""
+
+    kl: NDArray[np.float64]
+    same: NDArray[np.bool_]
+    loss: NDArray[np.float64]
+    reference_loss: NDArray[np.float64]
+
+
+def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Log-probabilities over the last axis, in float64."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    return wide
+
+
+def measure_logits(
+    reference: NDArray[np.float32], observed: NDArray[np.float32], following: NDArray[np.int64]
+) -> Distances:
+    """KL(reference || observed) and its companions.
+
+    Args:
+        reference: (positions, vocabulary) logits of the Reference.
+        observed: the same of the package. A wider vocabulary (padding of the container) is cut.
+        following: (positions,) the token that came next, -1 where there is none.
+    """
+    kl, same, loss, reference_loss = [], [], [], []
+    width = reference.shape[1]
+    for start in range(0, len(reference), _ROWS):
+        rows = slice(start, start + _ROWS)
+        p, q = log_softmax(reference[rows]), log_softmax(observed[rows, :width])
+        kl.append((np.exp(p) * (p - q)).sum(axis=-1))
+        same.append(p.argmax(axis=-1) == q.argmax(axis=-1))
+        known = following[rows]
+        picked = np.arange(len(known)), np.maximum(known, 0)
+        loss.append(np.where(known >= 0, -q[picked], np.nan))
+        reference_loss.append(np.where(known >= 0, -p[picked], np.nan))
+    return Distances(*(np.concatenate(parts) for parts in (kl, same, loss, reference_loss)))
+
+
+def join_distances(parts: list[Distances]) -> Distances:
+    """All positions of several texts."""
+    return Distances(
+        np.concatenate([part.kl for part in parts]),
+        np.concatenate([part.same for part in parts]),
+        np.concatenate([part.loss for part in parts]),
+        np.concatenate([part.reference_loss for part in parts]),
+    )
+
+
+def perplexity(loss: NDArray[np.float64]) -> float:
+    """exp of the mean loss over the positions that have one."""
+    return float(np.exp(np.nanmean(loss)))
+
+
+def cosines(reference: NDArray[np.float32], observed: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosine of each pair of rows (last axis), in float64."""
+    a, b = reference.astype(np.float64), observed.astype(np.float64)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return (a * b).sum(axis=-1) / np.maximum(norms, 1e-30)
+
+
+def common_prefix(first: list[int], second: list[int]) -> int:
+    """How many leading tokens two continuations share."""
+    length = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length

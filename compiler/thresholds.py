@@ -1,0 +1,50 @@
+"""How far a package of each scheme may be from the Reference before `verify` fails.
+
+They are set above what good packages of these schemes show (performance figures in README.md and docs/quality.md) and far
+below what a wrong graph, a swapped tensor or a lost mask causes. A recipe file can set its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from compiler.recipe import Thresholds
+
+
+def _limits(mean_kl: float, same_top1: float, cosine: float, greedy: float | None = None) -> Thresholds:
+    return Thresholds(max_mean_kl=mean_kl, min_same_top1=same_top1, min_cosine=cosine, min_greedy_agreement=greedy)
+
+
+THRESHOLDS: tuple[tuple[str, Thresholds], ...] = (
+    ("fp32", _limits(1e-5, 0.995, 0.9999, 0.95)),
+    ("F32", _limits(1e-4, 0.99, 0.9999, 0.9)),
+    ("fp16", _limits(5e-4, 0.98, 0.999, 0.8)),
+    ("F16", _limits(5e-4, 0.98, 0.999, 0.8)),
+    ("bf16", _limits(5e-3, 0.95, 0.99)),
+    ("BF16", _limits(5e-3, 0.95, 0.99)),
+    ("int8", _limits(0.02, 0.90, 0.90)),
+    ("Q8_0", _limits(0.01, 0.92, 0.99)),
+    ("Q6_K", _limits(0.05, 0.88, 0.97)),
+    ("Q5_K_M", _limits(0.10, 0.82, 0.95)),
+    ("Q5_K_S", _limits(0.10, 0.82, 0.95)),
+    ("Q5_1", _limits(0.15, 0.80, 0.95)),
+    ("Q5_0", _limits(0.15, 0.80, 0.95)),
+    ("Q4_K_M", _limits(0.25, 0.70, 0.90)),
+    ("Q4_K_S", _limits(0.30, 0.68, 0.90)),
+    ("Q4_1", _limits(0.60, 0.55, 0.85)),
+    ("Q4_0", _limits(0.80, 0.50, 0.85)),
+    ("int4-rtn-g32", _limits(0.80, 0.50, 0.85)),
+    ("int4-rtn-g64", _limits(1.20, 0.45, 0.80)),
+    ("int4-rtn-g128", _limits(1.60, 0.40, 0.80)),
+    ("Q3_K_L", _limits(0.60, 0.55, 0.80)),
+    ("Q3_K_M", _limits(0.80, 0.50, 0.80)),
+    ("Q3_K_S", _limits(1.20, 0.45, 0.80)),
+    ("Q2_K", _limits(3.00, 0.20, 0.60)),
+    ("Q2_K_S", _limits(3.00, 0.20, 0.60)),
+)
+
+
+def thresholds_for(scheme: str, own: Thresholds) -> Thresholds:
+    """The scheme's limits with the recipe's own in their place where it has any. KeyError for a scheme without limits."""
+    given = {field.name: value for field in fields(own) if (value := getattr(own, field.name)) is not None}
+    return replace(dict(THRESHOLDS)[scheme], **given)

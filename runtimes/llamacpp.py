@@ -1,0 +1,174 @@
+"""llama.cpp through llama-cpp-python's low-level API: one `llama_decode` a step and no copy that the loop does not need."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import UnusableInput
+from compiler.gguf_header import read_gguf_header
+from compiler.package import Package
+from runtimes.session import Message, Session
+
+_DEFAULT_CONTEXT = 2048
+_BATCH = 512
+
+
+def open_session(package: Package, threads: int) -> Session:
+    """A session on the package's GGUF file; embeddings come unpooled, one row a token."""
+    metadata = read_gguf_header(package.artifact).metadata
+    trained = int(metadata.get(f"{metadata['general.architecture']}.context_length", _DEFAULT_CONTEXT))
+    context = package.recipe_full["shapes"]["context_length"] or min(trained, _DEFAULT_CONTEXT)
+    if package.model.task == "text-generation":
+        return LlamaLanguageSession(package, context, threads)
+    return LlamaEncoderSession(package, context, threads)
+
+
+def _load(package: Package, context: int, threads: int, **options: Any) -> llama_cpp.Llama:
+    try:
+        return llama_cpp.Llama(
+            str(package.artifact),
+            n_ctx=context,
+            n_batch=min(_BATCH, context),
+            n_ubatch=min(_BATCH, context),
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+            **options,
+        )
+    except ValueError as error:
+        raise UnusableInput(f"llama.cpp cannot load {package.lowered.artifact}: {error}.") from error
+
+
+class LlamaLanguageSession:
+    """A decoder in llama.cpp."""
+
+    def __init__(self, package: Package, context: int, threads: int) -> None:
+        self._llama = _load(package, context, threads)
+        self._context = self._llama.ctx
+        self._vocab = llama_cpp.llama_model_get_vocab(self._llama.model)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self.context_length = context
+        self.vocabulary = self._llama.n_vocab()
+        self._one = (llama_cpp.llama_token * 1)()
+
+    def prefill(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        llama_cpp.llama_memory_clear(self._memory, False)
+        for start in range(0, len(token_ids), _BATCH):
+            part = token_ids[start : start + _BATCH]
+            tokens = (llama_cpp.llama_token * len(part))(*part)
+            self._decode(llama_cpp.llama_batch_get_one(tokens, len(part)))
+        return self._last_logits()
+
+    def decode(self, token_id: int) -> NDArray[np.float32]:
+        self._one[0] = token_id
+        self._decode(llama_cpp.llama_batch_get_one(self._one, 1))
+        return self._last_logits()
+
+    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        llama_cpp.llama_memory_clear(self._memory, False)
+        rows = np.empty((len(token_ids), self.vocabulary), np.float32)
+        batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
+        try:
+            for start in range(0, len(token_ids), _BATCH):
+                part = token_ids[start : start + _BATCH]
+                batch.n_tokens = len(part)
+                for index, token in enumerate(part):
+                    batch.token[index] = token
+                    batch.pos[index] = start + index
+                    batch.n_seq_id[index] = 1
+                    batch.seq_id[index][0] = 0
+                    batch.logits[index] = True
+                self._decode(batch)
+                logits = llama_cpp.llama_get_logits(self._context)
+                rows[start : start + len(part)] = np.ctypeslib.as_array(logits, (len(part), self.vocabulary))
+        finally:
+            llama_cpp.llama_batch_free(batch)
+        return rows
+
+    def _decode(self, batch: Any) -> None:
+        if code := llama_cpp.llama_decode(self._context, batch):
+            raise UnusableInput(f"llama.cpp could not evaluate (code {code}): more tokens than the context holds?")
+
+    def _last_logits(self) -> NDArray[np.float32]:
+        logits = llama_cpp.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(logits, (self.vocabulary,))
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self._llama.tokenize(text.encode("utf-8"), add_bos=False, special=True))
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        return bytes(self._llama.detokenize(list(token_ids), special=True)).decode("utf-8", "replace")
+
+    def render_chat(self, messages: Sequence[Message]) -> str | None:
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        template = self._llama.metadata.get("tokenizer.chat_template")
+        if template is None:
+            return None
+        formatter = Jinja2ChatFormatter(
+            template, self._text(self._llama.token_eos()), self._text(self._llama.token_bos())
+        )
+        return str(formatter(messages=[dict(message) for message in messages]).prompt)
+
+    def _text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text = llama_cpp.llama_vocab_get_text(self._vocab, ctypes.c_int32(token))
+        return text.decode("utf-8", "replace") if text else ""
+
+    def end_of_text_ids(self) -> frozenset[int]:
+        return frozenset(i for i in range(self.vocabulary) if llama_cpp.llama_vocab_is_eog(self._vocab, i))
+
+    def close(self) -> None:
+        self._llama.close()
+
+
+class LlamaEncoderSession:
+    """A text encoder in llama.cpp: one sequence at a time, its padding left out."""
+
+    input_names = ("input_ids", "attention_mask")
+    fixed_sequence_length = None
+
+    def __init__(self, package: Package, context: int, threads: int) -> None:
+        pooling_none = 0
+        self._llama = _load(package, context, threads, embedding=True, pooling_type=pooling_none)
+        self._context = self._llama.ctx
+        self._output = package.lowered.outputs[0].name
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        rows, masks = inputs["input_ids"], inputs["attention_mask"]
+        width = self._llama.n_embd()
+        output = np.zeros((*rows.shape, width), np.float32)
+        for index, (row, mask) in enumerate(zip(rows, masks, strict=True)):
+            ids = [int(token) for token, seen in zip(row, mask, strict=True) if seen]
+            batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
+            try:
+                batch.n_tokens = len(ids)
+                for position, token in enumerate(ids):
+                    batch.token[position] = token
+                    batch.pos[position] = position
+                    batch.n_seq_id[position] = 1
+                    batch.seq_id[position][0] = 0
+                    batch.logits[position] = True
+                llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+                if code := llama_cpp.llama_decode(self._context, batch):
+                    raise UnusableInput(
+                        f"llama.cpp could not evaluate (code {code}): more tokens than it was made for?"
+                    )
+                values = llama_cpp.llama_get_embeddings(self._context)
+                output[index, : len(ids)] = np.ctypeslib.as_array(values, (len(ids), width))
+            finally:
+                llama_cpp.llama_batch_free(batch)
+        return {self._output: output}
+
+    def tokenize(self, text: str) -> list[int] | None:
+        return list(self._llama.tokenize(text.encode("utf-8"), add_bos=True, special=True))
+
+    def close(self) -> None:
+        self._llama.close()

@@ -1,0 +1,49 @@
+"""ONNX Runtime for encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from compiler.errors import UnusableInput
+from compiler.package import Package
+from runtimes.session import Session
+
+
+def open_session(package: Package, threads: int) -> Session:
+    """A session on the package's `model.onnx`."""
+    return OnnxSession(package, threads)
+
+
+class OnnxSession:
+    """An encoder in ONNX Runtime; batch and sequence are free."""
+
+    fixed_sequence_length = None
+
+    def __init__(self, package: Package, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(package.artifact), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise UnusableInput(f"ONNX Runtime cannot load {package.name}: {error}.") from error
+        self.input_names = tuple(port.name for port in self._session.get_inputs())
+        self._output_names = [port.name for port in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        feed = {name: inputs[name] for name in self.input_names}
+        return dict(zip(self._output_names, self._session.run(self._output_names, feed), strict=True))
+
+    def tokenize(self, text: str) -> list[int] | None:
+        return None
+
+    def close(self) -> None:
+        del self._session

@@ -1,0 +1,40 @@
+"""The runtimes, by the name that stands in package.json. A new runtime is one line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+from compiler.errors import UnusableInput, missing_extra
+from compiler.package import Package
+from runtimes.session import Session
+
+# name, module, distributions that it needs, the extra that brings them
+RUNTIMES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    ("llamacpp", "runtimes.llamacpp", ("llama-cpp-python",), "gguf"),
+    ("ortgenai", "runtimes.ortgenai", ("onnxruntime-genai", "onnxruntime"), "onnx"),
+    ("onnxruntime", "runtimes.onnxruntime", ("onnxruntime",), "onnx"),
+    ("litert", "runtimes.litert", ("ai-edge-litert",), "tflite"),
+    ("tvm", "runtimes.tvm", ("apache-tvm",), "neo"),
+)
+
+
+def open_session(package: Package, threads: int) -> Session:
+    """Open a package with its runtime.
+
+    Raises:
+        UnusableInput: the runtime is unknown or not installed.
+    """
+    for name, module, distributions, extra in RUNTIMES:
+        if name == package.lowered.runtime:
+            try:
+                return cast(Session, importlib.import_module(module).open_session(package, threads))
+            except ModuleNotFoundError as error:
+                raise missing_extra(distributions[0], extra) from error
+    known = ", ".join(name for name, *_ in RUNTIMES)
+    raise UnusableInput(f"{package.name} wants the runtime {package.lowered.runtime!r}; this edgec has {known}.")
+
+
+def runtime_distributions(name: str) -> tuple[str, ...]:
+    """The distributions whose versions a measurement with this runtime records."""
+    return next((distributions for known, _, distributions, _ in RUNTIMES if known == name), ())

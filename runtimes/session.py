@@ -1,0 +1,79 @@
+"""The contract between a runtime and whoever uses it.
+
+A runtime is a module in `runtimes/` with one function `open_session(package, threads) -> Session`. Two kinds of session
+exist, one small protocol each; a container with fixed shapes, states or several signatures hides them behind the same
+calls, and a remote device runs the same session in a process over there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Message = Mapping[str, str]
+
+
+@runtime_checkable
+class LanguageSession(Protocol):
+    """A decoder with its cache of keys and values, batch 1."""
+
+    context_length: int
+    vocabulary: int
+
+    def prefill(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Forget the past, take the whole prompt, return the logits after its last token: (vocabulary,)."""
+        ...
+
+    def decode(self, token_id: int) -> NDArray[np.float32]:
+        """Take one more token, return the logits after it: (vocabulary,)."""
+        ...
+
+    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Forget the past, return the logits after every token: (tokens, vocabulary)."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """The runtime's own token ids of `text`, special tokens recognised, none added."""
+        ...
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The runtime's own text of token ids."""
+        ...
+
+    def render_chat(self, messages: Sequence[Message]) -> str | None:
+        """The prompt for a conversation by the package's own template, with the generation prompt; None without one."""
+        ...
+
+    def end_of_text_ids(self) -> frozenset[int]:
+        """The token ids at which the runtime ends a text by itself."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory."""
+        ...
+
+
+@runtime_checkable
+class EncoderSession(Protocol):
+    """A function from tensors to tensors."""
+
+    input_names: tuple[str, ...]
+    fixed_sequence_length: int | None
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Run one batch. Text: int64 (batch, sequence); images: float32 (batch, channels, height, width)."""
+        ...
+
+    def tokenize(self, text: str) -> list[int] | None:
+        """Ids by a tokenizer of the runtime's own, special tokens added; None when it uses Hugging Face's file."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory."""
+        ...
+
+
+Session = LanguageSession | EncoderSession
