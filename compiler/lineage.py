@@ -16,6 +16,19 @@ def copy_licence(model: Model, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
+_PROCESSOR_FILES = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
+    "merges.txt", "added_tokens.json", "preprocessor_config.json",
+)  # fmt: skip
+
+
+def copy_processor(model: Model, folder: Path) -> None:
+    """Copy config, tokenizer and image processor, so that the package can be used without the model."""
+    for name in _PROCESSOR_FILES:
+        if (model.folder / name).is_file():
+            shutil.copyfile(model.folder / name, folder / name)
+
+
 def write_model_card(model: Model, recipe: str, folder: Path) -> None:
     """Write README.md in the form that the Hugging Face hub reads: licence and base model in the YAML head."""
     head = ["---"]

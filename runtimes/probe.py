@@ -130,6 +130,9 @@ def _tokenizer_misses(session: EncoderSession, folder: Path, strings: Sequence[S
 
     file = folder / "tokenizer.json"
     packaged = Tokenizer.from_file(str(file)) if file.is_file() else None
+    if packaged is not None:
+        packaged.no_padding()
+        packaged.no_truncation()
     misses = []
     for string, ids in strings:
         own = session.tokenize(string)

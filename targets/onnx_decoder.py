@@ -39,6 +39,7 @@ def build(
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
     read = read_model(Path(model), name, source, task)
     _settle_config(folder / "genai_config.json", context_length)
+    _respell_pre_tokenizer(folder / "tokenizer.json")
     copy_licence(read, folder)
     write_model_card(read, recipe, folder)
     return asdict(
@@ -62,3 +63,23 @@ def _settle_config(path: Path, context_length: int | None) -> None:
             )
         config["search"]["max_length"] = context_length
     path.write_text(json.dumps(config, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _respell_pre_tokenizer(path: Path) -> None:
+    """Write the pre-tokenizer `Digits` as the equal `Split`.
+
+    GenAI's tokenizer takes `Digits` for ASCII digits only, where Hugging Face takes every character of the Unicode class N;
+    with `Split` by that class both do the same, and the text gate of `verify` holds them to it.
+    """
+    if not path.is_file():
+        return
+    document = json.loads(path.read_text(encoding="utf-8"))
+    chain = document.get("pre_tokenizer") or {}
+    steps = chain.get("pretokenizers", [chain])
+    for index, step in enumerate(steps):
+        if step.get("type") == "Digits":
+            pattern = r"\p{N}" if step.get("individual_digits") else r"\p{N}+"
+            steps[index] = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    if chain.get("type") == "Digits":
+        document["pre_tokenizer"] = steps[0]
+    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")

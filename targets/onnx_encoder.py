@@ -14,7 +14,7 @@ from typing import Any
 
 from compiler.encoder_wrap import Encoder, example_inputs, load_encoder
 from compiler.errors import CheckFailed
-from compiler.lineage import copy_licence, write_model_card
+from compiler.lineage import copy_licence, copy_processor, write_model_card
 from compiler.model import read_model
 from compiler.package import Lowered, Port, Weights
 from targets.onnx_weights import read_weights
@@ -111,8 +111,8 @@ def pack(
     folder, exported = Path(out), Path(inputs[0]) / "model.onnx"
     artifact = folder / "model.onnx"
     _STORE[scheme](exported, artifact)
-    copy_processor(Path(model), folder)
     read = read_model(Path(model), name, source, task)
+    copy_processor(read, folder)
     copy_licence(read, folder)
     write_model_card(read, recipe, folder)
     weights = read_weights(artifact, scheme)
@@ -125,19 +125,6 @@ def pack(
             weights=Weights(weights.effective_bits_per_weight, weights.types, weights.deviations),
         )
     )
-
-
-PROCESSOR_FILES = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
-    "merges.txt", "added_tokens.json", "preprocessor_config.json",
-)  # fmt: skip
-
-
-def copy_processor(model: Path, folder: Path) -> None:
-    """Copy config, tokenizer and image processor, so that the package can be used without the model."""
-    for file in PROCESSOR_FILES:
-        if (model / file).is_file():
-            (folder / file).write_bytes((model / file).read_bytes())
 
 
 def _store_fp32(exported: Path, artifact: Path) -> None:
@@ -160,7 +147,7 @@ def _store_int8(exported: Path, artifact: Path) -> None:
         artifact,
         weight_type=QuantType.QInt8,
         per_channel=True,
-        extra_options={"MatMulConstBOnly": True},
+        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": 1},
     )
 
 

@@ -15,6 +15,8 @@ from compiler.recipe import recipe_from_full
 from compiler.source import check_identity, find_identified, open_model
 from compiler.verify import MAX_TEXT_TOKENS, Verdict, expect, require_passed, verify
 
+_SHOWN_FAILURES = 6
+
 
 @click.command("verify")
 @click.argument("packages", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -108,8 +110,10 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         names = ["min_cosine", "mean_cosine", "max_abs_difference"]
         _print_kind("Encoders against the fp32 model", names, encoders)
     for verdict in verdicts:
-        for check, failure in verdict.failures:
+        for check, failure in verdict.failures[:_SHOWN_FAILURES]:
             print(f"  {verdict.package}: {check}: {failure}")
+        if (hidden := len(verdict.failures) - _SHOWN_FAILURES) > 0:
+            print(f"  {verdict.package}: and {hidden} more; --json lists all")
 
 
 def _print_kind(title: str, names: Sequence[str], verdicts: Sequence[Verdict]) -> None:

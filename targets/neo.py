@@ -1,0 +1,114 @@
+"""neo: Apache TVM, the open compiler that SageMaker Neo is built on. Compiled here, for this machine (`@local`).
+
+The ONNX export is shared with the target onnx in spirit only: TVM knows nothing of ONNX Runtime's fused attention, so
+the plain operators are exported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compiler.encoder_wrap import example_inputs, load_encoder
+from compiler.lineage import copy_licence, copy_processor, write_model_card
+from compiler.model import TEXT_ENCODER_TASKS, Model, read_model
+from compiler.package import Lowered, Port, Weights
+from compiler.recipe import Recipe
+from compiler.target import Stage
+
+NAME = "neo"
+EXTRA = "neo"
+SCHEMES = ("fp32",)
+OPTIONS: tuple[str, ...] = ()
+VARIANTS = ("local",)
+
+_LLVM_TARGET = {"local": "llvm"}
+
+
+def refuse(model: Model, recipe: Recipe) -> str | None:
+    """Why not: anything but a text encoder."""
+    if model.task not in TEXT_ENCODER_TASKS:
+        return f"the target neo takes text encoders ({', '.join(TEXT_ENCODER_TASKS)}) so far, not {model.task}."
+    longest = model.geometry.context_length
+    if longest and recipe.shapes.sequence_length > longest:
+        return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
+    return None
+
+
+def plan(model: Model, recipe: Recipe) -> Stage:
+    """Export to ONNX with fixed shapes, then compile."""
+    shapes = {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch, "task": model.task}
+    export = Stage("export plain ONNX", "targets.neo:export", shapes, ("torch", "onnx", "onnxscript", "transformers"))
+    return Stage(
+        "compile with TVM",
+        "targets.neo:compile_module",
+        {
+            "device": recipe.variant or "local",
+            "name": model.name,
+            "source": model.source,
+            "recipe": str(recipe),
+            **shapes,
+        },
+        ("apache-tvm", "onnx"),
+        (export,),
+    )
+
+
+def export(model: str, inputs: list[str], out: str, sequence_length: int, batch: int, task: str) -> None:
+    """Write `model.onnx` in fp32, every shape fixed, attention in plain operators."""
+    import torch
+
+    encoder = load_encoder(Path(model), task)
+    program = torch.onnx.export(
+        encoder.module,
+        example_inputs(encoder, batch, sequence_length),
+        input_names=list(encoder.input_names),
+        output_names=list(encoder.output_names),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    program.save(str(Path(out) / "model.onnx"), external_data=False)
+
+
+def compile_module(
+    model: str,
+    inputs: list[str],
+    out: str,
+    device: str,
+    name: str,
+    source: str,
+    recipe: str,
+    sequence_length: int,
+    batch: int,
+    task: str,
+) -> dict[str, Any]:
+    """Compile to `compiled.so`, weights inside."""
+    import onnx
+    import tvm
+    from tvm import relax
+    from tvm.relax.frontend.onnx import from_onnx
+
+    folder = Path(out)
+    document = onnx.load(str(Path(inputs[0]) / "model.onnx"))
+    module = from_onnx(document, keep_params_in_input=False)
+    executable = relax.build(relax.get_pipeline("zero")(module), target=tvm.target.Target(_LLVM_TARGET[device]))
+    executable.export_library(str(folder / "compiled.so"))
+    read = read_model(Path(model), name, source, task)
+    copy_processor(read, folder)
+    copy_licence(read, folder)
+    write_model_card(read, recipe, folder)
+    return asdict(
+        Lowered(
+            runtime="tvm",
+            artifact="compiled.so",
+            inputs=tuple(Port(port.name, "int64", (batch, sequence_length)) for port in document.graph.input),
+            outputs=tuple(Port(port.name, "float32", _shape(port)) for port in document.graph.output),
+            weights=Weights(32.0, {"fp32": read.parameters}),
+        )
+    )
+
+
+def _shape(port: Any) -> tuple[int | str, ...]:
+    return tuple(axis.dim_value for axis in port.type.tensor_type.shape.dim)
