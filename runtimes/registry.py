@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import cast
 
 from compiler.errors import UnusableInput, missing_extra
@@ -25,10 +26,19 @@ def open_session(package: Package, threads: int) -> Session:
     Raises:
         UnusableInput: the runtime is unknown or not installed.
     """
+    return cast(Session, import_runtime(package).open_session(package, threads))
+
+
+def import_runtime(package: Package) -> ModuleType:
+    """The module of a package's runtime, with the libraries that it needs imported.
+
+    Raises:
+        UnusableInput: the runtime is unknown or not installed.
+    """
     for name, module, distributions, extra in RUNTIMES:
         if name == package.lowered.runtime:
             try:
-                return cast(Session, importlib.import_module(module).open_session(package, threads))
+                return importlib.import_module(module)
             except ModuleNotFoundError as error:
                 raise missing_extra(distributions[0], extra) from error
     known = ", ".join(name for name, *_ in RUNTIMES)

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tvm
 from numpy.typing import NDArray
+from tvm import relax
 
 from compiler.package import Package
 from runtimes.session import Session
@@ -23,17 +25,13 @@ class TvmSession:
     """An encoder compiled by TVM; every shape is fixed."""
 
     def __init__(self, package: Package) -> None:
-        import tvm
-        from tvm import relax
-
-        self._tvm = tvm
         self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(package.artifact)), tvm.cpu())
         self.input_names = tuple(port.name for port in package.lowered.inputs)
         self._output_names = tuple(port.name for port in package.lowered.outputs)
         self.fixed_sequence_length: int | None = int(package.lowered.inputs[0].shape[1])
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        arguments = [self._tvm.runtime.tensor(np.ascontiguousarray(inputs[name])) for name in self.input_names]
+        arguments = [tvm.runtime.tensor(np.ascontiguousarray(inputs[name])) for name in self.input_names]
         result = self._machine["main"](*arguments)
         values = [result] if hasattr(result, "numpy") else list(result)
         return dict(zip(self._output_names, (value.numpy() for value in values), strict=True))

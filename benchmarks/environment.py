@@ -1,0 +1,117 @@
+"""The machine on which a measurement was made. What it does not tell is null, with the reason beside it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from compiler.digest import tool_version
+
+_BANDWIDTH_BYTES = 256 * 1024 * 1024
+_BANDWIDTH_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Attributes as named; `absent` gives the reason for each that is None.
+
+    `memory_read_bytes_per_s` is measured: the best of a few passes of `threads` threads over a buffer that no cache holds.
+    """
+
+    machine: str
+    cpu: str
+    physical_cores: int | None
+    logical_cores: int | None
+    governor: str | None
+    frequency_mhz: float | None
+    temperature_c: float | None
+    memory_bytes: int
+    memory_read_bytes_per_s: float | None
+    kernel: str
+    python: str
+    tools: dict[str, str]
+    absent: dict[str, str]
+
+
+def read_environment(threads: int, distributions: Sequence[str]) -> Environment:
+    """Look at this machine; the bandwidth takes about a second."""
+    absent = {}
+    governor = _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
+    if governor is None:
+        absent["governor"] = "the system shows no cpufreq governor"
+    frequency = _frequency_mhz()
+    if frequency is None:
+        absent["frequency_mhz"] = "neither cpufreq nor /proc/cpuinfo tells it"
+    temperature = _temperature_c()
+    if temperature is None:
+        absent["temperature_c"] = "no thermal zone"
+    tools = {name: version for name in sorted(set(distributions)) if (version := tool_version(name))}
+    return Environment(
+        machine=platform.machine(),
+        cpu=_cpu_name(),
+        physical_cores=psutil.cpu_count(logical=False),
+        logical_cores=os.cpu_count(),
+        governor=governor,
+        frequency_mhz=frequency,
+        temperature_c=temperature,
+        memory_bytes=psutil.virtual_memory().total,
+        memory_read_bytes_per_s=measure_read_bandwidth(threads),
+        kernel=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        tools=tools,
+        absent=absent,
+    )
+
+
+def measure_read_bandwidth(threads: int) -> float:
+    """Bytes per second that `threads` threads read from memory together."""
+    parts = [np.ones(_BANDWIDTH_BYTES // threads // 4, np.float32) for _ in range(threads)]
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(_BANDWIDTH_REPEATS):
+            started = time.perf_counter()
+            list(pool.map(_read_once, parts))
+            best = max(best, sum(part.nbytes for part in parts) / (time.perf_counter() - started))
+    return best
+
+
+def _read_once(part: np.ndarray) -> int:
+    # A reduction of 64-bit words is bound by memory, not by arithmetic, and releases the interpreter lock.
+    return int(np.bitwise_or.reduce(part.view(np.int64)))
+
+
+def _cpu_name() -> str:
+    text = _read(Path("/proc/cpuinfo")) or ""
+    for key in ("model name", "Model", "Hardware"):
+        if match := re.search(rf"^{key}\s*:\s*(.+)$", text, re.M):
+            return match[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _frequency_mhz() -> float | None:
+    if khz := _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")):
+        return int(khz) / 1000
+    match = re.search(r"^cpu MHz\s*:\s*([\d.]+)$", _read(Path("/proc/cpuinfo")) or "", re.M)
+    return float(match[1]) if match else None
+
+
+def _temperature_c() -> float | None:
+    readings = [_read(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    values = [int(reading) / 1000 for reading in readings if reading and reading.lstrip("-").isdigit()]
+    return max(values, default=None)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

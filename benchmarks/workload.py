@@ -1,0 +1,28 @@
+"""Workload: what is asked of a package while it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Fixed lengths, so that runs compare.
+
+    Attributes:
+        prompt_tokens: tokens that a language model takes at once.
+        generated_tokens: tokens that it then generates one by one; an end of text does not stop it.
+        sequence_length: tokens of one encoder input.
+        rounds: timed rounds; packages take turns within each.
+        repetitions: encoder runs in one round.
+        warmup_repetitions: untimed runs before the first round, memory is observed in them.
+        threads: threads that the runtime may use.
+    """
+
+    prompt_tokens: int = 128
+    generated_tokens: int = 64
+    sequence_length: int = 128
+    rounds: int = 5
+    repetitions: int = 20
+    warmup_repetitions: int = 2
+    threads: int = 2
