@@ -1,0 +1,27 @@
+"""`edgec cache`."""
+
+from __future__ import annotations
+
+import shutil
+
+import click
+
+from compiler.cache import cache_root
+from compiler.cli.display import format_bytes, print_json
+
+
+@click.command("cache")
+@click.option("--clear", is_flag=True, help="Remove everything in it; builds then start from the beginning.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(clear: bool, as_json: bool) -> None:
+    """Tell where the cache is and how large. EDGEC_CACHE or XDG_CACHE_HOME move it."""
+    root = cache_root()
+    stages = root / "stages"
+    if clear:
+        shutil.rmtree(root, ignore_errors=True)
+    nbytes = sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) if root.is_dir() else 0
+    entries = sum(1 for _ in stages.iterdir()) if stages.is_dir() else 0
+    if as_json:
+        print_json({"folder": str(root), "bytes": nbytes, "entries": entries})
+    else:
+        print(f"{root}: {entries} results of stages, {format_bytes(nbytes)}")

@@ -1,0 +1,107 @@
+"""`edgec inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import click
+
+from compiler.cli.display import format_bytes, print_json, print_table, progress_bars
+from compiler.errors import EdgecError
+from compiler.estimate import Estimate, estimate
+from compiler.model import Model
+from compiler.recipe import Recipe
+from compiler.scheme import find_scheme
+from compiler.source import open_model
+from compiler.target import reason_against
+from targets.registry import TARGET_NAMES, load_target
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Whether a target takes the model: the schemes that it takes, or the reason why there is none."""
+
+    target: str
+    schemes: tuple[str, ...]
+    why_not: str | None
+
+
+@click.command("inspect")
+@click.argument("model")
+@click.option("--task", help="The model's task, when its architecture does not tell.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(debug: bool, model: str, task: str | None, as_json: bool) -> None:
+    """Tell what MODEL is, what it will take, and which targets take it."""
+    with progress_bars(quiet=as_json) as progress:
+        opening = progress.add_task("read the model", total=None)
+        source = open_model(model, task, None, debug)
+        progress.remove_task(opening)
+    estimated = estimate(source)
+    capabilities = [capability(name, source) for name in TARGET_NAMES]
+    if as_json:
+        print_json(_json(source, estimated, capabilities))
+    else:
+        _print(source, estimated, capabilities)
+
+
+def capability(target_name: str, model: Model) -> Capability:
+    """Ask a target about each of its schemes."""
+    target = load_target(target_name)
+    taken, reasons = [], []
+    for name in target.SCHEMES:
+        scheme = find_scheme(name)
+        assert scheme is not None
+        try:
+            reason = reason_against(target, model, Recipe(target_name, scheme))
+        except EdgecError as error:
+            return Capability(target_name, (), str(error))
+        if reason is None:
+            taken.append(name)
+        else:
+            reasons.append(reason)
+    return Capability(target_name, tuple(taken), None if taken else reasons[0])
+
+
+def _json(model: Model, estimated: Estimate, capabilities: list[Capability]) -> dict[str, object]:
+    return {
+        "name": model.name,
+        "source": model.source,
+        "architecture": model.architecture,
+        "task": model.task,
+        "parameters": model.parameters,
+        "licence": model.licence,
+        "base_model": list(model.base_model),
+        "geometry": asdict(model.geometry),
+        "estimate": asdict(estimated),
+        "targets": [asdict(each) for each in capabilities],
+    }
+
+
+def _print(model: Model, estimated: Estimate, capabilities: list[Capability]) -> None:
+    geometry = model.geometry
+    rows = [
+        ["architecture", model.architecture],
+        ["task", model.task],
+        ["parameters", f"{model.parameters:,}"],
+        ["stored as", ", ".join(sorted({tensor.dtype for tensor in model.tensors}))],
+        ["layers, hidden size", f"{geometry.layers}, {geometry.hidden_size}"],
+        ["heads, key-value heads", f"{geometry.heads}, {geometry.kv_heads}"],
+        ["vocabulary, context", f"{geometry.vocabulary:,}, {geometry.context_length or '-'}"],
+        ["licence", model.licence or "not stated"],
+    ]
+    if estimated.kv_cache_bytes_per_1k_tokens:
+        rows.append(["KV cache per 1k tokens", format_bytes(estimated.kv_cache_bytes_per_1k_tokens) + " (16 bit)"])
+    print_table(model.name, ["", "what"], rows)
+    sizes = [[each.scheme, format_bytes(each.weight_bytes)] for each in estimated.schemes]
+    half = (len(sizes) + 1) // 2
+    pairs = [sizes[i] + (sizes[i + half] if i + half < len(sizes) else ["", ""]) for i in range(half)]
+    print_table("Weights at each scheme (estimate)", ["scheme", "size", "scheme ", "size "], pairs)
+    memory = [[f"inference, {each.scheme}", format_bytes(each.inference_bytes)] for each in estimated.memory]
+    memory.append(["training, fp32 with Adam", format_bytes(estimated.training_bytes)])
+    print_table("Memory (estimate: weights, 1k tokens of cache; activations come on top)", ["for", "bytes"], memory)
+    rows = [
+        [each.target, "yes" if each.schemes else "no", ", ".join(each.schemes) or each.why_not or ""]
+        for each in capabilities
+    ]
+    print_table("Targets", ["target", "takes it", "schemes, or why not"], rows)

@@ -1,0 +1,129 @@
+"""Using a package for what it is made for: text goes in, text, a vector or labels come out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import UnusableInput
+from compiler.package import Package
+from runtimes.probe import pad_inputs
+from runtimes.session import EncoderSession, LanguageSession
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A generated text; `seconds` counts from the prompt's first token to the last new one."""
+
+    text: str
+    new_tokens: int
+    seconds: float
+
+
+def generate(
+    session: LanguageSession,
+    prompt: str,
+    max_tokens: int,
+    *,
+    chat: bool = True,
+    on_text: Callable[[str], None] | None = None,
+) -> Generated:
+    """Continue `prompt` greedily until an end of text or `max_tokens`.
+
+    Args:
+        chat: put the prompt into the package's chat template, when it has one.
+        on_text: is given each new piece of text as soon as it is whole characters.
+
+    Raises:
+        UnusableInput: the prompt does not fit the context.
+    """
+    rendered = session.render_chat([{"role": "user", "content": prompt}]) if chat else None
+    ids = session.tokenize(rendered if rendered is not None else prompt)
+    room = session.context_length - len(ids)
+    if not ids or room < 1:
+        raise UnusableInput(f"The prompt has {len(ids)} tokens; the package takes 1 to {session.context_length - 1}.")
+    ends = session.end_of_text_ids()
+    started = time.perf_counter()
+    logits = session.prefill(ids)
+    new: list[int] = []
+    shown = ""
+    while len(new) < min(max_tokens, room):
+        token = int(logits.argmax())
+        if token in ends:
+            break
+        new.append(token)
+        text = session.detokenize(new)
+        if on_text is not None and not text.endswith("\ufffd"):
+            on_text(text[len(shown) :])
+            shown = text
+        if len(new) < min(max_tokens, room):
+            logits = session.decode(token)
+    return Generated(session.detokenize(new) if new else "", len(new), time.perf_counter() - started)
+
+
+def text_to_inputs(package: Package, session: EncoderSession, text: str) -> dict[str, NDArray[Any]]:
+    """A text as the session's inputs: by its own tokenizer or the one in the package, cut and padded to a fixed length."""
+    ids = session.tokenize(text)
+    if ids is None:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(package.folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        ids = tokenizer.encode(text).ids
+    length = session.fixed_sequence_length
+    if length is not None and len(ids) > length:
+        ids = [*ids[: length - 1], ids[-1]]
+    row = np.asarray([ids], np.int64)
+    every = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
+    inputs = {name: every[name] for name in session.input_names} | {"attention_mask": every["attention_mask"]}
+    return pad_inputs(inputs, length) if length is not None else inputs
+
+
+def embed(package: Package, session: EncoderSession, text: str) -> NDArray[np.float32]:
+    """The mean of the token vectors, of length one: (hidden,)."""
+    inputs = text_to_inputs(package, session, text)
+    states = session.run(inputs)["last_hidden_state"][0]
+    mask = inputs["attention_mask"][0][: len(states), None]
+    pooled = (states * mask).sum(axis=0) / mask.sum()
+    return np.asarray(pooled / np.linalg.norm(pooled), np.float32)
+
+
+def classify(
+    package: Package, session: EncoderSession, inputs: dict[str, NDArray[Any]], top: int = 5
+) -> list[tuple[str, float]]:
+    """Labels with probabilities, the most probable first (text- and image-classification)."""
+    logits = session.run(inputs)["logits"][0].astype(np.float64)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    config = json.loads((package.folder / "config.json").read_text(encoding="utf-8"))
+    names = config.get("id2label") or {}
+    best = np.argsort(-probabilities)[:top]
+    return [(str(names.get(str(index), index)), float(probabilities[index])) for index in best]
+
+
+def label_tokens(package: Package, session: EncoderSession, text: str) -> list[tuple[str, str]]:
+    """(token, most probable label or token) for each token: token-classification, fill-mask."""
+    from tokenizers import Tokenizer
+
+    inputs = text_to_inputs(package, session, text)
+    logits = session.run(inputs)["logits"][0]
+    tokenizer = Tokenizer.from_file(str(package.folder / "tokenizer.json"))
+    config = json.loads((package.folder / "config.json").read_text(encoding="utf-8"))
+    names = config.get("id2label") or {}
+    ids = [int(i) for i, seen in zip(inputs["input_ids"][0], inputs["attention_mask"][0], strict=True) if seen]
+    chosen = [int(index) for index in logits[: len(ids)].argmax(axis=-1)]
+    fill = package.model.task == "fill-mask"
+    labels = [tokenizer.id_to_token(index) if fill else str(names.get(str(index), index)) for index in chosen]
+    return [(str(tokenizer.id_to_token(token)), str(label)) for token, label in zip(ids, labels, strict=True)]
+
+
+def cosine(first: Sequence[float] | NDArray[np.float32], second: Sequence[float] | NDArray[np.float32]) -> float:
+    """Cosine of two vectors of length one."""
+    return float(np.dot(np.asarray(first), np.asarray(second)))
