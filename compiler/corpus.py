@@ -56,6 +56,7 @@ NASTY: tuple[str, ...] = (
     "combining: e\u0301 a\u0308 n\u0303 o\u0302\u0301",
     "ﬁ ligature ﬂ, ½ ⅓ ² ₂ ① Ⅷ",
     "0 1 12 123 1234 12345 1234567890 3.14159 1,000,000 1e-5 0x1F",
+    "x  5   12\n   7\t8 a  ½ (2²)",
     "٠١٢٣ ०१२३ ๐๑๒ ０１２",
     "I'm you're he'll we've IT'S DON'T l'été O'Neill's",
     "CamelCaseWords snake_case_words kebab-case-words SCREAMING_SNAKE",

@@ -22,17 +22,23 @@ from compiler.package import ModelIdentity
 from compiler.worker import Progress, run_in_child
 
 
-def open_model(text: str, task: str | None = None, on_progress: Progress | None = None, debug: bool = False) -> Model:
-    """Read the Model that `text` names.
+def open_model(
+    text: str,
+    task: str | None = None,
+    on_progress: Progress | None = None,
+    debug: bool = False,
+    name: str | None = None,
+) -> Model:
+    """Read the Model that `text` names; `name` replaces the name that its folder or file gives it.
 
     Raises:
         UnusableInput: nothing usable is there.
     """
     path = Path(text).expanduser()
     if path.suffix == ".gguf" and (path.is_file() or "/" not in text):
-        return _import_gguf(path, task, on_progress, debug)
+        return _import_gguf(path, task, on_progress, debug, name)
     if path.is_dir():
-        return read_model(path, task=task)
+        return read_model(path, name=name, task=task)
     if path.exists():
         raise UnusableInput(
             f"{text} is neither a folder nor a .gguf file. Give a Hugging Face model folder or a hub id."
@@ -40,7 +46,7 @@ def open_model(text: str, task: str | None = None, on_progress: Progress | None 
     if not is_hub_id(text):
         raise UnusableInput(f"There is no model {text!r}: no such folder, and it is not of the form of a hub id.")
     folder, source = fetch_from_hub(text)
-    return read_model(folder, name=source.split("@")[0].split("/")[-1], source=source, task=task)
+    return read_model(folder, name=name or source.split("@")[0].split("/")[-1], source=source, task=task)
 
 
 def digest_model(model: Model) -> str:
@@ -93,7 +99,7 @@ def check_identity(model: Model, identity: ModelIdentity) -> None:
         )
 
 
-def _import_gguf(path: Path, task: str | None, on_progress: Progress | None, debug: bool) -> Model:
+def _import_gguf(path: Path, task: str | None, on_progress: Progress | None, debug: bool, name: str | None) -> Model:
     if not path.is_file():
         raise UnusableInput(f"There is no file {path}.")
     tools = {name: tool_version(name) for name in ("transformers", "gguf", "torch")}
@@ -109,5 +115,5 @@ def _import_gguf(path: Path, task: str | None, on_progress: Progress | None, deb
                 debug=debug,
             )
             entry = store_entry(folder, key, None)
-    name = re.sub(r"[.-](I?Q\d\w*|TQ\d\w*|B?F16|F32)$", "", path.stem, flags=re.IGNORECASE)
+    name = name or re.sub(r"[.-](I?Q\d\w*|TQ\d\w*|B?F16|F32)$", "", path.stem, flags=re.IGNORECASE)
     return read_model(entry.files, name=name, source=path.name, task=task)

@@ -65,21 +65,35 @@ def _settle_config(path: Path, context_length: int | None) -> None:
     path.write_text(json.dumps(config, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _respell_pre_tokenizer(path: Path) -> None:
-    """Write the pre-tokenizer `Digits` as the equal `Split`.
+# GPT-2's pattern, which `ByteLevel` with use_regex applies (tokenizers, pre_tokenizers/byte_level.rs).
+_BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
-    GenAI's tokenizer takes `Digits` for ASCII digits only, where Hugging Face takes every character of the Unicode class N;
-    with `Split` by that class both do the same, and the text gate of `verify` holds them to it.
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _respell_pre_tokenizer(path: Path) -> None:
+    """Write a pre-tokenizer with `Digits` as equal `Split` steps.
+
+    GenAI's tokenizer takes `Digits` for ASCII digits only, where Hugging Face takes every character of the Unicode class
+    N; and after a `Split` it forgets the pattern of `ByteLevel`, so that is spelt out too. To Hugging Face both forms are
+    the same, and the text gate of `verify` holds the runtime to it.
     """
     if not path.is_file():
         return
     document = json.loads(path.read_text(encoding="utf-8"))
     chain = document.get("pre_tokenizer") or {}
     steps = chain.get("pretokenizers", [chain])
-    for index, step in enumerate(steps):
+    if not any(step.get("type") == "Digits" for step in steps):
+        return
+    spelt: list[dict[str, Any]] = []
+    for step in steps:
         if step.get("type") == "Digits":
-            pattern = r"\p{N}" if step.get("individual_digits") else r"\p{N}+"
-            steps[index] = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    if chain.get("type") == "Digits":
-        document["pre_tokenizer"] = steps[0]
+            spelt.append(_split(r"\p{N}" if step.get("individual_digits") else r"\p{N}+"))
+        elif step.get("type") == "ByteLevel" and step.get("use_regex", True):
+            spelt += [_split(_BYTE_LEVEL_PATTERN), {**step, "use_regex": False}]
+        else:
+            spelt.append(step)
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": spelt}
     path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")

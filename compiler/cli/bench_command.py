@@ -15,6 +15,8 @@ from compiler.cli.display import format_bytes, format_number, print_json, print_
 from compiler.errors import UnusableInput
 from compiler.package import check_files, read_package
 
+_MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_bytes")
+
 
 @click.command("bench")
 @click.argument("packages", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -84,22 +86,19 @@ def print_measurements(measurements: Sequence[Measurement]) -> None:
 
 
 def _print_kind(title: str, names: Sequence[str], measurements: Sequence[Measurement]) -> None:
-    memory = ["package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_bytes"]
+    labels = {name: name.replace("_tok_per_s", " tok/s").replace("_", " ") for name in (*names, *_MEMORY)}
+    labels["decode_bandwidth_fraction"] = "share of bandwidth"
     rows = [
         [
             measurement.package,
             *(format_number(measurement.summary[name]) for name in names),
-            *(format_bytes(measurement.summary[name]) for name in memory),
             measurement.verdict["word"],
         ]
         for measurement in measurements
     ]
-    labels = {
-        "decode_bandwidth_fraction": "share of bandwidth",
-        "package_bytes": "package",
-        "peak_rss_bytes": "peak rss",
-    }
-    labels |= {"peak_anon_bytes": "peak anon", "file_mapped_bytes": "file mapped", "prefill_tok_per_s": "prefill tok/s"}
-    labels |= {"decode_tok_per_s": "decode tok/s"}
-    columns = [labels.get(name, name.replace("_", " ")) for name in (*names, *memory)]
-    print_table(title, ["package", *columns, "verdict"], rows)
+    print_table(f"{title}: speed", ["package", *(labels[name] for name in names), "verdict"], rows)
+    rows = [
+        [measurement.package, *(format_bytes(measurement.summary[name]) for name in _MEMORY)]
+        for measurement in measurements
+    ]
+    print_table(f"{title}: memory", ["package", *(labels[name].removesuffix(" bytes") for name in _MEMORY)], rows)

@@ -22,6 +22,7 @@ from targets.registry import TARGET_NAMES, load_target
 @click.option("-f", "--file", "recipe_file", type=click.Path(path_type=Path), help="TOML file with [[recipe]] tables.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder that the packages go into.")
 @click.option("--task", help="The model's task, when its architecture does not tell.")
+@click.option("--name", help="The model's name in files and cards [its folder's or repository's].")
 @click.option("--context-length", type=click.IntRange(1), help="Tokens that a language model must hold.")
 @click.option(
     "--sequence-length", type=click.IntRange(1), help="Tokens of an encoder input in static containers [128]."
@@ -40,6 +41,7 @@ def command(
     recipe_file: Path | None,
     out: Path,
     task: str | None,
+    name: str | None,
     context_length: int | None,
     sequence_length: int | None,
     jobs: int,
@@ -59,7 +61,7 @@ def command(
     with progress_bars(quiet=as_json) as progress:
         opening = progress.add_task("read the model", total=None)
         source = open_model(
-            model, task, lambda done, total: progress.update(opening, completed=done, total=total), debug
+            model, task, lambda done, total: progress.update(opening, completed=done, total=total), debug, name
         )
         progress.remove_task(opening)
         report = build(

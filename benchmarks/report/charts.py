@@ -1,0 +1,146 @@
+"""The charts of the report, as plotly figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.measurement import Measurement
+
+_COLOURS = ("#2f6f9f", "#c8553d", "#588157", "#8e6c8a", "#d4a017", "#3d5a80", "#9c6644", "#6c757d")
+_MARKER_PX = (14, 54)
+
+
+def _base(title: str, x: str, y: str) -> Any:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.update_layout(
+        title={"text": title, "x": 0, "xanchor": "left", "font": {"size": 17}},
+        template="plotly_white",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        xaxis_title=x,
+        yaxis_title=y,
+        margin={"l": 70, "r": 20, "t": 56, "b": 56},
+        height=430,
+        showlegend=False,
+    )
+    return figure
+
+
+def colour_of(measurements: Sequence[Measurement]) -> dict[str, str]:
+    """One colour a package, the same in every chart."""
+    return {each.package: _COLOURS[index % len(_COLOURS)] for index, each in enumerate(measurements)}
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in both coordinates (smaller is better), by the first."""
+    order = sorted(range(len(points)), key=lambda index: points[index])
+    front: list[int] = []
+    for index in order:
+        if not front or points[index][1] < points[front[-1]][1]:
+            front.append(index)
+    return front
+
+
+def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
+    """Distance from the model against time, area by package size, with the Pareto front; None without quality."""
+    import plotly.graph_objects as go
+
+    decoder = "tpot_ms_p50" in measurements[0].summary
+    time_key, distance_key = ("tpot_ms_p50", "mean_kl") if decoder else ("latency_ms_p50", "mean_cosine")
+    known = [each for each in measurements if each.quality and each.quality.get(distance_key) is not None]
+    if not known:
+        return None
+    distance = [float((each.quality or {})[distance_key]) for each in known]
+    if not decoder:
+        distance = [max(1 - value, 0.0) for value in distance]
+    distance = [max(value, 1e-9) for value in distance]
+    times = [float(each.summary[time_key] or 0) for each in known]
+    sizes = [float(each.summary["package_bytes"] or 0) for each in known]
+    scale = (_MARKER_PX[1] - _MARKER_PX[0]) / max(sizes)
+    colours = colour_of(measurements)
+    title = "Quality, speed and size" + (" of language models" if decoder else " of encoders")
+    x = "ms per token (median)" if decoder else "ms per run (median)"
+    y = "mean KL divergence to the fp32 model, nats" if decoder else "1 - mean cosine to the fp32 model"
+    figure = _base(title, x, y)
+    front = pareto_front(list(zip(times, distance, strict=True)))
+    figure.add_trace(
+        go.Scatter(
+            x=[times[index] for index in front],
+            y=[distance[index] for index in front],
+            mode="lines",
+            line={"dash": "dot", "color": "#888", "shape": "hv"},
+            hoverinfo="skip",
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=times,
+            y=distance,
+            mode="markers+text",
+            text=[each.recipe for each in known],
+            textposition="top center",
+            marker={
+                "size": [_MARKER_PX[0] + scale * size for size in sizes],
+                "color": [colours[each.package] for each in known],
+                "opacity": 0.75,
+            },
+            customdata=[[size / 1e6] for size in sizes],
+            hovertemplate="%{text}<br>%{x:.2f} ms<br>distance %{y:.3g}<br>%{customdata[0]:.1f} MB<extra></extra>",
+        )
+    )
+    figure.update_yaxes(type="log", exponentformat="power")
+    figure.update_xaxes(rangemode="tozero")
+    note = "area: package size; dotted: Pareto front; lower left is better"
+    figure.add_annotation(text=note, xref="paper", yref="paper", x=1, y=1.06, showarrow=False, font={"size": 11})
+    return figure
+
+
+def latency_chart(measurements: Sequence[Measurement]) -> Any:
+    """The distribution of every timed token or run, by package."""
+    import plotly.graph_objects as go
+
+    decoder = "tpot_s" in measurements[0].samples
+    key = "tpot_s" if decoder else "latency_s"
+    title = "Time per token" if decoder else "Time per run"
+    figure = _base(title + " (all samples)", "ms", "")
+    colours = colour_of(measurements)
+    for each in reversed(measurements):
+        values = [1e3 * value for part in each.samples[key] for value in part]
+        figure.add_trace(
+            go.Box(
+                x=values,
+                name=each.recipe,
+                orientation="h",
+                marker={"color": colours[each.package], "size": 3},
+                boxpoints="all",
+                jitter=0.5,
+                pointpos=0,
+                line={"width": 1.5},
+                hovertemplate="%{x:.2f} ms<extra>" + each.recipe + "</extra>",
+            )
+        )
+    figure.update_xaxes(rangemode="tozero")
+    return figure
+
+
+def memory_chart(measurements: Sequence[Measurement]) -> Any | None:
+    """Peak memory, split into anonymous pages and file-mapped pages; None where the system does not split."""
+    import plotly.graph_objects as go
+
+    known = [each for each in measurements if each.summary.get("peak_anon_bytes") is not None]
+    if not known:
+        return None
+    figure = _base("Peak memory", "MB", "")
+    names = [each.recipe for each in reversed(known)]
+    for key, label, colour in (
+        ("peak_anon_bytes", "anonymous: must fit", "#c8553d"),
+        ("file_mapped_bytes", "file-mapped: can be dropped and read again", "#9fb8cc"),
+    ):
+        values = [float(each.summary[key] or 0) / 1e6 for each in reversed(known)]
+        figure.add_trace(
+            go.Bar(x=values, y=names, orientation="h", name=label, marker_color=colour, hovertemplate="%{x:.0f} MB")
+        )
+    figure.update_layout(barmode="stack", showlegend=True, legend={"orientation": "h", "y": 1.1, "x": 0.35})
+    return figure

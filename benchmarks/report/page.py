@@ -1,0 +1,154 @@
+"""One HTML page that needs nothing else: charts (plotly, its script inside), the figures, the environment."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measurement import Measurement
+from benchmarks.report.charts import latency_chart, memory_chart, quality_chart
+from compiler.cache import write_atomically
+from compiler.errors import missing_extra
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2a35; margin: 0 auto; max-width: 1180px; padding: 24px; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 36px 0 8px; border-bottom: 2px solid #e3e8ec; }
+p.lead { margin: 0 0 16px; color: #51606d; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 16px; }
+.chart { border: 1px solid #e3e8ec; border-radius: 8px; overflow: hidden; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 10px; border-bottom: 1px solid #e3e8ec; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { color: #51606d; font-weight: 600; }
+table.facts td { text-align: left; white-space: normal; }
+.valid { color: #3a6b35; } .suspect { color: #9a6b00; } .invalid { color: #b3261e; font-weight: 600; }
+.passed { color: #3a6b35; } .failed { color: #b3261e; font-weight: 600; }
+"""
+
+# key in summary, heading, factor, digits
+_COLUMNS: tuple[tuple[str, str, float, int], ...] = (
+    ("package_bytes", "package MB", 1e-6, 1),
+    ("load_s", "load s", 1, 2),
+    ("ttft_s", "TTFT s", 1, 3),
+    ("prefill_tok_per_s", "prefill tok/s", 1, 0),
+    ("tpot_ms_p50", "TPOT ms p50", 1, 2),
+    ("tpot_ms_p90", "p90", 1, 2),
+    ("tpot_ms_p99", "p99", 1, 2),
+    ("decode_tok_per_s", "decode tok/s", 1, 1),
+    ("decode_bandwidth_fraction", "share of bandwidth", 1, 2),
+    ("latency_ms_p50", "latency ms p50", 1, 2),
+    ("latency_ms_p90", "p90", 1, 2),
+    ("latency_ms_p99", "p99", 1, 2),
+    ("peak_rss_bytes", "peak RSS MB", 1e-6, 0),
+    ("peak_anon_bytes", "anonymous MB", 1e-6, 0),
+    ("file_mapped_bytes", "file-mapped MB", 1e-6, 0),
+)
+_QUALITY: tuple[tuple[str, str], ...] = (
+    ("mean_kl", "mean KL"),
+    ("p99_kl", "p99 KL"),
+    ("same_top1", "same top-1"),
+    ("perplexity", "perplexity"),
+    ("min_cosine", "min cosine"),
+    ("mean_cosine", "mean cosine"),
+)
+
+
+def write_page(path: Path, measurements: Sequence[Measurement]) -> None:
+    """Write the report of a result file.
+
+    Raises:
+        UnusableInput: plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise missing_extra("plotly", "report") from error
+    groups: dict[str, list[Measurement]] = {}
+    for measurement in measurements:
+        groups.setdefault(measurement.model, []).append(measurement)
+    sections = [_section(model, group, number) for number, (model, group) in enumerate(groups.items())]
+    document = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'><title>edgec report</title>",
+        "<link rel='icon' href='data:,'>",
+        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>",
+        "<h1>edgec report</h1>",
+        f"<p class='lead'>{len(measurements)} packages of {len(groups)} models, measured in turns on one machine. "
+        "Distances are to the fp32 model.</p>",
+        *sections,
+        _environment(measurements[0]),
+        "</body></html>",
+    ]
+    write_atomically(path, "\n".join(document))
+
+
+def _section(model: str, group: Sequence[Measurement], number: int) -> str:
+    charts = [chart for chart in (quality_chart(group), latency_chart(group), memory_chart(group)) if chart is not None]
+    drawn = [_embed(chart, f"chart-{number}-{index}") for index, chart in enumerate(charts)]
+    name = html.escape(model)
+    return f"<h2>{name}</h2><div class='charts'>{''.join(drawn)}</div>{_table(group)}"
+
+
+def _embed(figure: Any, identity: str) -> str:
+    import plotly.io
+
+    division = plotly.io.to_html(
+        figure,
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=identity,
+        config={"displaylogo": False, "responsive": True},
+    )
+    return f"<div class='chart'>{division}</div>"
+
+
+def _table(group: Sequence[Measurement]) -> str:
+    columns = [column for column in _COLUMNS if any(column[0] in each.summary for each in group)]
+    columns = [column for column in columns if any(each.summary.get(column[0]) is not None for each in group)]
+    quality = [pair for pair in _QUALITY if any((each.quality or {}).get(pair[0]) is not None for each in group)]
+    head = ["recipe", *(name for _, name, _, _ in columns), *(name for _, name in quality), "verified", "measurement"]
+    rows = []
+    for each in group:
+        cells = [f"<td>{html.escape(each.recipe)}</td>"]
+        for key, _, factor, digits in columns:
+            value = each.summary.get(key)
+            reason = html.escape(each.absent.get(key, ""))
+            shown = f"{value * factor:,.{digits}f}" if value is not None else "null"
+            cells.append(f"<td title='{reason}'>{shown}</td>")
+        for key, _ in quality:
+            value = (each.quality or {}).get(key)
+            cells.append(f"<td>{value:.4g}</td>" if value is not None else "<td>-</td>")
+        passed = (each.quality or {}).get("passed")
+        word = {True: "passed", False: "failed"}.get(passed, "not verified") if passed is not None else "not verified"
+        cells.append(f"<td class='{word.split()[0]}'>{word}</td>")
+        verdict = each.verdict["word"]
+        reasons = html.escape("; ".join(each.verdict["reasons"]))
+        cells.append(f"<td class='{verdict}' title='{reasons}'>{verdict}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    heading = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    return f"<div class='scroll'><table><tr>{heading}</tr>{''.join(rows)}</table></div>"
+
+
+def _environment(measurement: Measurement) -> str:
+    facts = {**measurement.environment, **{f"workload: {name}": value for name, value in measurement.workload.items()}}
+    absent = facts.pop("absent", {})
+    tools = facts.pop("tools", {})
+    rows = []
+    for name, value in facts.items():
+        shown = (
+            f"null ({absent.get(name, 'not told')})"
+            if value is None
+            else f"{value:,}"
+            if _number(value)
+            else str(value)
+        )
+        rows.append(f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(shown)}</td></tr>")
+    listed = ", ".join(f"{name} {version}" for name, version in tools.items())
+    rows.append(f"<tr><td>tools</td><td>{html.escape(listed)}</td></tr>")
+    return f"<h2>Environment</h2><table class='facts'>{''.join(rows)}</table>"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

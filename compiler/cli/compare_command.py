@@ -1,0 +1,61 @@
+"""`edgec compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from benchmarks.compare import Comparison, compare
+from benchmarks.measurement import read_measurements
+from compiler.cli.display import print_json, print_table
+from compiler.errors import CheckFailed, UnusableInput
+
+
+@click.command("compare")
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--baseline", type=click.Path(path_type=Path), help="The champion's result file.")
+@click.option("--max-regression", type=click.FloatRange(0), default=0.05, show_default=True, help="Effect that fails.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the report of RESULTS to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(results: Path, baseline: Path | None, max_regression: float, html: Path | None, as_json: bool) -> None:
+    """Compare RESULTS with a baseline, or report them; exit 1 on a regression."""
+    measurements = read_measurements(results)
+    if baseline is None and html is None:
+        raise UnusableInput("There is nothing to do. Add --baseline FILE to compare, or --html FILE for the report.")
+    comparisons: list[Comparison] = []
+    if baseline is not None:
+        comparisons = compare(read_measurements(baseline), measurements, max_regression)
+    if html is not None:
+        from benchmarks.report.page import write_page
+
+        write_page(html, measurements)
+    if as_json:
+        print_json([asdict(comparison) for comparison in comparisons])
+    elif comparisons:
+        _print(comparisons, max_regression)
+    regressions = [comparison for comparison in comparisons if comparison.regression]
+    if regressions:
+        worst = max(regressions, key=lambda comparison: comparison.ratio.value)
+        raise CheckFailed(
+            "regression",
+            f"{len(regressions)} metrics are worse than the baseline by more than {max_regression:.0%}; the worst is "
+            f"{worst.metric} of {worst.package}: {worst.ratio.value:.3f} times the baseline.",
+        )
+
+
+def _print(comparisons: Sequence[Comparison], effect: float) -> None:
+    rows = [
+        [
+            comparison.package,
+            comparison.metric,
+            f"{comparison.ratio.value:.3f}",
+            f"{comparison.ratio.low:.3f} to {comparison.ratio.high:.3f}",
+            "REGRESSION" if comparison.regression else "",
+        ]
+        for comparison in comparisons
+    ]
+    columns = ["package", "metric", "ratio", "95 % interval", f"worse by more than {effect:.0%}"]
+    print_table("Ratios to the baseline; below 1 is better", columns, rows)
