@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -40,7 +39,7 @@ class _Runner:
     log: Any
     load_s: float = 0.0
     imports_bytes: int | None = None
-    peak: Resident = Resident(None, None, None)
+    peak: Resident = field(default_factory=lambda: Resident(None, None, None))
     peak_rss_bytes: int | None = None
     rounds: list[dict[str, list[float]]] = field(default_factory=list)
     other_s: float | None = 0.0
@@ -118,7 +117,7 @@ def bench(packages: Sequence[Package], workload: Workload, on_progress: Progress
 
 
 def _start(package: Package, workload: Workload, stack: ExitStack) -> _Runner:
-    log = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
+    log = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))  # noqa: SIM115
     arguments = [str(package.folder.resolve()), json.dumps(asdict(workload))]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "benchmarks.child", *arguments],

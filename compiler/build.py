@@ -137,8 +137,8 @@ def _run_stages(
         ordered.setdefault(stage.key(digest), (depth, stage, recipe))
         return depth
 
-    for recipe, stage in planned:
-        collect(stage, str(recipe))
+    for wanted, last in planned:
+        collect(last, str(wanted))
     futures: dict[str, Future[Entry]] = {}
     reports: list[StageReport] = []
     lock = threading.Lock()

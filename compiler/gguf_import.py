@@ -30,7 +30,7 @@ def import_gguf(file: str, out: str) -> None:
         raise UnusableInput(f"{path.name} is not a usable GGUF file: {error}.") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
     except (ValueError, NotImplementedError, KeyError) as error:
         raise UnusableInput(f"transformers cannot import {path.name}: {error}.") from error
     _restore_pre_tokenizer(tokenizer, fields, path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def verify(
         on_progress=on_progress,
         debug=debug,
     )
-    quality = {name: _rounded(value) for name, value in finished.value.items()}
+    quality = {name: _rounded(name, value) for name, value in finished.value.items()}
     misses = tuple(quality.pop("text_misses"))
     quality["text"] = text.name if text else "edgec passages"
     if kind == "language" and text is None:
@@ -127,8 +128,13 @@ def verify(
     return Verdict(package.name, quality, failures)
 
 
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+def _rounded(name: str, value: Any) -> Any:
+    """Four significant digits; of a cosine, of its distance to 1."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    if name.endswith("cosine"):
+        return 1 - float(f"{1 - value:.{_DIGITS}g}")
+    return float(f"{value:.{_DIGITS}g}")
 
 
 def check_numbers(quality: dict[str, Any], limits: Thresholds) -> list[str]:

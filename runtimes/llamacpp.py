@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import llama_cpp
 import numpy as np
@@ -114,7 +114,7 @@ class LlamaLanguageSession:
         formatter = Jinja2ChatFormatter(
             template, self._text(self._llama.token_eos()), self._text(self._llama.token_bos())
         )
-        return str(formatter(messages=[dict(message) for message in messages]).prompt)
+        return str(formatter(messages=cast(Any, [dict(message) for message in messages])).prompt)
 
     def _text(self, token: int) -> str:
         if token < 0:

@@ -20,8 +20,15 @@ Message = Mapping[str, str]
 class LanguageSession(Protocol):
     """A decoder with its cache of keys and values, batch 1."""
 
-    context_length: int
-    vocabulary: int
+    @property
+    def context_length(self) -> int:
+        """Tokens that the cache holds."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Width of the logits."""
+        ...
 
     def prefill(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Forget the past, take the whole prompt, return the logits after its last token: (vocabulary,)."""
@@ -60,8 +67,15 @@ class LanguageSession(Protocol):
 class EncoderSession(Protocol):
     """A function from tensors to tensors."""
 
-    input_names: tuple[str, ...]
-    fixed_sequence_length: int | None
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the artifact's order."""
+        ...
+
+    @property
+    def fixed_sequence_length(self) -> int | None:
+        """Tokens that an input must have, None when any number will do."""
+        ...
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Run one batch. Text: int64 (batch, sequence); images: float32 (batch, channels, height, width)."""

@@ -180,7 +180,9 @@ def expect_encoder(model: str, out: str, task: str, max_tokens: int) -> None:
     encoder = load_encoder(folder, task)
     strings: list[list[Any]] = []
     if encoder.image_shape:
-        batches = [{"pixel_values": image[None]} for image in draw_images(encoder.image_shape)]
+        batches: list[dict[str, NDArray[Any]]] = [
+            {"pixel_values": image[None]} for image in draw_images(encoder.image_shape)
+        ]
     else:
         from transformers import AutoTokenizer
 
@@ -190,8 +192,9 @@ def expect_encoder(model: str, out: str, task: str, max_tokens: int) -> None:
         strings = [[string, tokenizer.encode(string)] for string in nasty_strings(tokenizer)]
     outputs = reference_encoder(encoder, batches)
     for number, (batch, output) in enumerate(zip(batches, outputs, strict=True)):
-        arrays = {f"in_{name}": value for name, value in batch.items()}
-        np.savez(Path(out) / f"case-{number}.npz", **arrays, **{f"out_{name}": value for name, value in output.items()})
+        arrays: dict[str, Any] = {f"in_{name}": value for name, value in batch.items()}
+        arrays |= {f"out_{name}": value for name, value in output.items()}
+        np.savez(Path(out) / f"case-{number}.npz", **arrays)
     expected = {"cases": len(batches), "strings": strings, "outputs": list(encoder.output_names)}
     (Path(out) / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
 

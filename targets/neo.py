@@ -60,7 +60,7 @@ def export(model: str, inputs: list[str], out: str, sequence_length: int, batch:
     import torch
 
     encoder = load_encoder(Path(model), task)
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         encoder.module,
         example_inputs(encoder, batch, sequence_length),
         input_names=list(encoder.input_names),

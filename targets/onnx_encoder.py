@@ -57,7 +57,7 @@ def export(model: str, inputs: list[str], out: str, task: str) -> None:
     encoder = load_encoder(Path(model), task, _ATTENTION)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     axes = {0: batch} if encoder.image_shape else {0: batch, 1: sequence}
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         encoder.module,
         example_inputs(encoder, 2, 40),
         input_names=list(encoder.input_names),

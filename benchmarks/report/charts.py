@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from benchmarks.measurement import Measurement
 
 _COLOURS = ("#2f6f9f", "#c8553d", "#588157", "#8e6c8a", "#d4a017", "#3d5a80", "#9c6644", "#6c757d")
 _MARKER_PX = (14, 54)
+_LOG_FROM = 20
+_NOTHING = 1e-13  # a distance below what the arithmetic can tell, for the logarithmic axis
 
 
 def _base(title: str, x: str, y: str) -> Any:
@@ -55,14 +58,14 @@ def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
     distance = [float((each.quality or {})[distance_key]) for each in known]
     if not decoder:
         distance = [max(1 - value, 0.0) for value in distance]
-    distance = [max(value, 1e-9) for value in distance]
+    distance = [max(value, _NOTHING) for value in distance]
     times = [float(each.summary[time_key] or 0) for each in known]
     sizes = [float(each.summary["package_bytes"] or 0) for each in known]
     scale = (_MARKER_PX[1] - _MARKER_PX[0]) / max(sizes)
     colours = colour_of(measurements)
     title = "Quality, speed and size" + (" of language models" if decoder else " of encoders")
     x = "ms per token (median)" if decoder else "ms per run (median)"
-    y = "mean KL divergence to the fp32 model, nats" if decoder else "1 - mean cosine to the fp32 model"
+    y = "mean KL to the fp32 model, nats" if decoder else "1 - mean cosine to the fp32 model"
     figure = _base(title, x, y)
     front = pareto_front(list(zip(times, distance, strict=True)))
     figure.add_trace(
@@ -80,7 +83,8 @@ def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
             y=distance,
             mode="markers+text",
             text=[each.recipe for each in known],
-            textposition="top center",
+            textposition="middle right",
+            cliponaxis=False,
             marker={
                 "size": [_MARKER_PX[0] + scale * size for size in sizes],
                 "color": [colours[each.package] for each in known],
@@ -90,8 +94,8 @@ def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
             hovertemplate="%{text}<br>%{x:.2f} ms<br>distance %{y:.3g}<br>%{customdata[0]:.1f} MB<extra></extra>",
         )
     )
-    figure.update_yaxes(type="log", exponentformat="power")
-    figure.update_xaxes(rangemode="tozero")
+    figure.update_yaxes(type="log", exponentformat="power", range=_log_range(distance))
+    _time_axis(figure, times)
     note = "area: package size; dotted: Pareto front; lower left is better"
     figure.add_annotation(text=note, xref="paper", yref="paper", x=1, y=1.06, showarrow=False, font={"size": 11})
     return figure
@@ -121,8 +125,22 @@ def latency_chart(measurements: Sequence[Measurement]) -> Any:
                 hovertemplate="%{x:.2f} ms<extra>" + each.recipe + "</extra>",
             )
         )
-    figure.update_xaxes(rangemode="tozero")
+    _time_axis(figure, [1e3 * value for each in measurements for part in each.samples[key] for value in part])
     return figure
+
+
+def _time_axis(figure: Any, values: Sequence[float]) -> None:
+    """From zero, or logarithmic where one package takes many times another's time."""
+    if max(values) > _LOG_FROM * min(values):
+        figure.update_xaxes(type="log", dtick=1, minor={"ticks": "outside"}, range=_log_range(values))
+    else:
+        figure.update_xaxes(rangemode="tozero")
+
+
+def _log_range(values: Sequence[float]) -> list[float]:
+    low, high = math.log10(min(values)), math.log10(max(values))
+    margin = max(0.3, 0.12 * (high - low))
+    return [low - margin, high + margin]
 
 
 def memory_chart(measurements: Sequence[Measurement]) -> Any | None:
@@ -142,5 +160,5 @@ def memory_chart(measurements: Sequence[Measurement]) -> Any | None:
         figure.add_trace(
             go.Bar(x=values, y=names, orientation="h", name=label, marker_color=colour, hovertemplate="%{x:.0f} MB")
         )
-    figure.update_layout(barmode="stack", showlegend=True, legend={"orientation": "h", "y": 1.1, "x": 0.35})
+    figure.update_layout(barmode="stack", showlegend=True, legend={"orientation": "h", "y": -0.25, "x": 0})
     return figure

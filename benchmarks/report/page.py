@@ -13,11 +13,13 @@ from compiler.cache import write_atomically
 from compiler.errors import missing_extra
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2a35; margin: 0 auto; max-width: 1180px; padding: 24px; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2a35; margin: 0 auto; max-width: 1280px; padding: 24px; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 36px 0 8px; border-bottom: 2px solid #e3e8ec; }
 p.lead { margin: 0 0 16px; color: #51606d; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 16px; }
-.chart { border: 1px solid #e3e8ec; border-radius: 8px; overflow: hidden; }
+.charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 16px; margin-bottom: 16px; }
+.chart { border: 1px solid #e3e8ec; border-radius: 8px; overflow: hidden; min-width: 0; }
+.chart.wide { grid-column: 1 / -1; }
+@media (max-width: 800px) { .charts { grid-template-columns: minmax(0, 1fr); } }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 10px; border-bottom: 1px solid #e3e8ec; text-align: right; white-space: nowrap; }
@@ -85,13 +87,17 @@ def write_page(path: Path, measurements: Sequence[Measurement]) -> None:
 
 
 def _section(model: str, group: Sequence[Measurement], number: int) -> str:
-    charts = [chart for chart in (quality_chart(group), latency_chart(group), memory_chart(group)) if chart is not None]
-    drawn = [_embed(chart, f"chart-{number}-{index}") for index, chart in enumerate(charts)]
+    charts = [("wide", quality_chart(group)), ("", latency_chart(group)), ("", memory_chart(group))]
+    drawn = [
+        _embed(chart, kind, f"chart-{number}-{index}")
+        for index, (kind, chart) in enumerate(charts)
+        if chart is not None
+    ]
     name = html.escape(model)
     return f"<h2>{name}</h2><div class='charts'>{''.join(drawn)}</div>{_table(group)}"
 
 
-def _embed(figure: Any, identity: str) -> str:
+def _embed(figure: Any, kind: str, identity: str) -> str:
     import plotly.io
 
     division = plotly.io.to_html(
@@ -99,19 +105,27 @@ def _embed(figure: Any, identity: str) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=identity,
-        config={"displaylogo": False, "responsive": True},
+        config={"displayModeBar": False, "responsive": True},
     )
-    return f"<div class='chart'>{division}</div>"
+    return f"<div class='chart {kind}'>{division}</div>"
 
 
 def _table(group: Sequence[Measurement]) -> str:
     columns = [column for column in _COLUMNS if any(column[0] in each.summary for each in group)]
     columns = [column for column in columns if any(each.summary.get(column[0]) is not None for each in group)]
     quality = [pair for pair in _QUALITY if any((each.quality or {}).get(pair[0]) is not None for each in group)]
-    head = ["recipe", *(name for _, name, _, _ in columns), *(name for _, name in quality), "verified", "measurement"]
+    head = ["recipe", "verified", "measurement", *(name for _, name, _, _ in columns), *(name for _, name in quality)]
     rows = []
     for each in group:
-        cells = [f"<td>{html.escape(each.recipe)}</td>"]
+        passed = (each.quality or {}).get("passed")
+        word = "not verified" if passed is None else ("passed" if passed else "failed")
+        verdict = each.verdict["word"]
+        reasons = html.escape("; ".join(each.verdict["reasons"]))
+        cells = [
+            f"<td>{html.escape(each.recipe)}</td>",
+            f"<td class='{word.split()[0]}'>{word}</td>",
+            f"<td class='{verdict}' title='{reasons}'>{verdict}</td>",
+        ]
         for key, _, factor, digits in columns:
             value = each.summary.get(key)
             reason = html.escape(each.absent.get(key, ""))
@@ -120,12 +134,6 @@ def _table(group: Sequence[Measurement]) -> str:
         for key, _ in quality:
             value = (each.quality or {}).get(key)
             cells.append(f"<td>{value:.4g}</td>" if value is not None else "<td>-</td>")
-        passed = (each.quality or {}).get("passed")
-        word = {True: "passed", False: "failed"}.get(passed, "not verified") if passed is not None else "not verified"
-        cells.append(f"<td class='{word.split()[0]}'>{word}</td>")
-        verdict = each.verdict["word"]
-        reasons = html.escape("; ".join(each.verdict["reasons"]))
-        cells.append(f"<td class='{verdict}' title='{reasons}'>{verdict}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     heading = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     return f"<div class='scroll'><table><tr>{heading}</tr>{''.join(rows)}</table></div>"

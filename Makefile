@@ -1,0 +1,43 @@
+# `make demo` and `make test` need Python 3.11 or newer, a C/C++ compiler and cmake; nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO_OUT ?= demo-out
+
+.PHONY: demo test lint types check bench setup clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@echo "Installing; llama-cpp-python is compiled once, which takes about 7 minutes on 2 cores."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	rm -rf $(DEMO_OUT)
+	$(BIN)/edgec demo -o $(DEMO_OUT)
+
+test: $(READY)
+	$(BIN)/python -P -m pytest tests
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test
+
+# Long: our commands beside the peers' own, interleaved. Prints ratios.
+bench: $(READY)
+	$(BIN)/python -P -m benchmarks.peers.build_cost
+	$(BIN)/python -P -m benchmarks.peers.harness_cost
+	$(BIN)/python -P -m benchmarks.peers.encoder_latency
+	$(BIN)/python -P -m benchmarks.peers.kl_agreement
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT)

@@ -1,0 +1,151 @@
+"""The figures agree with independent implementations; verdicts and comparisons follow from samples as stated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.compare import compare
+from benchmarks.measurement import Measurement, read_measurements, write_measurements
+from benchmarks.report.charts import pareto_front
+from benchmarks.statistics import percentile, ratio_interval
+from benchmarks.validity import Disturbance, judge
+from compiler.errors import UnusableInput
+from compiler.metrics import common_prefix, cosines, measure_logits, perplexity
+from compiler.recipe import Thresholds
+from compiler.verify import check_numbers
+
+_QUIET = Disturbance(0.0, 0.0, 0, None)
+
+
+def test_kl_top1_and_perplexity_agree_with_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(70, 101, generator=generator) * 3
+    observed = reference + 0.3 * torch.randn(70, 101, generator=generator)
+    following = torch.randint(0, 101, (70,), generator=generator)
+    measured = measure_logits(reference.numpy(), observed.numpy(), following.numpy())
+    p, q = reference.double().log_softmax(-1), observed.double().log_softmax(-1)
+    kl = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+    np.testing.assert_allclose(measured.kl, kl.numpy(), rtol=1e-10, atol=1e-14)
+    assert measured.same.mean() == pytest.approx((p.argmax(-1) == q.argmax(-1)).double().mean().item())
+    loss = torch.nn.functional.cross_entropy(observed.double(), following)
+    assert perplexity(measured.loss) == pytest.approx(math.exp(loss.item()))
+
+
+def test_a_container_with_a_padded_vocabulary_is_cut() -> None:
+    logits = np.random.default_rng(0).standard_normal((3, 8), np.float32)
+    padded = np.pad(logits, ((0, 0), (0, 4)), constant_values=50)
+    assert measure_logits(logits, padded, np.zeros(3, np.int64)).kl.max() == 0
+
+
+def test_cosines_agree_with_torch() -> None:
+    a, b = np.random.default_rng(0).standard_normal((2, 5, 7)).astype(np.float32)
+    expected = torch.nn.functional.cosine_similarity(torch.tensor(a).double(), torch.tensor(b).double(), dim=-1)
+    np.testing.assert_allclose(cosines(a, b), expected.numpy(), rtol=1e-12)
+
+
+def test_the_common_prefix_ends_at_the_first_difference() -> None:
+    assert common_prefix([1, 2, 3, 4], [1, 2, 9, 4]) == 2
+
+
+@pytest.mark.parametrize("value", [0.2, float("nan"), float("inf")])
+def test_a_figure_beyond_its_limit_or_not_a_number_fails(value: float) -> None:
+    assert check_numbers({"mean_kl": value}, Thresholds(max_mean_kl=0.1))
+    assert check_numbers({"min_cosine": -value}, Thresholds(min_cosine=0.1))
+
+
+def test_figures_within_limits_pass() -> None:
+    assert check_numbers({"mean_kl": 0.1, "same_top1": 0.9}, Thresholds(max_mean_kl=0.1, min_same_top1=0.9)) == []
+
+
+def test_percentiles_are_those_of_numpy() -> None:
+    assert percentile([3.0, 1.0, 2.0, 4.0], 0.5) == 2.5
+
+
+def test_the_interval_of_a_ratio_holds_the_truth_and_narrows_with_more_rounds() -> None:
+    generator = np.random.default_rng(1)
+
+    def rounds(count: int, level: float) -> list[list[float]]:
+        return [list(level * generator.lognormal(0, 0.05, 20)) for _ in range(count)]
+
+    few = ratio_interval(rounds(4, 1.0), rounds(4, 1.3))
+    many = ratio_interval(rounds(40, 1.0), rounds(40, 1.3))
+    assert few.low < 1.3 < few.high
+    assert many.high - many.low < few.high - few.low
+
+
+def test_a_quiet_steady_run_is_valid() -> None:
+    assert judge([[1.0, 1.01], [1.0, 1.0], [1.01, 1.0]], _QUIET).word == "valid"
+
+
+@pytest.mark.parametrize(
+    ("disturbance", "word", "reason"),
+    [
+        (Disturbance(0.10, 0.0, 0, None), "suspect", "other programs"),
+        (Disturbance(0.50, 0.0, 0, None), "invalid", "other programs"),
+        (Disturbance(0.0, 0.05, 0, None), "suspect", "hypervisor"),
+        (Disturbance(0.0, 0.0, 7, None), "suspect", "swapped"),
+        (Disturbance(0.0, 0.0, 0, 3), "suspect", "throttled"),
+    ],
+)
+def test_disturbances_are_named(disturbance: Disturbance, word: str, reason: str) -> None:
+    verdict = judge([[1.0], [1.0], [1.0]], disturbance)
+    assert verdict.word == word
+    assert reason in verdict.reasons[0]
+
+
+def test_drift_and_spread_are_named() -> None:
+    verdict = judge([[1.0], [1.1], [1.3]], _QUIET)
+    assert verdict.word == "invalid"
+    assert any("last round" in reason for reason in verdict.reasons)
+
+
+def _measurement(scale: float = 1.0, **changes: object) -> Measurement:
+    generator = np.random.default_rng(0)
+    samples = {"latency_s": [list(scale * 0.01 * generator.lognormal(0, 0.02, 20)) for _ in range(5)]}
+    base = Measurement(
+        package="p", recipe="onnx:int8", model="m", task="feature-extraction", device="local", workload={"threads": 2},
+        samples=samples, summary={"package_bytes": 100, "latency_ms_p50": 10.0 * scale}, quality={"mean_kl": 0.1},
+        environment={}, verdict={"word": "valid", "reasons": []}, absent={},
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
+def test_a_slower_challenger_is_a_regression_beyond_the_effect_only() -> None:
+    latency = {c.metric: c for c in compare([_measurement()], [_measurement(1.2)], 0.05)}["latency"]
+    assert latency.regression
+    assert latency.ratio.value == pytest.approx(1.2, rel=1e-6)
+    assert not any(c.regression for c in compare([_measurement()], [_measurement(1.2)], 0.30))
+    assert not any(c.regression for c in compare([_measurement()], [_measurement()], 0.0))
+
+
+def test_worse_quality_and_larger_packages_are_regressions() -> None:
+    worse = _measurement(quality={"mean_kl": 0.2}, summary={"package_bytes": 150})
+    found = {c.metric for c in compare([_measurement()], [worse], 0.05) if c.regression}
+    assert found == {"mean_kl", "package_bytes"}
+
+
+def test_runs_that_share_nothing_or_are_invalid_are_refused() -> None:
+    with pytest.raises(UnusableInput, match="in common"):
+        compare([_measurement()], [_measurement(recipe="onnx:fp32")], 0.05)
+    with pytest.raises(UnusableInput, match="invalid"):
+        compare([_measurement()], [_measurement(verdict={"word": "invalid", "reasons": ["swap"]})], 0.05)
+
+
+def test_results_are_read_back_and_other_schemas_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    write_measurements(path, [_measurement(), _measurement(2.0)])
+    assert read_measurements(path) == [_measurement(), _measurement(2.0)]
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 7'))
+    with pytest.raises(UnusableInput, match="7"):
+        read_measurements(path)
+
+
+def test_the_pareto_front_has_no_beaten_point() -> None:
+    points = [(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (2.5, 2.5), (1.0, 4.0)]
+    assert pareto_front(points) == [1, 2, 0]

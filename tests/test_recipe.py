@@ -1,0 +1,103 @@
+"""A recipe is written target:scheme[@variant][+option]; what cannot be parsed is refused with the nearest that can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compiler.errors import UnusableInput
+from compiler.recipe import Recipe, Shapes, Thresholds, parse_recipe, read_recipe_file, recipe_from_full
+from compiler.scheme import SCHEMES, find_scheme
+from compiler.thresholds import THRESHOLDS
+from targets.registry import TARGET_NAMES
+
+_words = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
+_recipes = st.builds(
+    Recipe,
+    target=st.sampled_from(TARGET_NAMES),
+    scheme=st.sampled_from(SCHEMES),
+    variant=st.none() | st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,8}", fullmatch=True),
+    options=st.lists(_words, unique=True, max_size=3).map(tuple),
+)
+_full_recipes = st.builds(
+    Recipe,
+    target=st.sampled_from(TARGET_NAMES),
+    scheme=st.sampled_from(SCHEMES),
+    variant=st.none() | _words,
+    options=st.lists(_words, unique=True, max_size=3).map(tuple),
+    shapes=st.builds(Shapes, context_length=st.none() | st.integers(1, 10**6), sequence_length=st.integers(1, 4096)),
+    task=st.none() | st.just("fill-mask"),
+    thresholds=st.builds(Thresholds, max_mean_kl=st.none() | st.floats(0, 10), min_cosine=st.none() | st.floats(0, 1)),
+)
+
+
+@given(_recipes)
+def test_what_is_printed_is_parsed_back(recipe: Recipe) -> None:
+    assert parse_recipe(str(recipe), TARGET_NAMES) == recipe
+
+
+@given(_full_recipes)
+def test_the_full_form_is_read_back(recipe: Recipe) -> None:
+    assert recipe_from_full(recipe.full()) == recipe
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_parsed_or_refused_in_a_sentence(text: str) -> None:
+    try:
+        assert str(parse_recipe(text, TARGET_NAMES)).split(":")[0] in TARGET_NAMES
+    except UnusableInput as error:
+        assert str(error).endswith(".") or "Did you mean" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("gguf:Q4_KM", "gguf:Q4_K_M"),
+        ("onxx:int8", "onnx:int8"),
+        ("gguf:q8_0", "gguf:Q8_0"),
+        ("onnx:int4rtn-g32", "onnx:int4-rtn-g32"),
+    ],
+)
+def test_an_unknown_recipe_gets_the_nearest_known(text: str, nearest: str) -> None:
+    with pytest.raises(UnusableInput, match=nearest):
+        parse_recipe(text, TARGET_NAMES)
+
+
+def test_short_names_of_llama_quantize_are_known() -> None:
+    assert parse_recipe("gguf:Q4_K", TARGET_NAMES).scheme.name == "Q4_K_M"
+
+
+def test_every_scheme_has_limits_for_verify() -> None:
+    assert {name for name, _ in THRESHOLDS} == {scheme.name for scheme in SCHEMES}
+
+
+def test_a_recipe_file_sets_shapes_and_limits(tmp_path: Path) -> None:
+    path = tmp_path / "recipes.toml"
+    path.write_text(
+        '[[recipe]]\nrecipe = "gguf:Q8_0"\ncontext_length = 512\n[recipe.thresholds]\nmax_mean_kl = 0.5\n'
+        '[[recipe]]\nrecipe = "tflite:fp32"\nsequence_length = 64\n'
+    )
+    first, second = read_recipe_file(path, TARGET_NAMES)
+    assert (first.scheme, first.shapes.context_length) == (find_scheme("Q8_0"), 512)
+    assert first.thresholds.max_mean_kl == 0.5
+    assert second.shapes.sequence_length == 64
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ('[[recipe]]\nrecipe = "gguf:Q8_0"\nsequnce_length = 1\n', "sequnce_length"),
+        ("[[recipe]]\nscheme = 1\n", "scheme"),
+        ("not toml", "cannot be read"),
+        ("", "no [[recipe]] table"),
+    ],
+)
+def test_a_recipe_file_with_an_unknown_key_is_refused(tmp_path: Path, content: str, word: str) -> None:
+    path = tmp_path / "recipes.toml"
+    path.write_text(content)
+    with pytest.raises(UnusableInput) as caught:
+        read_recipe_file(path, TARGET_NAMES)
+    assert word in str(caught.value)

@@ -1,0 +1,88 @@
+"""Tiny models with the structure of real ones: made from configs with a fixed seed, saved as Hugging Face folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+_SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+}
+
+_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {**_SIZES, "num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "qwen2": ("Qwen2Config", {**_SIZES, "num_key_value_heads": 2, "tie_word_embeddings": False}),
+    "qwen3": ("Qwen3Config", {**_SIZES, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True}),
+    "gemma": ("GemmaConfig", {**_SIZES, "num_key_value_heads": 1, "head_dim": 16}),
+    "phi3": ("Phi3Config", {**_SIZES, "num_key_value_heads": 2, "original_max_position_embeddings": 256}),
+    "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
+}
+_ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("BertConfig", "BertModel", _SIZES),
+    "bert-classify": ("BertConfig", "BertForSequenceClassification", {**_SIZES, "num_labels": 3}),
+    "bert-tokens": ("BertConfig", "BertForTokenClassification", {**_SIZES, "num_labels": 5}),
+    "bert-answers": ("BertConfig", "BertForQuestionAnswering", _SIZES),
+    "bert-mask": ("BertConfig", "BertForMaskedLM", _SIZES),
+    "distilbert": (
+        "DistilBertConfig",
+        "DistilBertModel",
+        {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 256},
+    ),
+    "roberta": ("RobertaConfig", "RobertaModel", {**_SIZES, "max_position_embeddings": 258, "type_vocab_size": 1}),
+    "vit": (
+        "ViTConfig",
+        "ViTForImageClassification",
+        {**_SIZES, "image_size": 32, "patch_size": 8, "num_channels": 3, "num_labels": 4},
+    ),
+}
+
+DECODERS = tuple(_DECODERS)
+ENCODERS = tuple(_ENCODERS)
+
+
+def save_decoder(kind: str, tokenizer_from: Path, folder: Path, dtype: str = "float32") -> Path:
+    """A decoder whose tokenizer is that of another folder; `folder` is returned."""
+    config_class, options = _DECODERS[kind]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_from)
+    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    config = getattr(transformers, config_class)(vocab_size=len(tokenizer), **options, **ends)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
+    # Random weights are so small that all tokens come out alike; a wider head makes the most probable one distinct.
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)
+    return _save(model, tokenizer_from, folder)
+
+
+def save_encoder(kind: str, tokenizer_from: Path, folder: Path) -> Path:
+    """An encoder; image models have no tokenizer."""
+    config_class, model_class, options = _ENCODERS[kind]
+    if kind != "vit":
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_from)
+        options = {**options, "vocab_size": len(tokenizer)}
+    torch.manual_seed(0)
+    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**options))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(3)
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.1)
+    return _save(model, None if kind == "vit" else tokenizer_from, folder)
+
+
+def _save(model: Any, tokenizer_from: Path | None, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    if tokenizer_from is not None:
+        for file in tokenizer_from.iterdir():
+            if file.name.startswith(("tokenizer", "special_tokens", "vocab", "chat_template")):
+                shutil.copyfile(file, folder / file.name)
+    return folder
