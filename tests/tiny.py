@@ -59,7 +59,11 @@ def save_decoder(kind: str, tokenizer_from: Path, folder: Path, dtype: str = "fl
     # Random weights are so small that all tokens come out alike; a wider head makes the most probable one distinct.
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(20)
-    return _save(model, tokenizer_from, folder)
+    _save(model, tokenizer_from, folder)
+    if kind == "qwen2":
+        # transformers reads any tokenizer beside a Qwen2 config with Qwen2's own rules; write those down.
+        transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return folder
 
 
 def save_encoder(kind: str, tokenizer_from: Path, folder: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.compare import Comparison, compare
+from benchmarks.compare import Comparison, compare, compare_recipes
 from benchmarks.measurement import read_measurements
 from compiler.cli.display import print_json, print_table
 from compiler.errors import CheckFailed, UnusableInput
@@ -17,17 +17,29 @@ from compiler.errors import CheckFailed, UnusableInput
 @click.command("compare")
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--baseline", type=click.Path(path_type=Path), help="The champion's result file.")
+@click.option("--against", metavar="RECIPE", help="Compare the other recipes of RESULTS with this one of them.")
 @click.option("--max-regression", type=click.FloatRange(0), default=0.05, show_default=True, help="Effect that fails.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report of RESULTS to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(results: Path, baseline: Path | None, max_regression: float, html: Path | None, as_json: bool) -> None:
+def command(
+    results: Path,
+    baseline: Path | None,
+    against: str | None,
+    max_regression: float,
+    html: Path | None,
+    as_json: bool,
+) -> None:
     """Compare RESULTS with a baseline, or report them; exit 1 on a regression."""
     measurements = read_measurements(results)
-    if baseline is None and html is None:
-        raise UnusableInput("There is nothing to do. Add --baseline FILE to compare, or --html FILE for the report.")
+    if baseline is None and against is None and html is None:
+        raise UnusableInput(
+            "There is nothing to do. Add --baseline FILE or --against RECIPE to compare, or --html FILE for the report."
+        )
     comparisons: list[Comparison] = []
     if baseline is not None:
         comparisons = compare(read_measurements(baseline), measurements, max_regression)
+    if against is not None:
+        comparisons += compare_recipes(measurements, against, max_regression)
     if html is not None:
         from benchmarks.report.page import write_page
 

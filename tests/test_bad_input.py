@@ -1,0 +1,185 @@
+"""Unusable input ends with exit code 2, one clear paragraph, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Run, assert_refused, run_edgec
+
+
+@pytest.fixture
+def encoder(minilm_folder: Path, tmp_path: Path) -> Path:
+    """A copy of a real model that a test may damage."""
+    folder = tmp_path / "model"
+    shutil.copytree(minilm_folder, folder)
+    return folder
+
+
+def _build(
+    folder: object, tmp_path: Path, recipe: str = "onnx:fp32", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return run_edgec("build", folder, "-r", recipe, "-o", tmp_path / "out", **environment)
+
+
+def test_no_such_model(tmp_path: Path) -> None:
+    assert_refused(_build(tmp_path / "nowhere" / "model", tmp_path), 2, "there is no model")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_such_model_on_an_unreachable_hub(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    environment = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hf")}
+    assert_refused(_build("someone/some-model", tmp_path, **environment), 2, "hub", "someone/some-model")
+    assert_refused(_build("someone/some-model", tmp_path, HF_HOME=str(tmp_path / "hf")), 2, "offline")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_config(encoder: Path, tmp_path: Path) -> None:
+    (encoder / "config.json").unlink()
+    assert_refused(_build(encoder, tmp_path), 2, "config.json")
+
+
+def test_a_config_that_is_not_json(encoder: Path, tmp_path: Path) -> None:
+    (encoder / "config.json").write_text("{")
+    assert_refused(_build(encoder, tmp_path), 2, "config.json", "cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("length", "word"), [(0, "0 bytes"), (5, "5 bytes"), (5000, "truncated"), (90_000_000, "truncated")]
+)
+def test_truncated_or_empty_weights(encoder: Path, tmp_path: Path, length: int, word: str) -> None:
+    with (encoder / "model.safetensors").open("r+b") as stream:
+        stream.truncate(length)
+    assert_refused(_build(encoder, tmp_path), 2, "model.safetensors", word)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_only_as_a_pickle(encoder: Path, tmp_path: Path) -> None:
+    (encoder / "model.safetensors").rename(encoder / "pytorch_model.bin")
+    assert_refused(_build(encoder, tmp_path), 2, "pickle", "pytorch_model.bin")
+
+
+def test_a_model_that_wants_to_run_code(encoder: Path, tmp_path: Path) -> None:
+    config = json.loads((encoder / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling.Evil"}
+    (encoder / "config.json").write_text(json.dumps(config))
+    (encoder / "modeling.py").write_text("raise SystemExit('executed')")
+    assert_refused(_build(encoder, tmp_path), 2, "code of its own")
+
+
+def test_a_task_that_cannot_be_told(encoder: Path, tmp_path: Path) -> None:
+    config = json.loads((encoder / "config.json").read_text()) | {"architectures": ["BertForSomething"]}
+    (encoder / "config.json").write_text(json.dumps(config))
+    assert_refused(_build(encoder, tmp_path), 2, "BertForSomething", "--task")
+
+
+def test_an_unknown_recipe_gets_the_nearest(encoder: Path, tmp_path: Path) -> None:
+    assert_refused(_build(encoder, tmp_path, "onnx:int7"), 2, "onnx:int8")
+
+
+def test_no_recipe(encoder: Path, tmp_path: Path, edgec: Run) -> None:
+    assert_refused(edgec("build", encoder, "-o", tmp_path / "out"), 2, "-r gguf:Q8_0")
+
+
+def test_an_output_that_exists_is_not_touched(encoder: Path, tmp_path: Path) -> None:
+    existing = tmp_path / "out" / "onnx-fp32"
+    existing.mkdir(parents=True)
+    (existing / "mine").write_text("kept")
+    assert_refused(_build(encoder, tmp_path), 2, "exists already")
+    assert (existing / "mine").read_text() == "kept"
+
+
+def test_an_image_model_for_a_text_target(encoder: Path, tmp_path: Path) -> None:
+    config = json.loads((encoder / "config.json").read_text()) | {"model_type": "vilt", "architectures": ["ViltModel"]}
+    (encoder / "config.json").write_text(json.dumps(config))
+    assert_refused(_build(encoder, tmp_path), 2, "vilt", "bert")
+
+
+def test_a_gguf_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(100))
+    assert_refused(_build(tmp_path / "x.gguf", tmp_path), 2, "x.gguf", "not a usable GGUF file")
+    assert_refused(_build(tmp_path / "y.gguf", tmp_path), 2, "no file")
+
+
+def test_the_disk_is_full(encoder: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        done = run_edgec("build", encoder, "-r", "onnx:fp32", "-o", small / "out", EDGEC_CACHE=str(small / "cache"))
+        assert_refused(done, 2, "disk is full")
+        left = [path for path in small.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
+        assert left == []
+        assert not (small / "out" / "onnx-fp32").exists()
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+def test_a_killed_build_leaves_nothing_and_its_converter_does_not_live_on(encoder: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "EDGEC_CACHE": str(tmp_path / "cache")}
+    script = str(Path(sys.executable).with_name("edgec"))
+    command = [script, "build", str(encoder), "-r", "onnx:fp32", "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    stages = tmp_path / "cache" / "stages"
+    deadline = time.monotonic() + 30
+    while not (stages.is_dir() and any(stages.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1)
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(encoder) not in listing
+    assert not (tmp_path / "out").exists()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in stages.iterdir() if path.name.startswith(".new")] == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["onnx-fp32"]
+
+
+def test_a_package_with_a_flipped_byte(encoder: Path, tmp_path: Path, edgec: Run) -> None:
+    assert _build(encoder, tmp_path).returncode == 0
+    folder = tmp_path / "out" / "onnx-fp32"
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    for command in ("verify", "bench", "run"):
+        more = ["-p", "x"] if command == "run" else []
+        assert_refused(edgec(command, folder, *more), 1, "model.onnx", "SHA-256")
+
+
+def test_a_folder_that_is_no_package(tmp_path: Path, edgec: Run) -> None:
+    assert_refused(edgec("verify", tmp_path), 2, "package.json")
+    assert_refused(edgec("bench", tmp_path), 2, "package.json")
+
+
+def test_results_of_another_schema(tmp_path: Path, edgec: Run) -> None:
+    (tmp_path / "r.jsonl").write_text('{"schema_version": 99}\n')
+    assert_refused(edgec("compare", tmp_path / "r.jsonl", "--html", tmp_path / "r.html"), 2, "99", "edgec bench")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_model_that_changed_since_the_build(encoder: Path, tmp_path: Path, edgec: Run) -> None:
+    assert _build(encoder, tmp_path).returncode == 0
+    config = json.loads((encoder / "config.json").read_text()) | {"layer_norm_eps": 1e-5}
+    (encoder / "config.json").write_text(json.dumps(config))
+    assert_refused(edgec("verify", tmp_path / "out" / "onnx-fp32"), 2, "not the one", "--model")
+
+
+def test_debug_shows_where(tmp_path: Path, edgec: Run) -> None:
+    assert "Traceback" in edgec("--debug", "verify", tmp_path).stderr

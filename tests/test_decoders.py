@@ -1,0 +1,203 @@
+"""Every decoder family goes the whole way: built, opened by the runtime, held to the fp32 model in torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers
+from conftest import Run, assert_refused
+
+from compiler.gguf_header import read_gguf_header
+from compiler.model import Model
+from compiler.package import read_package
+
+_RECIPES = (
+    ("llama", ("gguf:F32", "gguf:Q8_0", "onnx:fp32", "onnx:int8", "onnx:int4-rtn-g32")),
+    ("qwen3", ("gguf:BF16", "onnx:fp32")),
+    ("gemma", ("onnx:fp32",)),
+    ("phi3", ("onnx:fp32",)),
+    ("gpt2", ("gguf:F16", "gguf:Q5_1")),
+)
+
+
+@pytest.fixture(scope="module")
+def made(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder a family, each with `model` in it."""
+    root = tmp_path_factory.mktemp("decoders")
+    for kind in tiny.DECODERS:
+        tiny.save_decoder(kind, smollm2.folder, root / kind / "model")
+    return root
+
+
+@pytest.mark.parametrize(("kind", "recipes"), _RECIPES, ids=[kind for kind, _ in _RECIPES])
+def test_a_family_is_packaged_and_still_computes_the_same(
+    kind: str, recipes: tuple[str, ...], made: Path, edgec: Run
+) -> None:
+    options = [part for recipe in recipes for part in ("-r", recipe)]
+    out = made / kind / "out"
+    done = edgec("build", made / kind / "model", *options, "-o", out, "--name", f"tiny-{kind}", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for folder in out.iterdir():
+        quality = read_package(folder).quality
+        assert quality is not None and quality["passed"]
+        if folder.name in ("onnx-fp32", "gguf-F32"):
+            assert quality["mean_kl"] < 1e-6
+            assert quality["greedy_agreement"] == 1
+
+
+def test_a_normalizer_that_genai_leaves_out_is_noticed(made: Path, edgec: Run) -> None:
+    """Qwen2's tokenizer composes accents (NFC), GenAI's does not: the numbers agree and the text gate names the string."""
+    out = made / "qwen2" / "out"
+    done = edgec("build", made / "qwen2" / "model", "-r", "onnx:fp32", "-o", out, "--verify")
+    assert_refused(done, 1, "tokenizer", "combining")
+    assert edgec("verify", out / "onnx-fp32", "--allow", "text").returncode == 0
+    assert (read_package(out / "onnx-fp32").quality or {})["mean_kl"] < 1e-6
+
+
+def test_llama_cpp_loads_the_package_without_edgec_and_agrees_with_torch(made: Path) -> None:
+    import llama_cpp
+
+    package = made / "llama" / "out" / "gguf-F32"
+    ids = [11, 500, 23, 7000, 42, 99]
+    model = transformers.AutoModelForCausalLM.from_pretrained(made / "llama" / "model")
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids])).logits[0].numpy()
+    llama = llama_cpp.Llama(str(next(package.glob("*.gguf"))), n_ctx=64, logits_all=True, verbose=False)
+    llama.eval(ids)
+    observed = np.asarray(llama.scores[: len(ids)])
+    assert (observed.argmax(-1) == expected.argmax(-1)).all()
+    np.testing.assert_allclose(observed, expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_genai_loads_the_package_without_edgec_and_agrees_with_torch(made: Path) -> None:
+    import onnxruntime_genai as og
+
+    ids = [11, 500, 23, 7000, 42, 99]
+    model = transformers.AutoModelForCausalLM.from_pretrained(made / "llama" / "model")
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids])).logits[0].numpy()
+    package = og.Model(str(made / "llama" / "out" / "onnx-fp32"))
+    generator = og.Generator(package, og.GeneratorParams(package))
+    generator.append_tokens(ids)
+    observed = np.asarray(generator.get_output("logits"))[0]
+    np.testing.assert_allclose(observed, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_gguf_head_is_read_as_the_official_package_reads_it(made: Path) -> None:
+    path = next((made / "llama" / "out" / "gguf-Q8_0").glob("*.gguf"))
+    header, official = read_gguf_header(path), gguf.GGUFReader(path)
+    assert [(t.name, t.type, list(t.shape), t.nbytes) for t in header.tensors] == [
+        (t.name, t.tensor_type.name, [int(size) for size in t.shape], int(t.n_bytes)) for t in official.tensors
+    ]
+    for key, value in header.metadata.items():
+        assert official.fields[key].contents() == value
+
+
+def test_the_gguf_package_carries_what_its_ecosystem_expects(made: Path) -> None:
+    folder = made / "llama" / "out" / "gguf-Q8_0"
+    assert (folder / "tiny-llama-Q8_0.gguf").is_file()
+    metadata = read_gguf_header(folder / "tiny-llama-Q8_0.gguf").metadata
+    assert metadata["general.name"] == "tiny-llama"
+    assert "<|im_start|>" in str(metadata["tokenizer.chat_template"])
+    modelfile = (folder / "Modelfile").read_text()
+    assert "FROM ./tiny-llama-Q8_0.gguf" in modelfile
+    assert 'PARAMETER stop "<|im_end|>"' in modelfile
+
+
+def test_the_genai_package_is_a_standard_genai_folder(made: Path) -> None:
+    folder = made / "llama" / "out" / "onnx-int4-rtn-g32"
+    config = json.loads((folder / "genai_config.json").read_text())
+    assert config["model"]["decoder"]["filename"] == "model.onnx"
+    assert (folder / "tokenizer.json").is_file()
+    weights = read_package(folder).lowered.weights
+    assert weights.types["int4-block32"] > 0.9 * sum(weights.types.values())
+    assert 4.5 < weights.effective_bits_per_weight < 6
+
+
+def test_a_swapped_tensor_is_noticed(made: Path, edgec: Run, tmp_path: Path) -> None:
+    """The check that matters: a package of another model, its manifest and hashes in order, must not pass."""
+    other = tmp_path / "model"
+    config = transformers.AutoConfig.from_pretrained(made / "llama" / "model")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(made / "llama" / "model", config=config)
+    with torch.no_grad():
+        first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
+        kept = first.q_proj.weight.clone()
+        first.q_proj.weight.copy_(second.q_proj.weight)
+        second.q_proj.weight.copy_(kept)
+    model.save_pretrained(other)
+    for file in (made / "llama" / "model").iterdir():
+        if not (other / file.name).exists():
+            (other / file.name).write_bytes(file.read_bytes())
+    assert edgec("build", other, "-r", "onnx:fp32", "-o", tmp_path / "out").returncode == 0
+    manifest = tmp_path / "out" / "onnx-fp32" / "package.json"
+    document = json.loads(manifest.read_text())
+    document["model"] = json.loads((made / "llama" / "out" / "onnx-fp32" / "package.json").read_text())["model"]
+    manifest.write_text(json.dumps(document))
+    done = edgec("verify", tmp_path / "out" / "onnx-fp32", "--model", made / "llama" / "model")
+    assert_refused(done, 1, "onnx-fp32", "does not compute", "mean_kl")
+
+
+def test_another_tokenizer_is_noticed_by_the_string(made: Path, edgec: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert edgec("build", made / "llama" / "model", "-r", "onnx:fp32", "-o", out).returncode == 0
+    folder = out / "onnx-fp32"
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": True,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    document = json.loads((folder / "package.json").read_text())
+    content = (folder / "tokenizer.json").read_bytes()
+    document["files"]["tokenizer.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "nbytes": len(content)}
+    (folder / "package.json").write_text(json.dumps(document))
+    assert_refused(edgec("verify", folder), 1, "tokenizer", "'")
+    assert edgec("verify", folder, "--allow", "text").returncode == 0
+
+
+def test_an_architecture_that_a_target_does_not_take_is_refused_with_those_that_it_does(made: Path, edgec: Run) -> None:
+    done = edgec("build", made / "gpt2" / "model", "-r", "onnx:fp32", "-o", made / "never")
+    assert_refused(done, 2, "GPT2LMHeadModel", "LlamaForCausalLM")
+    assert not (made / "never").exists()
+
+
+def test_a_scheme_that_does_not_fit_the_rows_fails_unless_allowed(made: Path, edgec: Run, tmp_path: Path) -> None:
+    done = edgec("build", made / "llama" / "model", "-r", "gguf:Q4_K_M", "-o", tmp_path / "out")
+    assert_refused(done, 1, "gguf:Q4_K_M", "rows of 64", "gguf:Q4_0", "--allow type-fallback")
+    assert not (tmp_path / "out").exists()
+    done = edgec(
+        "build", made / "llama" / "model", "-r", "gguf:Q4_K_M", "-o", tmp_path / "out", "--allow", "type-fallback"
+    )
+    assert done.returncode == 0, done.stderr
+    package = read_package(tmp_path / "out" / "gguf-Q4_K_M")
+    assert package.allowed == ("type-fallback",)
+    assert any(deviation.forced for deviation in package.lowered.weights.deviations)
+
+
+def test_half_precision_and_shards_are_read(smollm2: Model, edgec: Run, tmp_path: Path) -> None:
+    folder = tiny.save_decoder("llama", smollm2.folder, tmp_path / "model", dtype="bfloat16")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="4MB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    done = edgec("build", folder, "-r", "gguf:BF16", "-o", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(edgec("inspect", folder, "--json").stdout)
+    assert told["parameters"] == sum(p.numel() for p in model.parameters())
+    assert told["geometry"]["kv_heads"] == 2
+    assert {row["target"]: bool(row["schemes"]) for row in told["targets"]} == {
+        "gguf": True,
+        "onnx": True,
+        "tflite": False,
+        "neo": False,
+    }

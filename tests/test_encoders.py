@@ -1,0 +1,118 @@
+"""Every encoder family and task becomes an ONNX package with fused attention; text encoders go to the other targets too."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+import transformers
+from conftest import Run, assert_refused
+
+from compiler.package import read_package
+
+
+@pytest.fixture(scope="module")
+def made(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("encoders")
+    for kind in tiny.ENCODERS:
+        tiny.save_encoder(kind, minilm_folder, root / kind / "model")
+    return root
+
+
+@pytest.mark.parametrize("kind", tiny.ENCODERS)
+def test_a_family_is_packaged_and_still_computes_the_same(kind: str, made: Path, edgec: Run) -> None:
+    out = made / kind / "out"
+    done = edgec("build", made / kind / "model", "-r", "onnx:fp32", "-r", "onnx:int8", "-o", out, "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    exact, rounded = (read_package(out / f"onnx-{scheme}").quality or {} for scheme in ("fp32", "int8"))
+    assert exact["max_abs_difference"] < 1e-5
+    assert rounded["mean_cosine"] > 0.99
+    operators = Counter(node.op_type for node in onnx.load(str(out / "onnx-fp32" / "model.onnx")).graph.node)
+    assert operators["Attention"] + operators["MultiHeadAttention"] == 2
+    assert operators["Softmax"] == 0
+
+
+def test_onnx_runtime_loads_the_package_without_edgec_and_padding_changes_nothing(made: Path) -> None:
+    import onnxruntime
+
+    folder = made / "bert-classify"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    ids = np.asarray([[101, 2023, 2003, 102, 0, 0, 0], [101, 2023, 2003, 1037, 3231, 6251, 102]])
+    mask = (ids != 0).astype(np.int64)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits.numpy()
+    session = onnxruntime.InferenceSession(str(folder / "out" / "onnx-fp32" / "model.onnx"))
+    feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    np.testing.assert_allclose(session.run(None, feed)[0], expected, atol=1e-5)
+    short = {name: value[:1, :4] for name, value in feed.items()}
+    np.testing.assert_allclose(session.run(None, short)[0], expected[:1], atol=1e-5)
+
+
+def test_nothing_of_this_machine_is_written_into_a_graph(made: Path) -> None:
+    content = (made / "bert" / "out" / "onnx-fp32" / "model.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert str(Path.home()).encode() + b"/" not in content
+
+
+def test_a_text_encoder_goes_to_litert_and_tvm(made: Path, edgec: Run) -> None:
+    out = made / "distilbert" / "static"
+    arguments = ["-r", "tflite:fp32", "-r", "neo:fp32@local", "--sequence-length", "64", "-o", out, "--verify"]
+    done = edgec("build", made / "distilbert" / "model", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("tflite-fp32", "neo-fp32-local"):
+        package = read_package(out / name)
+        assert (package.quality or {})["max_abs_difference"] < 1e-4
+        assert package.lowered.inputs[0].shape == (1, 64)
+    ran = edgec("run", out / "tflite-fp32", "-p", "one", "-p", "one", "-p", "two", "--json")
+    first, same, other = json.loads(ran.stdout)
+    assert np.dot(first, same) == pytest.approx(1, abs=1e-5)
+    assert np.dot(first, other) < 0.99999
+
+
+def test_llama_cpp_embeds_as_torch_does_and_its_own_tokenizer_is_held_to_hugging_faces(made: Path, edgec: Run) -> None:
+    """llama.cpp does not take accents off Hangul and Devanagari as BERT's tokenizer does: the gate must say so."""
+    out = made / "bert" / "llama"
+    done = edgec("build", made / "bert" / "model", "-r", "gguf:F32", "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert_refused(edgec("verify", out / "gguf-F32"), 1, "tokenizer", "한국어")
+    assert edgec("verify", out / "gguf-F32", "--allow", "text").returncode == 0
+    assert (read_package(out / "gguf-F32").quality or {})["min_cosine"] > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "words"),
+    [
+        ("vit", "tflite:fp32", ("image-classification",)),
+        ("vit", "gguf:F16", ("image-classification", "onnx")),
+        ("bert", "onnx:int4-rtn-g32", ("fp32", "int8")),
+        ("bert", "tflite:int8", ("fp32",)),
+        ("bert", "neo:fp32@mars", ("@mars", "@local")),
+        ("bert", "onnx:int8+fast", ("+fast",)),
+    ],
+)
+def test_what_a_target_does_not_take_is_refused_before_work(
+    kind: str, recipe: str, words: tuple[str, ...], made: Path, edgec: Run
+) -> None:
+    assert_refused(edgec("build", made / kind / "model", "-r", recipe, "-o", made / "never"), 2, *words)
+    assert not (made / "never").exists()
+
+
+def test_a_task_whose_head_the_model_lacks_is_refused(made: Path, edgec: Run) -> None:
+    done = edgec(
+        "build", made / "bert" / "model", "--task", "text-classification", "-r", "onnx:fp32", "-o", made / "never"
+    )
+    assert_refused(done, 2, "classifier", "--task")
+    assert not (made / "never").exists()
+
+
+def test_classification_names_the_labels(made: Path, edgec: Run) -> None:
+    ran = edgec("run", made / "bert-classify" / "out" / "onnx-int8", "-p", "some text", "--json")
+    answers = json.loads(ran.stdout)
+    assert {answer["label"] for answer in answers} == {"LABEL_0", "LABEL_1", "LABEL_2"}
+    assert sum(float(answer["probability"]) for answer in answers) == pytest.approx(1, abs=1e-3)
