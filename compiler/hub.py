@@ -26,14 +26,14 @@ def fetch_from_hub(hub_id: str) -> tuple[Path, str]:
         UnusableInput: no such model or revision, access denied, hub not reachable, or offline and not in the cache.
     """
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     match = _HUB_ID.fullmatch(hub_id)
     assert match is not None
     repo, revision = match["repo"], match["revision"]
     try:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.md", "tokenizer.model", "LICEN*", "NOTICE*"]
-        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+        if not constants.HF_HUB_OFFLINE:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision)
             patterns = needed_files([sibling.rfilename for sibling in info.siblings or []])
             revision = info.sha
@@ -59,7 +59,7 @@ def fetch_from_hub(hub_id: str) -> tuple[Path, str]:
             "here. Give a local folder, or try again when the network is there."
         ) from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("httpx", "httpcore", "requests"):
+        if not type(error).__module__.startswith(("httpx", "httpcore", "requests")):
             raise
         raise UnusableInput(
             f"The hub could not be reached for {repo!r} ({type(error).__name__}), and there is no folder of that name "

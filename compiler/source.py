@@ -35,7 +35,7 @@ def open_model(
         UnusableInput: nothing usable is there.
     """
     path = Path(text).expanduser()
-    if path.suffix == ".gguf" and (path.is_file() or "/" not in text):
+    if path.suffix == ".gguf" and not path.is_dir():
         return _import_gguf(path, task, on_progress, debug, name)
     if path.is_dir():
         return read_model(path, name=name, task=task)

@@ -16,7 +16,7 @@ def _limits(mean_kl: float, same_top1: float, cosine: float, greedy: float | Non
 
 
 THRESHOLDS: tuple[tuple[str, Thresholds], ...] = (
-    ("fp32", _limits(1e-5, 0.995, 0.9999, 0.95)),
+    ("fp32", _limits(1e-6, 0.995, 0.9999, 0.95)),
     ("F32", _limits(1e-4, 0.99, 0.9999, 0.9)),
     ("fp16", _limits(5e-4, 0.98, 0.999, 0.8)),
     ("F16", _limits(5e-4, 0.98, 0.999, 0.8)),

@@ -91,7 +91,7 @@ def run_in_child(
         answer = json.loads(result.read_text(encoding="utf-8"))
         if "error" in answer:
             raise _error_of(answer["error"], label, log)
-        return Finished(answer["value"], seconds, peak)
+        return Finished(answer["value"], seconds, answer["peak_rss_bytes"] or peak)
 
 
 def kill_children() -> None:
@@ -173,9 +173,20 @@ def _main(request: Path) -> None:
     except Exception as error:
         traceback.print_exc()
         answer = {"error": _foreign_error(error)}
+    answer["peak_rss_bytes"] = _own_peak_rss_bytes()
     result = request.with_name("result.json")
     result.with_suffix(".tmp").write_text(json.dumps(answer), encoding="utf-8")
     result.with_suffix(".tmp").rename(result)
+
+
+def _own_peak_rss_bytes() -> int | None:
+    """VmHWM. What wait4 tells the parent is at least the parent's own size at the time of the fork."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.M)
+    return int(found[1]) * 1024 if found else None
 
 
 def _foreign_error(error: Exception) -> dict[str, str]:

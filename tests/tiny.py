@@ -56,9 +56,12 @@ def save_decoder(kind: str, tokenizer_from: Path, folder: Path, dtype: str = "fl
     config = getattr(transformers, config_class)(vocab_size=len(tokenizer), **options, **ends)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
-    # Random weights are so small that all tokens come out alike; a wider head makes the most probable one distinct.
+    # As initialised, the layers add next to nothing to the embedding, and a wrong layer would go unnoticed.
     with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(20)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.15)
+        model.get_output_embeddings().weight.normal_(0, 0.3)
     _save(model, tokenizer_from, folder)
     if kind == "qwen2":
         # transformers reads any tokenizer beside a Qwen2 config with Qwen2's own rules; write those down.

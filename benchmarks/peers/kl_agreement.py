@@ -76,9 +76,8 @@ def main() -> None:
                 1.05,
             )
             if goal := GOALS.get(package.name):
-                print(
-                    f"    {reported[package.name]:.6f}, goal below {goal}: {'met' if reported[package.name] < goal else 'MISSED'}"
-                )
+                met = "met" if reported[package.name] < goal else "MISSED"
+                print(f"    {reported[package.name]:.6f}, goal below {goal}: {met}")
 
 
 if __name__ == "__main__":

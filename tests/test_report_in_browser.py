@@ -1,0 +1,106 @@
+"""The report draws its charts in a real browser, without a network and without an error on the console."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.measurement import Measurement
+from benchmarks.report.page import write_page
+
+_CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+def _measurement(recipe: str, decoder: bool, number: int) -> Measurement:
+    generator = np.random.default_rng(number)
+    times = [list(0.01 * (number + 1) * generator.lognormal(0, 0.1, 30)) for _ in range(4)]
+    speed: dict[str, Any]
+    if decoder:
+        samples = {"tpot_s": times, "ttft_s": [[0.2]] * 4}
+        speed = {"ttft_s": 0.2, "tpot_ms_p50": 10.0 * (number + 1), "decode_tok_per_s": 100 / (number + 1)}
+        quality: dict[str, Any] | None = {"mean_kl": 0.1 / (number + 1), "passed": True}
+    else:
+        samples = {"latency_s": times}
+        speed = {"latency_ms_p50": 10.0 * (number + 1)}
+        quality = {"mean_cosine": 1 - 0.01 / (number + 1), "min_cosine": 0.9, "passed": True}
+    memory = {"package_bytes": 1e8, "peak_rss_bytes": 3e8, "peak_anon_bytes": 1e8, "file_mapped_bytes": 2e8}
+    return Measurement(
+        package=recipe.replace(":", "-"),
+        recipe=recipe,
+        model="a <decoder>" if decoder else "an encoder",
+        task="text-generation" if decoder else "feature-extraction",
+        device="local",
+        workload={"threads": 2},
+        samples=samples,
+        summary={"load_s": 0.1, **speed, **memory},
+        quality=quality,
+        environment={"cpu": "a CPU", "governor": None, "absent": {"governor": "none"}, "tools": {"x": "1"}},
+        verdict={"word": "suspect", "reasons": ["<script>alert(1)</script>"]},
+        absent={},
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    decoders = [_measurement(f"gguf:Q{number + 4}_0", True, number) for number in range(3)]
+    encoders = [_measurement(recipe, False, number) for number, recipe in enumerate(("onnx:fp32", "onnx:int8"))]
+    write_page(path, decoders + encoders)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if _CHROMIUM is None or _DRIVER is None:
+        pytest.skip("chromium and chromium-driver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = _CHROMIUM
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+        "--window-size=1280,1000", f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(_DRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_the_charts_are_drawn_and_the_console_is_quiet(page: Path, browser: Any) -> None:
+    browser.get(page.as_uri())
+    drawn = browser.execute_script("return document.querySelectorAll('.plotly-graph-div .main-svg').length")
+    charts = browser.execute_script("return document.querySelectorAll('.chart').length")
+    assert charts == 6
+    assert drawn >= charts
+    points = browser.execute_script("return document.querySelectorAll('.scatterlayer .point, .boxlayer .box').length")
+    assert points >= 10
+    wide = browser.execute_script(
+        "return [...document.querySelectorAll('.chart')].every(c => c.querySelector('svg').getBoundingClientRect().width <= c.clientWidth + 1)"
+    )
+    assert wide
+    problems = [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert problems == []
+
+
+def test_nothing_is_fetched_from_elsewhere(page: Path, browser: Any) -> None:
+    browser.get(page.as_uri())
+    fetched = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert [name for name in fetched if not name.startswith(("data:", "blob:"))] == []
+
+
+def test_names_from_models_are_text_and_never_markup(page: Path, browser: Any) -> None:
+    browser.get(page.as_uri())
+    headings = browser.execute_script("return [...document.querySelectorAll('h2')].map(h => h.textContent)")
+    assert headings[0] == "a <decoder>"
+    titles = browser.execute_script("return [...document.querySelectorAll('td.suspect')].map(t => t.title)")
+    assert titles[0] == "<script>alert(1)</script>"
