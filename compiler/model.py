@@ -121,7 +121,7 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
     if task is not None and task not in TASKS:
         raise UnusableInput(f"There is no task {task!r}. Tasks are: {', '.join(TASKS)}.")
     card = _model_card(folder)
-    name = name or folder.resolve().name
+    name = name or folder.absolute().name or folder.resolve().name
     return Model(
         folder=folder,
         name=name,

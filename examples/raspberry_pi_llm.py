@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from compiler.build import build
+from compiler.errors import EdgecError
 from compiler.model import Model
 from compiler.package import check_files
 from compiler.recipe import Recipe, parse_recipe
@@ -74,4 +75,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgecError as error:
+        raise SystemExit(f"edgec: {error}") from error

@@ -13,6 +13,7 @@ from compiler.cache import write_atomically
 from compiler.errors import missing_extra
 
 _STYLE = """
+html { overflow-y: scroll; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2a35; margin: 0 auto; max-width: 1280px; padding: 24px; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 36px 0 8px; border-bottom: 2px solid #e3e8ec; }
 p.lead { margin: 0 0 16px; color: #51606d; }
