@@ -22,7 +22,7 @@ THRESHOLDS: tuple[tuple[str, Thresholds], ...] = (
     ("F16", _limits(5e-4, 0.98, 0.999, 0.8)),
     ("bf16", _limits(5e-3, 0.95, 0.99)),
     ("BF16", _limits(5e-3, 0.95, 0.99)),
-    ("int8", _limits(0.02, 0.90, 0.90)),
+    ("int8", _limits(0.02, 0.85, 0.85)),
     ("Q8_0", _limits(0.02, 0.92, 0.99)),
     ("Q6_K", _limits(0.06, 0.82, 0.97)),
     ("Q5_K_M", _limits(0.15, 0.70, 0.95)),

@@ -17,6 +17,7 @@ from compiler.errors import CheckFailed
 from compiler.lineage import copy_licence, copy_processor, write_model_card
 from compiler.model import read_model
 from compiler.package import Lowered, Port, Weights
+from targets.onnx_fuse import fold_biases, pack_attention, skip_reshapes
 from targets.onnx_weights import read_weights
 
 _ATTENTION = "edgec_fused"
@@ -89,10 +90,9 @@ def _settle(path: Path) -> None:
     """Pack what the exporter leaves apart, and drop the names of source files that it writes into the graph."""
     import onnx
 
-    from targets.onnx_fuse import pack_attention
-
     document = onnx.load(str(path))
     pack_attention(document)
+    skip_reshapes(document)
     for node in document.graph.node:
         node.ClearField("doc_string")
         del node.metadata_props[:]
@@ -128,7 +128,12 @@ def pack(
 
 
 def _store_fp32(exported: Path, artifact: Path) -> None:
-    artifact.write_bytes(exported.read_bytes())
+    import onnx
+
+    document = onnx.load(str(exported))
+    # Not for int8: its kernels add a bias while they scale their sums back, so there is nothing to save.
+    fold_biases(document)
+    onnx.save(document, str(artifact))
 
 
 def _store_fp16(exported: Path, artifact: Path) -> None:
