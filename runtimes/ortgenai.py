@@ -45,10 +45,13 @@ class GenAiSession:
         self._generator: og.Generator | None = None
 
     def _fill(self, token_ids: Sequence[int]) -> og.Generator:
-        params = og.GeneratorParams(self._model)
-        params.set_search_options(max_length=self.context_length, do_sample=False)
-        self._generator = None
-        self._generator = og.Generator(self._model, params)
+        if self._generator is None:
+            params = og.GeneratorParams(self._model)
+            params.set_search_options(max_length=self.context_length, do_sample=False)
+            self._generator = og.Generator(self._model, params)
+        else:
+            # The cache of keys and values stays allocated.
+            self._generator.rewind_to(0)
         self._generator.append_tokens(np.asarray(token_ids, np.int32))
         return self._generator
 
