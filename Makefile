@@ -38,6 +38,7 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.harness_cost
 	$(BIN)/python -P -m benchmarks.peers.encoder_latency
 	$(BIN)/python -P -m benchmarks.peers.kl_agreement
+	$(BIN)/python -P -m benchmarks.peers.help_cost
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT)

@@ -1,15 +1,44 @@
-"""What a package says of where it comes from: licence, notice and model card."""
+"""What a package says of where it comes from: licence, notice, model card, tokenizer and config."""
 
 from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from compiler.model import Model
+from compiler.model import Model, read_model
+from compiler.recipe import Recipe
 
 
-def copy_licence(model: Model, folder: Path) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """What a stage in a child process must be told of the model beside its folder."""
+
+    name: str
+    source: str
+    task: str
+    recipe: str
+
+
+def origin_of(model: Model, recipe: Recipe) -> dict[str, str]:
+    """The origin as a stage's argument."""
+    return asdict(Origin(model.name, model.source, model.task, str(recipe)))
+
+
+def write_lineage(folder: Path, origin: Mapping[str, str], out: Path, *, processor: bool = False) -> Model:
+    """Write licence, notice and model card into `out`, and with `processor` config and tokenizer; return the Model."""
+    known = Origin(**origin)
+    model = read_model(folder, known.name, known.source, known.task)
+    _copy_licence(model, out)
+    _write_model_card(model, known.recipe, out)
+    if processor:
+        _copy_processor(model, out)
+    return model
+
+
+def _copy_licence(model: Model, folder: Path) -> None:
     """Copy the model's own licence and notice files."""
     for file in sorted(model.folder.iterdir()):
         if file.is_file() and re.fullmatch(r"(LICEN[CS]E|NOTICE)[\w.-]*", file.name):
@@ -22,14 +51,14 @@ _PROCESSOR_FILES = (
 )  # fmt: skip
 
 
-def copy_processor(model: Model, folder: Path) -> None:
+def _copy_processor(model: Model, folder: Path) -> None:
     """Copy config, tokenizer and image processor, so that the package can be used without the model."""
     for name in _PROCESSOR_FILES:
         if (model.folder / name).is_file():
             shutil.copyfile(model.folder / name, folder / name)
 
 
-def write_model_card(model: Model, recipe: str, folder: Path) -> None:
+def _write_model_card(model: Model, recipe: str, folder: Path) -> None:
     """Write README.md in the form that the Hugging Face hub reads: licence and base model in the YAML head."""
     head = ["---"]
     if model.licence:

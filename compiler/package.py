@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -251,8 +251,7 @@ def check_files(package: Package) -> None:
         raise CheckFailed("files", f"{package.name}: the file {extra[0]} does not belong to the package. Remove it.")
 
 
-def record_quality(package: Package, quality: dict[str, Any]) -> Package:
-    """The package with what verify found, written into its manifest."""
-    package = replace(package, quality=quality)
-    write_manifest(package)
-    return package
+def record_quality(package: Package, quality: dict[str, Any], allowed: Sequence[str]) -> None:
+    """Write what verify found, and the checks that were accepted by name, into the package's manifest."""
+    names = tuple(sorted({*package.allowed, *allowed}))
+    write_manifest(replace(package, quality=quality, allowed=names))

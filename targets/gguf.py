@@ -16,8 +16,8 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.gguf_header import read_gguf_header
-from compiler.lineage import copy_licence, write_model_card
-from compiler.model import TEXT_GENERATION, Model, read_model
+from compiler.lineage import origin_of, write_lineage
+from compiler.model import TEXT_GENERATION, Model
 from compiler.package import Deviation, Lowered, Port, Weights
 from compiler.recipe import Recipe
 from compiler.scheme import SCHEMES as ALL_SCHEMES
@@ -66,14 +66,14 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     convert = Stage(
         "convert to GGUF",
         "targets.gguf:convert",
-        {"base": base, "name": model.name, "task": model.task, "converter": gguf_converter.VERSION},
+        {"base": base, "name": model.name, "converter": gguf_converter.VERSION},
         ("torch", "transformers", "numpy"),
         environment={"PYTHONPATH": str(gguf_converter.converter_folder())},
     )
     return Stage(
         f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
         "targets.gguf:pack",
-        {"scheme": name, "name": model.name, "source": model.source, "task": model.task, "recipe": str(recipe)},
+        {"scheme": name, "origin": origin_of(model, recipe)},
         ("llama-cpp-python",),
         (convert,),
     )
@@ -85,7 +85,7 @@ def _lossless_type(model: Model) -> str:
     return {frozenset({"BF16"}): "BF16", frozenset({"F16"}): "F16"}.get(frozenset(dtypes), "F32")
 
 
-def convert(model: str, inputs: list[str], out: str, base: str, name: str, task: str, converter: str) -> None:
+def convert(model: str, inputs: list[str], out: str, base: str, name: str, converter: str) -> None:
     """Run llama.cpp's converter in this process; writes `base.gguf`."""
     script = gguf_converter.converter_folder() / "convert_hf_to_gguf.py"
     target = Path(out) / "base.gguf"
@@ -115,20 +115,16 @@ def _with_old_config_names(model: Path, temporary: Path) -> Path:
     return temporary
 
 
-def pack(
-    model: str, inputs: list[str], out: str, scheme: str, name: str, source: str, task: str, recipe: str
-) -> dict[str, Any]:
+def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
     """Quantize the base file (or copy it), add the Modelfile and the lineage, and tell what became of the weights."""
     folder, base = Path(out), Path(inputs[0]) / "base.gguf"
-    artifact = f"{name}-{scheme}.gguf"
+    artifact = f"{origin['name']}-{scheme}.gguf"
     if scheme in _FLOAT_SCHEMES:
         shutil.copyfile(base, folder / artifact)
     else:
         _quantize(base, folder / artifact, scheme)
-    read = read_model(Path(model), name, source, task)
+    read = write_lineage(Path(model), origin, folder)
     weights = read_weights(folder / artifact, scheme)
-    copy_licence(read, folder)
-    write_model_card(read, recipe, folder)
     if read.is_decoder:
         (folder / "Modelfile").write_text(_modelfile(artifact, Path(model), read), encoding="utf-8")
     hidden, vocabulary = read.geometry.hidden_size, read.geometry.vocabulary

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from compiler.encoder_wrap import example_inputs, load_encoder
-from compiler.lineage import copy_licence, copy_processor, write_model_card
-from compiler.model import TEXT_ENCODER_TASKS, Model, read_model
+from compiler.lineage import origin_of, write_lineage
+from compiler.model import TEXT_ENCODER_TASKS, Model
 from compiler.package import Lowered, Port, Weights
 from compiler.recipe import Recipe
 from compiler.target import Stage
@@ -38,16 +38,15 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
 
 def plan(model: Model, recipe: Recipe) -> Stage:
     """Export to ONNX with fixed shapes, then compile."""
-    shapes = {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch, "task": model.task}
-    export = Stage("export plain ONNX", "targets.neo:export", shapes, ("torch", "onnx", "onnxscript", "transformers"))
+    shapes = {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
+    tools = ("torch", "onnx", "onnxscript", "transformers")
+    export = Stage("export plain ONNX", "targets.neo:export", {"task": model.task, **shapes}, tools)
     return Stage(
         "compile with TVM",
         "targets.neo:compile_module",
         {
             "device": recipe.variant or "local",
-            "name": model.name,
-            "source": model.source,
-            "recipe": str(recipe),
+            "origin": origin_of(model, recipe),
             **shapes,
         },
         ("apache-tvm", "onnx"),
@@ -77,12 +76,9 @@ def compile_module(
     inputs: list[str],
     out: str,
     device: str,
-    name: str,
-    source: str,
-    recipe: str,
     sequence_length: int,
     batch: int,
-    task: str,
+    origin: dict[str, str],
 ) -> dict[str, Any]:
     """Compile to `compiled.so`, weights inside."""
     import onnx
@@ -95,10 +91,7 @@ def compile_module(
     module = from_onnx(document, keep_params_in_input=False)
     executable = relax.build(relax.get_pipeline("zero")(module), target=tvm.target.Target(_LLVM_TARGET[device]))
     executable.export_library(str(folder / "compiled.so"))
-    read = read_model(Path(model), name, source, task)
-    copy_processor(read, folder)
-    copy_licence(read, folder)
-    write_model_card(read, recipe, folder)
+    read = write_lineage(Path(model), origin, folder, processor=True)
     return asdict(
         Lowered(
             runtime="tvm",

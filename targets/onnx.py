@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiler.lineage import origin_of
 from compiler.model import ENCODER_TASKS, TEXT_GENERATION, Model
 from compiler.recipe import Recipe
 from compiler.target import Stage
@@ -58,12 +59,12 @@ def _refuse_blocks(model: Model, recipe: Recipe) -> str | None:
 def plan(model: Model, recipe: Recipe) -> Stage:
     """One stage for a decoder; export (shared), then quantize or convert, for an encoder."""
     scheme = recipe.scheme.name
-    lineage = {"name": model.name, "source": model.source, "task": model.task, "recipe": str(recipe)}
+    origin = origin_of(model, recipe)
     if model.task == TEXT_GENERATION:
         return Stage(
             f"build {scheme} with GenAI",
             "targets.onnx_decoder:build",
-            {"scheme": scheme, "context_length": recipe.shapes.context_length, **lineage},
+            {"scheme": scheme, "context_length": recipe.shapes.context_length, "origin": origin},
             ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers"),
         )
     export = Stage(
@@ -75,7 +76,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     return Stage(
         f"pack ONNX {scheme}",
         "targets.onnx_encoder:pack",
-        {"scheme": scheme, **lineage},
+        {"scheme": scheme, "origin": origin},
         ("onnxruntime", "onnx"),
         (export,),
     )

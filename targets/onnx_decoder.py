@@ -11,22 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
-from compiler.lineage import copy_licence, write_model_card
-from compiler.model import read_model
+from compiler.lineage import write_lineage
 from compiler.package import Lowered, Port
 from targets.onnx_weights import read_weights
 
 
 def build(
-    model: str,
-    inputs: list[str],
-    out: str,
-    scheme: str,
-    context_length: int | None,
-    name: str,
-    source: str,
-    task: str,
-    recipe: str,
+    model: str, inputs: list[str], out: str, scheme: str, context_length: int | None, origin: dict[str, str]
 ) -> dict[str, Any]:
     """Run the builder in this process and write the lineage beside what it made."""
     folder = Path(out)
@@ -37,11 +28,9 @@ def build(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="builder-") as temporary:
         sys.argv = ["builder", "-i", model, "-o", out, "-p", precision, "-e", "cpu", "-c", temporary, *options]
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
-    read = read_model(Path(model), name, source, task)
+    read = write_lineage(Path(model), origin, folder)
     _settle_config(folder / "genai_config.json", context_length)
     _respell_pre_tokenizer(folder / "tokenizer.json")
-    copy_licence(read, folder)
-    write_model_card(read, recipe, folder)
     return asdict(
         Lowered(
             runtime="ortgenai",

@@ -14,8 +14,7 @@ from typing import Any
 
 from compiler.encoder_wrap import Encoder, example_inputs, load_encoder
 from compiler.errors import CheckFailed
-from compiler.lineage import copy_licence, copy_processor, write_model_card
-from compiler.model import read_model
+from compiler.lineage import write_lineage
 from compiler.package import Lowered, Port, Weights
 from targets.onnx_fuse import fold_biases, pack_attention, skip_reshapes
 from targets.onnx_weights import read_weights
@@ -104,17 +103,12 @@ def _settle(path: Path) -> None:
     onnx.save(document, str(path))
 
 
-def pack(
-    model: str, inputs: list[str], out: str, scheme: str, name: str, source: str, task: str, recipe: str
-) -> dict[str, Any]:
+def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
     """Store the exported graph by `scheme` and add tokenizer, config and lineage."""
     folder, exported = Path(out), Path(inputs[0]) / "model.onnx"
     artifact = folder / "model.onnx"
     _STORE[scheme](exported, artifact)
-    read = read_model(Path(model), name, source, task)
-    copy_processor(read, folder)
-    copy_licence(read, folder)
-    write_model_card(read, recipe, folder)
+    write_lineage(Path(model), origin, folder, processor=True)
     weights = read_weights(artifact, scheme)
     return asdict(
         Lowered(

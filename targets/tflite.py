@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from compiler.encoder_wrap import example_inputs, load_encoder
-from compiler.lineage import copy_licence, copy_processor, write_model_card
-from compiler.model import TEXT_ENCODER_TASKS, Model, read_model
+from compiler.lineage import origin_of, write_lineage
+from compiler.model import TEXT_ENCODER_TASKS, Model
 from compiler.package import Lowered, Port, Weights
 from compiler.recipe import Recipe
 from compiler.target import Stage
@@ -36,44 +36,28 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         "convert to LiteRT",
         "targets.tflite:convert",
         {
-            "scheme": recipe.scheme.name,
             "sequence_length": recipe.shapes.sequence_length,
             "batch": recipe.shapes.batch,
-            "name": model.name,
-            "source": model.source,
-            "task": model.task,
-            "recipe": str(recipe),
+            "origin": origin_of(model, recipe),
         },
         ("litert-torch", "torch", "transformers"),
     )
 
 
 def convert(
-    model: str,
-    inputs: list[str],
-    out: str,
-    scheme: str,
-    sequence_length: int,
-    batch: int,
-    name: str,
-    source: str,
-    task: str,
-    recipe: str,
+    model: str, inputs: list[str], out: str, sequence_length: int, batch: int, origin: dict[str, str]
 ) -> dict[str, Any]:
     """Write `model.tflite` with one signature, int32 inputs of (batch, sequence_length)."""
     import litert_torch
     import torch
 
     folder = Path(out)
-    encoder = load_encoder(Path(model), task)
+    encoder = load_encoder(Path(model), origin["task"])
     examples = tuple(tensor.to(torch.int32) for tensor in example_inputs(encoder, batch, sequence_length))
     with torch.inference_mode():
         shapes = [tuple(value.shape) for value in encoder.module(*examples)]
     litert_torch.convert(encoder.module, examples).export(str(folder / "model.tflite"))
-    read = read_model(Path(model), name, source, task)
-    copy_processor(read, folder)
-    copy_licence(read, folder)
-    write_model_card(read, recipe, folder)
+    read = write_lineage(Path(model), origin, folder, processor=True)
     ports = zip(encoder.output_names, shapes, strict=True)
     return asdict(
         Lowered(

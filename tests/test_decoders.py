@@ -168,6 +168,7 @@ def test_another_tokenizer_is_noticed_by_the_string(made: Path, edgec: Run, tmp_
     (folder / "package.json").write_text(json.dumps(document))
     assert_refused(edgec("verify", folder), 1, "tokenizer", "'")
     assert edgec("verify", folder, "--allow", "text").returncode == 0
+    assert read_package(folder).allowed == ("text",)
 
 
 def test_an_architecture_that_a_target_does_not_take_is_refused_with_those_that_it_does(made: Path, edgec: Run) -> None:

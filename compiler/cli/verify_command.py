@@ -87,6 +87,7 @@ def verify_packages(
                     text=text,
                     max_tokens=max_tokens,
                     threads=threads,
+                    allow=allow,
                     on_progress=update,
                     debug=debug,
                 )
