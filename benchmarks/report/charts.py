@@ -19,7 +19,7 @@ def _base(title: str, x: str, y: str) -> Any:
 
     figure = go.Figure()
     figure.update_layout(
-        title={"text": title, "x": 0, "xanchor": "left", "font": {"size": 17}},
+        title={"text": title, "x": 0.015, "xanchor": "left", "font": {"size": 17}},
         template="plotly_white",
         font={"family": "system-ui, sans-serif", "size": 13},
         xaxis_title=x,
@@ -83,7 +83,7 @@ def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
             y=distance,
             mode="markers+text",
             text=[each.recipe for each in known],
-            textposition="middle right",
+            textposition=["top center" if sorted(times).index(time) % 2 == 0 else "bottom center" for time in times],
             cliponaxis=False,
             marker={
                 "size": [_MARKER_PX[0] + scale * size for size in sizes],
@@ -139,7 +139,7 @@ def _time_axis(figure: Any, values: Sequence[float]) -> None:
 
 def _log_range(values: Sequence[float]) -> list[float]:
     low, high = math.log10(min(values)), math.log10(max(values))
-    margin = max(0.3, 0.12 * (high - low))
+    margin = max(0.3, 0.2 * (high - low))
     return [low - margin, high + margin]
 
 
