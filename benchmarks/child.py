@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def encoder_round(run: Callable[[], Any], repetitions: int) -> Round:
 
 
 def encoder_inputs(package: Package, workload: Workload, fixed_length: int | None) -> dict[str, NDArray[Any]]:
-    """One seeded input of the workload's length, or of the container's where that is fixed."""
+    """One seeded input of the workload's length, or of the container's where that is fixed; a session takes what it needs."""
     generator = np.random.default_rng(0)
     ports = package.lowered.inputs
     if ports[0].name == "pixel_values":
@@ -62,10 +63,7 @@ def encoder_inputs(package: Package, workload: Workload, fixed_length: int | Non
         return {"pixel_values": generator.standard_normal(shape, np.float32)}
     length = fixed_length or workload.sequence_length
     row = generator.integers(5, 500, (1, length), dtype=np.int64)
-    every = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
-    return {name: every[name] for name in (port.name for port in ports) if name in every} | {
-        "attention_mask": every["attention_mask"]
-    }
+    return {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
 
 
 def _open(package: Package, workload: Workload) -> tuple[Callable[[], Round], Callable[[], Round]]:
@@ -77,14 +75,11 @@ def _open(package: Package, workload: Workload) -> tuple[Callable[[], Round], Ca
             raise ValueError(f"the workload needs {needed} tokens, the package holds {session.context_length}")
         prompt = [int(token) for token in np.random.default_rng(0).integers(5, session.vocabulary // 2, needed)]
         prompt = prompt[: workload.prompt_tokens]
-        timed: Callable[[], Round] = lambda: language_round(session, workload, prompt)  # noqa: E731
+        timed = partial(language_round, session, workload, prompt)
         return timed, timed
     inputs = encoder_inputs(package, workload, session.fixed_sequence_length)
-    run = lambda: session.run(inputs)  # noqa: E731
-    return (
-        lambda: encoder_round(run, workload.repetitions),
-        lambda: encoder_round(run, workload.warmup_repetitions),
-    )
+    run = partial(session.run, inputs)
+    return partial(encoder_round, run, workload.repetitions), partial(encoder_round, run, workload.warmup_repetitions)
 
 
 def main(folder: str, workload_json: str) -> None:

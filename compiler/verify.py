@@ -13,7 +13,7 @@ from compiler.digest import digest_code, digest_file, digest_json, tool_version
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.model import TEXT_GENERATION, Model
 from compiler.package import Package, check_files, record_quality
-from compiler.recipe import Thresholds, recipe_from_full
+from compiler.recipe import Shapes, Thresholds, recipe_from_full
 from compiler.source import digest_model
 from compiler.thresholds import thresholds_for
 from compiler.worker import Progress, run_in_child
@@ -44,13 +44,15 @@ class Verdict:
 
 def expect(
     model: Model,
+    shapes: Shapes,
     text: Path | None,
     max_tokens: int,
-    sequence_length: int = 128,
     on_progress: Progress | None = None,
     debug: bool = False,
 ) -> Entry:
     """What the Reference says of the model, computed once in a child process and kept in the cache.
+
+    Texts are cut to what the model and a package of these shapes can hold.
 
     Raises:
         UnusableInput: the text cannot be read or is too short, or the model cannot be loaded.
@@ -64,8 +66,9 @@ def expect(
     arguments: dict[str, Any]
     if model.task == TEXT_GENERATION:
         function = "runtimes.torch:expect_language"
+        limits = (WINDOW_TOKENS, model.geometry.context_length, shapes.context_length)
         arguments = {
-            "window_tokens": WINDOW_TOKENS,
+            "window_tokens": min(length for length in limits if length),
             "max_tokens": max_tokens,
             "new_tokens": NEW_TOKENS,
             "text": content,
@@ -74,7 +77,7 @@ def expect(
         if content is not None:
             raise UnusableInput("--text is for language models; encoders are compared on the project's own passages.")
         function = "runtimes.torch:expect_encoder"
-        arguments = {"task": model.task, "max_tokens": sequence_length}
+        arguments = {"task": model.task, "max_tokens": shapes.sequence_length}
     tools = {name: tool_version(name) for name in ("torch", "transformers", "tokenizers")}
     reference_code = digest_file(Path(__file__).parent.parent / "runtimes" / "torch.py")
     key = digest_json([digest_model(model), function, arguments, tools, digest_code(), reference_code])
@@ -108,7 +111,7 @@ def verify(
     """
     check_files(package)
     recipe = recipe_from_full(package.recipe_full)
-    entry = expect(model, text, max_tokens, recipe.shapes.sequence_length, None, debug)
+    entry = expect(model, recipe.shapes, text, max_tokens, None, debug)
     kind = "language" if model.task == TEXT_GENERATION else "encoder"
     finished = run_in_child(
         f"runtimes.probe:probe_{kind}",

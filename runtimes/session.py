@@ -78,7 +78,10 @@ class EncoderSession(Protocol):
         ...
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Run one batch. Text: int64 (batch, sequence); images: float32 (batch, channels, height, width)."""
+        """Run one batch; inputs that the artifact has not are left aside.
+
+        Text: int64 (batch, sequence), `attention_mask` always among them; images: float32 (batch, channels, height, width).
+        """
         ...
 
     def tokenize(self, text: str) -> list[int] | None:

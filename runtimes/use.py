@@ -81,8 +81,7 @@ def text_to_inputs(package: Package, session: EncoderSession, text: str) -> dict
     if length is not None and len(ids) > length:
         ids = [*ids[: length - 1], ids[-1]]
     row = np.asarray([ids], np.int64)
-    every = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
-    inputs = {name: every[name] for name in session.input_names} | {"attention_mask": every["attention_mask"]}
+    inputs = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
     return pad_inputs(inputs, length) if length is not None else inputs
 
 

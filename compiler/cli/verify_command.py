@@ -77,8 +77,8 @@ def verify_packages(
                 progress.update(task, completed=done, total=total)
 
             source = model or find_identified(package.model)
-            length = recipe_from_full(package.recipe_full).shapes.sequence_length
-            expect(source, text, max_tokens, length, update, debug)
+            shapes = recipe_from_full(package.recipe_full).shapes
+            expect(source, shapes, text, max_tokens, update, debug)
             progress.update(task, description=f"verify [dim]{package.name}[/dim]", completed=0)
             verdicts.append(
                 verify(
