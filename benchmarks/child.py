@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.observe import peak_rss_bytes, resident_bytes
 from benchmarks.workload import Workload
 from compiler.package import Package, read_package
+from compiler.worker import die_with_parent
 from runtimes.registry import import_runtime, open_session
 from runtimes.session import LanguageSession
 
@@ -84,6 +85,7 @@ def _open(package: Package, workload: Workload) -> tuple[Callable[[], Round], Ca
 
 def main(folder: str, workload_json: str) -> None:
     """Serve the lines of standard input until `end`."""
+    die_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     package, workload = read_package(Path(folder)), Workload(**json.loads(workload_json))

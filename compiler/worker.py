@@ -160,7 +160,7 @@ def _last_words(log: Path) -> str:
 
 
 def _main(request: Path) -> None:
-    _die_with_parent()
+    die_with_parent()
     call = json.loads(request.read_text(encoding="utf-8"))
     module, name = call["function"].split(":")
     answer: dict[str, Any]
@@ -208,7 +208,7 @@ def disk_full_message(filename: str | None) -> str:
     return f"The disk is full{where}. Free some room, or point EDGEC_CACHE and the output folder to another disk."
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to end this process when its parent ends, so that a killed edgec leaves no converter behind."""
     if sys.platform == "linux":
         import ctypes

@@ -183,3 +183,24 @@ def test_a_model_that_changed_since_the_build(encoder: Path, tmp_path: Path, edg
 
 def test_debug_shows_where(tmp_path: Path, edgec: Run) -> None:
     assert "Traceback" in edgec("--debug", "verify", tmp_path).stderr
+
+
+def test_a_killed_bench_leaves_no_stopped_process(encoder: Path, tmp_path: Path) -> None:
+    assert _build(encoder, tmp_path).returncode == 0
+    package = tmp_path / "out" / "onnx-fp32"
+    script = str(Path(sys.executable).with_name("edgec"))
+    process = subprocess.Popen([script, "bench", str(package), "--rounds", "500"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while str(package) not in _children_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert str(package) in _children_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1)
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(package) not in listing
+
+
+def _children_of(pid: int) -> str:
+    done = subprocess.run(["ps", "-o", "args", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return done.stdout

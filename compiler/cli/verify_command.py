@@ -122,9 +122,13 @@ def _print_kind(title: str, names: Sequence[str], verdicts: Sequence[Verdict]) -
     rows = [
         [
             verdict.package,
-            *(format_number(verdict.quality.get(name), 4) for name in shown),
+            *(_figure(name, verdict.quality.get(name)) for name in shown),
             "passed" if not verdict.failures else "FAILED",
         ]
         for verdict in verdicts
     ]
     print_table(title, ["package", *(name.replace("_", " ") for name in shown), "verdict"], rows)
+
+
+def _figure(name: str, value: float | None) -> str:
+    return f"{value:.6f}" if value is not None and name.endswith("cosine") else format_number(value, 4)
