@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import Run, assert_refused, run_edgec
 
@@ -140,11 +141,11 @@ def test_a_killed_build_leaves_nothing_and_its_converter_does_not_live_on(encode
     while not (stages.is_dir() and any(stages.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(1)
+    children = psutil.Process(process.pid).children()
+    assert children
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(1)
-    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(encoder) not in listing
+    assert psutil.wait_procs(children, timeout=10)[1] == []
     assert not (tmp_path / "out").exists()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
@@ -191,16 +192,9 @@ def test_a_killed_bench_leaves_no_stopped_process(encoder: Path, tmp_path: Path)
     script = str(Path(sys.executable).with_name("edgec"))
     process = subprocess.Popen([script, "bench", str(package), "--rounds", "500"], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while str(package) not in _children_of(process.pid) and time.monotonic() < deadline:
+    while not (children := psutil.Process(process.pid).children()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert str(package) in _children_of(process.pid)
+    assert children
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(1)
-    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(package) not in listing
-
-
-def _children_of(pid: int) -> str:
-    done = subprocess.run(["ps", "-o", "args", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return done.stdout
+    assert psutil.wait_procs(children, timeout=10)[1] == []
