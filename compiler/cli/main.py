@@ -13,7 +13,7 @@ from compiler.errors import EdgecError
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("inspect", "What a model is, its bytes at each scheme, and which targets take it."),
-    ("build", "Make verified packages of a model, one a recipe."),
+    ("build", "Make packages of a model, one a recipe; --verify checks them too."),
     ("verify", "Hold packages to their hashes and to the fp32 model."),
     ("run", "Generate, embed or classify with a package."),
     ("bench", "Measure latency, throughput and memory of packages."),
