@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from compiler.cache import Entry, drop_entry, find_entry, new_entry_folder, remove_stale, store_entry
+from compiler.cache import Entry, drop_entry, find_entry, new_entry_folder, remove_stale, stage_environment, store_entry
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.model import Model
 from compiler.package import FileRecord, Lowered, ModelIdentity, Package, lowered_from_json, write_manifest
@@ -186,7 +186,7 @@ def _run_stage(
             },
             label=stage.label,
             on_progress=watcher.started(stage, recipe),
-            environment=stage.environment,
+            environment={**stage.environment, **stage_environment(key)},
             debug=debug,
         )
         entry = store_entry(folder, key, finished.value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,3 +141,34 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+_STAGE_KEY = "EDGEC_STAGE_KEY"
+
+
+@contextmanager
+def partial_folder() -> Iterator[Path]:
+    """A folder for the work of the stage that runs in this process; a run that was killed finds it as it was.
+
+    A second run of the same stage waits until the first has ended. The folder goes when the stage is done.
+    """
+    key = os.environ.get(_STAGE_KEY)
+    if key is None:
+        with tempfile.TemporaryDirectory(prefix="edgec-partial-") as temporary:
+            yield Path(temporary)
+        return
+    folder = cache_root() / "partial" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{key}.lock").open("w") as lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        folder.mkdir(exist_ok=True)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def stage_environment(key: str) -> dict[str, str]:
+    """What a child process must be given so that `partial_folder` knows its stage."""
+    return {_STAGE_KEY: key}

@@ -19,7 +19,7 @@ OUTPUT_NAMES: Mapping[str, tuple[str, ...]] = {
     "image-classification": ("logits",),
 }
 
-_AUTO_CLASSES = {
+AUTO_CLASSES = {
     "feature-extraction": "AutoModel",
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
@@ -64,7 +64,7 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
     import torch
     import transformers
 
-    auto = getattr(transformers, _AUTO_CLASSES[task])
+    auto = getattr(transformers, AUTO_CLASSES[task])
     try:
         model, info = auto.from_pretrained(
             folder,

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from compiler.errors import UnusableInput
 
 Scalar = int | float | bool | str
+
+DEFAULT_ALIGNMENT = 32
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -33,12 +36,13 @@ GGML_TYPES: dict[int, tuple[str, int, int]] = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor's entry. `shape` has the row length first, as GGUF has it."""
+    """A tensor's entry. `shape` has the row length first, as GGUF has it; `offset` is from the start of the file."""
 
     name: str
     type: str
     shape: tuple[int, ...]
     nbytes: int
+    offset: int = 0
 
     @property
     def elements(self) -> int:
@@ -51,10 +55,22 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Scalar metadata by key, and the tensors in file order."""
+    """Scalar metadata by key, and the tensors in file order.
+
+    Attributes:
+        metadata: scalars and strings; arrays are left out.
+        tensors: in file order.
+        pairs: how many key-value pairs there are, arrays included.
+        pairs_begin, pairs_end: the bytes of the file that hold them.
+        positions: where in the file each scalar's value lies.
+    """
 
     metadata: dict[str, Scalar]
     tensors: tuple[GgufTensor, ...]
+    pairs: int = 0
+    pairs_begin: int = 0
+    pairs_end: int = 0
+    positions: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Cursor:
@@ -111,8 +127,11 @@ def _parse(cursor: _Cursor, size: int) -> GgufHeader:
         raise ValueError(f"its version is {version}, known are 2 and 3")
     tensor_count, pair_count = cursor.count(), cursor.count()
     metadata: dict[str, Scalar] = {}
+    positions: dict[str, int] = {}
+    begin = cursor.at
     for _ in range(pair_count):
         key, kind = cursor.text(), cursor.count("I")
+        positions[key] = cursor.at
         if kind == _ARRAY:
             cursor.skip_array()
         elif kind == _STRING:
@@ -121,18 +140,21 @@ def _parse(cursor: _Cursor, size: int) -> GgufHeader:
             metadata[key] = cursor.take(_SCALARS[kind])
         else:
             raise ValueError(f"the key {key} has the unknown type {kind}")
-    tensors = tuple(_tensor(cursor) for _ in range(tensor_count))
-    if sum(tensor.nbytes for tensor in tensors) > size - cursor.at:
+    end = cursor.at
+    entries = [_tensor(cursor) for _ in range(tensor_count)]
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    start = cursor.at + -cursor.at % int(alignment)
+    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in entries)
+    if max((tensor.offset + tensor.nbytes for tensor in tensors), default=0) > size:
         raise ValueError("its tensors end behind the end of the file: it is truncated")
-    return GgufHeader(metadata, tensors)
+    return GgufHeader(metadata, tensors, pair_count, begin, end, positions)
 
 
 def _tensor(cursor: _Cursor) -> GgufTensor:
     name = cursor.text()
     shape = tuple(cursor.count() for _ in range(cursor.count("I")))
-    kind = cursor.count("I")
-    cursor.count()
+    kind, offset = cursor.count("I"), cursor.count()
     if kind not in GGML_TYPES:
         raise ValueError(f"the tensor {name} has the unknown type {kind}")
     type_name, block, block_bytes = GGML_TYPES[kind]
-    return GgufTensor(name, type_name, shape, math.prod(shape) // block * block_bytes)
+    return GgufTensor(name, type_name, shape, math.prod(shape) // block * block_bytes, offset)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from compiler.errors import UnusableInput
+from compiler.quantize.settings import Quantization, quantization_from_full
 from compiler.scheme import ALIASES, SCHEMES, Scheme, find_scheme
 
 _GRAMMAR = re.compile(
@@ -63,6 +64,7 @@ class Recipe:
     shapes: Shapes = Shapes()
     task: str | None = None
     thresholds: Thresholds = Thresholds()
+    quantization: Quantization = Quantization()
 
     def __str__(self) -> str:
         variant = f"@{self.variant}" if self.variant else ""
@@ -83,6 +85,7 @@ class Recipe:
             "shapes": asdict(self.shapes),
             "task": self.task,
             "thresholds": asdict(self.thresholds),
+            "quantization": self.quantization.full() if self.scheme.method else None,
         }
 
 
@@ -104,6 +107,7 @@ def recipe_from_full(full: dict) -> Recipe:
             Shapes(**full["shapes"]),
             full["task"],
             Thresholds(**full["thresholds"]),
+            quantization_from_full(full["quantization"]) if full.get("quantization") else Quantization(),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UnusableInput(f"The full recipe is not of a form that this version of edgec writes: {error}.") from error

@@ -17,17 +17,39 @@ class Scheme:
         family: `float`, `integer` (ours) or `gguf` (llama.cpp's own quantizer).
         bits_per_weight: stored bits per weight of a matrix, scales included, as the format defines it.
         block: weights that share a scale along the input dimension; 0 when there are no blocks. Rows must divide by it.
+        method: how codes are found where edgec finds them: `rtn` (round to nearest) or `gptq`; else empty.
+        code_bits: bits of a code there; 0 elsewhere.
+        symmetric: whether codes have one zero point, the middle.
     """
 
     name: str
     family: Family
     bits_per_weight: float
     block: int = 0
+    method: Literal["", "rtn", "gptq"] = ""
+    code_bits: int = 0
+    symmetric: bool = True
 
 
 def _float(name: str, bits: float) -> Scheme:
     return Scheme(name, "float", bits)
 
+
+def _codes(method: Literal["rtn", "gptq"], bits: int, block: int, symmetric: bool) -> Scheme:
+    """A float16 scale for each group, and a zero point of the code's bits where it is not the middle."""
+    name = f"int{bits}-{method}-{f'g{block}' if block else 'pc'}{'' if symmetric else '-asym'}"
+    extra = (16 + (0 if symmetric else bits)) / block if block else 0.0
+    return Scheme(name, "integer", bits + extra, block, method, bits, symmetric)
+
+
+_METHODS: tuple[Literal["rtn", "gptq"], ...] = ("rtn", "gptq")
+CODE_SCHEMES: tuple[Scheme, ...] = tuple(
+    _codes(method, bits, block, symmetric)
+    for method in _METHODS
+    for bits in (2, 3, 4, 8)
+    for block in (32, 64, 128, 0)
+    for symmetric in (True, False)
+)
 
 # Bits per weight of GGUF types follow the block structures in ggml-common.h; of the K mixtures, the base type's.
 SCHEMES: tuple[Scheme, ...] = (
@@ -35,9 +57,7 @@ SCHEMES: tuple[Scheme, ...] = (
     _float("fp16", 16),
     _float("bf16", 16),
     Scheme("int8", "integer", 8),
-    Scheme("int4-rtn-g32", "integer", 4 + 16 / 32, 32),
-    Scheme("int4-rtn-g64", "integer", 4 + 16 / 64, 64),
-    Scheme("int4-rtn-g128", "integer", 4 + 16 / 128, 128),
+    *CODE_SCHEMES,
     Scheme("F32", "gguf", 32),
     Scheme("F16", "gguf", 16),
     Scheme("BF16", "gguf", 16),

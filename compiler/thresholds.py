@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from compiler.recipe import Thresholds
+from compiler.scheme import Scheme, find_scheme
 
 
 def _limits(mean_kl: float, same_top1: float, cosine: float, greedy: float | None = None) -> Thresholds:
@@ -33,9 +34,6 @@ THRESHOLDS: tuple[tuple[str, Thresholds], ...] = (
     ("Q4_K_S", _limits(0.40, 0.52, 0.90)),
     ("Q4_1", _limits(0.80, 0.45, 0.85)),
     ("Q4_0", _limits(0.90, 0.40, 0.85)),
-    ("int4-rtn-g32", _limits(1.00, 0.38, 0.85)),
-    ("int4-rtn-g64", _limits(1.40, 0.30, 0.80)),
-    ("int4-rtn-g128", _limits(1.80, 0.25, 0.80)),
     ("Q3_K_L", _limits(0.60, 0.55, 0.80)),
     ("Q3_K_M", _limits(0.80, 0.50, 0.80)),
     ("Q3_K_S", _limits(1.20, 0.45, 0.80)),
@@ -46,5 +44,22 @@ THRESHOLDS: tuple[tuple[str, Thresholds], ...] = (
 
 def thresholds_for(scheme: str, own: Thresholds) -> Thresholds:
     """The scheme's limits with the recipe's own in their place where it has any. KeyError for a scheme without limits."""
-    given = {field.name: value for field in fields(own) if (value := getattr(own, field.name)) is not None}
-    return replace(dict(THRESHOLDS)[scheme], **given)
+    found = find_scheme(scheme)
+    if found is not None and found.method:
+        return replace(_of_codes(found), **_given(own))
+    return replace(dict(THRESHOLDS)[scheme], **_given(own))
+
+
+def _of_codes(scheme: Scheme) -> Thresholds:
+    """Limits by bits and group; GPTQ must be well below rounding."""
+    kl, same, cosine = {8: (0.03, 0.85, 0.97), 4: (1.0, 0.38, 0.85), 3: (3.0, 0.1, 0.6), 2: (12.0, 0.0, 0.0)}[
+        scheme.code_bits
+    ]
+    coarse = 1.0 if scheme.block == 32 else 1.8
+    if scheme.method == "gptq" and scheme.code_bits < 8:
+        return _limits(0.4 * kl * coarse, min(1.0, same * 1.2), cosine)
+    return _limits(kl * coarse, same / coarse, cosine)
+
+
+def _given(own: Thresholds) -> dict[str, float]:
+    return {field.name: value for field in fields(own) if (value := getattr(own, field.name)) is not None}

@@ -19,15 +19,21 @@ from compiler.gguf_header import read_gguf_header
 from compiler.lineage import origin_of, write_lineage
 from compiler.model import TEXT_GENERATION, Model
 from compiler.package import Deviation, Lowered, Port, Weights
+from compiler.quantize.plan import plan_codes, refuse_rows
 from compiler.recipe import Recipe
 from compiler.scheme import SCHEMES as ALL_SCHEMES
 from compiler.scheme import find_scheme
 from compiler.target import Stage
 from targets import gguf_converter
+from targets.gguf_codes import BLOCK, CONTAINERS, carry
 
 NAME = "gguf"
 EXTRA = "gguf"
-SCHEMES = tuple(scheme.name for scheme in ALL_SCHEMES if scheme.family == "gguf")
+SCHEMES = tuple(
+    scheme.name
+    for scheme in ALL_SCHEMES
+    if scheme.family == "gguf" or (scheme.code_bits, scheme.symmetric) in CONTAINERS
+)
 OPTIONS: tuple[str, ...] = ()
 VARIANTS: tuple[str, ...] = ()
 
@@ -56,26 +62,46 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
             f"llama.cpp's converter does not take the architecture {model.architecture}. It takes {len(known)} others"
             + (f", {', '.join(near)} among them." if near else ", LlamaForCausalLM and BertModel among them.")
         )
+    if recipe.scheme.method:
+        return _refuse_codes(model, recipe)
     return None
 
 
+def _refuse_codes(model: Model, recipe: Recipe) -> str | None:
+    if recipe.scheme.block % BLOCK:
+        return f"GGUF blocks have {BLOCK} weights; use a scheme with groups of 32, 64 or 128."
+    return refuse_rows(model, recipe)
+
+
 def plan(model: Model, recipe: Recipe) -> Stage:
-    """Convert (shared by all GGUF recipes of the model) and, where asked, quantize."""
+    """Convert (shared by all GGUF recipes of the model) and, where asked, quantize or carry codes."""
     name = recipe.scheme.name
+    if recipe.scheme.method:
+        scheme = recipe.scheme
+        return Stage(
+            f"carry {name} to GGUF",
+            "targets.gguf:pack_codes",
+            {"scheme": name, "bits": scheme.code_bits, "symmetric": scheme.symmetric, "origin": origin_of(model, recipe)},
+            ("numpy",),
+            (_plan_convert(model, _lossless_type(model)), plan_codes(model, recipe, tuple(CONTAINERS))),
+        )
     base = name if name in _FLOAT_SCHEMES else _lossless_type(model)
-    convert = Stage(
-        "convert to GGUF",
-        "targets.gguf:convert",
-        {"base": base, "name": model.name, "converter": gguf_converter.VERSION},
-        ("torch", "transformers", "numpy"),
-        environment={"PYTHONPATH": str(gguf_converter.converter_folder())},
-    )
     return Stage(
         f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
         "targets.gguf:pack",
         {"scheme": name, "origin": origin_of(model, recipe)},
         ("llama-cpp-python",),
-        (convert,),
+        (_plan_convert(model, base),),
+    )
+
+
+def _plan_convert(model: Model, base: str) -> Stage:
+    return Stage(
+        "convert to GGUF",
+        "targets.gguf:convert",
+        {"base": base, "name": model.name, "converter": gguf_converter.VERSION},
+        ("torch", "transformers", "numpy"),
+        environment={"PYTHONPATH": str(gguf_converter.converter_folder())},
     )
 
 
@@ -117,16 +143,31 @@ def _with_old_config_names(model: Path, temporary: Path) -> Path:
 
 def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
     """Quantize the base file (or copy it), add the Modelfile and the lineage, and tell what became of the weights."""
-    folder, base = Path(out), Path(inputs[0]) / "base.gguf"
+    base = Path(inputs[0]) / "base.gguf"
     artifact = f"{origin['name']}-{scheme}.gguf"
     if scheme in _FLOAT_SCHEMES:
-        shutil.copyfile(base, folder / artifact)
+        shutil.copyfile(base, Path(out) / artifact)
     else:
-        _quantize(base, folder / artifact, scheme)
-    read = write_lineage(Path(model), origin, folder)
+        _quantize(base, Path(out) / artifact, scheme)
+    return _finish(Path(model), Path(out), artifact, scheme, origin)
+
+
+def pack_codes(
+    model: str, inputs: list[str], out: str, scheme: str, bits: int, symmetric: bool, origin: dict[str, str]
+) -> dict[str, Any]:
+    """Put our codes into the base file's place; `inputs` are the folders of the conversion and of the quantization."""
+    artifact = f"{origin['name']}-{scheme}.gguf"
+    carry(Path(inputs[0]) / "base.gguf", Path(model), Path(inputs[1]), Path(out) / artifact, bits, symmetric)
+    shutil.copyfile(Path(inputs[1]) / "layers.json", Path(out) / "layers.json")
+    return _finish(Path(model), Path(out), artifact, scheme, origin)
+
+
+def _finish(model: Path, folder: Path, artifact: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
+    """Write lineage and Modelfile beside the artifact, and describe it."""
+    read = write_lineage(model, origin, folder)
     weights = read_weights(folder / artifact, scheme)
     if read.is_decoder:
-        (folder / "Modelfile").write_text(_modelfile(artifact, Path(model), read), encoding="utf-8")
+        (folder / "Modelfile").write_text(_modelfile(artifact, model, read), encoding="utf-8")
     hidden, vocabulary = read.geometry.hidden_size, read.geometry.vocabulary
     output = ("logits", vocabulary) if read.is_decoder else ("last_hidden_state", hidden)
     return asdict(
@@ -191,6 +232,11 @@ def read_weights(artifact: Path, scheme: str) -> Weights:
 
 def _deviation(tensor: str, stored: str, row: int, scheme: str) -> Deviation | None:
     """How a matrix differs from the scheme. llama.cpp's K mixtures keep some tensors at another K type by intent."""
+    codes = find_scheme(scheme)
+    if codes is not None and codes.method:
+        if stored == CONTAINERS[codes.code_bits, codes.symmetric][0]:
+            return None
+        return Deviation(tensor, stored, "chosen for this tensor by the quantization", forced=False)
     base = scheme.removesuffix("_S").removesuffix("_M").removesuffix("_L")
     if stored == base:
         return None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from compiler.build import BuildReport, build
 from compiler.cli.display import StageBars, format_bytes, print_json, print_stages, print_table, progress_bars
+from compiler.cli.quantize_options import quantize_options, with_quantization
 from compiler.errors import UnusableInput
 from compiler.recipe import Recipe, parse_recipe, read_recipe_file
 from compiler.source import open_model
@@ -27,6 +29,8 @@ from targets.registry import TARGET_NAMES, load_target
 @click.option(
     "--sequence-length", type=click.IntRange(1), help="Tokens of an encoder input in static containers [128]."
 )
+@quantize_options
+@click.option("--adapter", type=click.Path(path_type=Path), help="LoRA adapter (peft) that is merged beforehand.")
 @click.option("--jobs", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), show_default=True)
 @click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
 @click.option(
@@ -44,10 +48,12 @@ def command(
     name: str | None,
     context_length: int | None,
     sequence_length: int | None,
+    adapter: Path | None,
     jobs: int,
     allow: tuple[str, ...],
     verify_too: bool,
     as_json: bool,
+    **quantization: Any,
 ) -> None:
     """Make a package of MODEL for each recipe.
 
@@ -58,6 +64,7 @@ def command(
     if not recipes:
         raise UnusableInput("No recipe is given. Add for instance -r gguf:Q8_0; `edgec targets` lists what there is.")
     recipes = [_with_options(recipe, context_length, sequence_length, task) for recipe in recipes]
+    recipes = [with_quantization(recipe, **quantization) for recipe in recipes]
     with progress_bars(quiet=as_json) as progress:
         opening = progress.add_task("read the model", total=None)
         source = open_model(

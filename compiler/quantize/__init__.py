@@ -1,0 +1,1 @@
+"""Quantization: codes, scales and zero points found once, for every container to carry."""

@@ -1,0 +1,80 @@
+"""The stages that find a model's codes, and what can be told before any of them runs. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+
+from compiler.model import Model
+from compiler.quantize.settings import Quantization
+from compiler.recipe import Recipe
+from compiler.target import Stage
+
+# A fixed threshold lets glibc give large activations back to the system as soon as they are freed.
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "16777216"}
+_TOOLS = ("torch", "transformers", "numpy", "safetensors")
+_IN_BLOCK = re.compile(r"\.\d+\..*weight$")
+
+
+def plan_codes(model: Model, recipe: Recipe, candidate_bits: tuple[tuple[int, bool], ...]) -> Stage:
+    """The stage whose folder holds `codes-*.safetensors` of `model` by `recipe`; equal for all targets that want the same.
+
+    Args:
+        model: the model.
+        recipe: its scheme has a method.
+        candidate_bits: (bits, symmetric) that a mixed precision may choose from, used when there is a budget.
+    """
+    scheme, settings = recipe.scheme, recipe.quantization
+    inputs: tuple[Stage, ...] = ()
+    if scheme.method == "gptq" or settings.has_budget:
+        inputs = (_plan_samples(model, settings),)
+    if settings.has_budget:
+        inputs = (*inputs, _plan_grids(model, recipe, candidate_bits, inputs))
+    arguments = {
+        "task": model.task,
+        "method": scheme.method,
+        "bits": scheme.code_bits,
+        "group_size": scheme.block,
+        "symmetric": scheme.symmetric,
+        "quantization": _relevant(settings, scheme.method),
+    }
+    label = f"quantize to {scheme.name}"
+    return Stage(label, "compiler.quantize.stage:quantize", arguments, _TOOLS, inputs, _ENVIRONMENT)
+
+
+def _plan_samples(model: Model, settings: Quantization) -> Stage:
+    arguments = {"task": model.task, "calibration": asdict(settings.calibration)}
+    return Stage("calibration samples", "compiler.quantize.samples:write_samples", arguments, _TOOLS)
+
+
+def _plan_grids(
+    model: Model, recipe: Recipe, candidate_bits: tuple[tuple[int, bool], ...], inputs: tuple[Stage, ...]
+) -> Stage:
+    arguments = {
+        "task": model.task,
+        "group_size": recipe.scheme.block,
+        "candidates": [list(each) for each in candidate_bits],
+        "target_bits_per_weight": recipe.quantization.target_bits_per_weight,
+        "max_bytes": recipe.quantization.max_bytes,
+    }
+    return Stage(
+        "measure and allocate bits", "compiler.quantize.allocate:allocate", arguments, _TOOLS, inputs, _ENVIRONMENT
+    )
+
+
+def _relevant(settings: Quantization, method: str) -> dict[str, object]:
+    """Of the settings, what changes the codes: rounding to nearest looks at no samples."""
+    if method == "gptq":
+        return settings.full()
+    return Quantization(head=settings.head, embedding=settings.embedding).full()
+
+
+def refuse_rows(model: Model, recipe: Recipe) -> str | None:
+    """Why the group size does not suit the model's matrices; None when it does."""
+    block = recipe.scheme.block
+    for tensor in model.tensors:
+        if block and len(tensor.shape) == 2 and _IN_BLOCK.search(tensor.name):
+            row = tensor.shape[0] if model.config.get("model_type") == "gpt2" else tensor.shape[1]
+            if row % block:
+                return f"rows of {tensor.name} have {row} weights, which groups of {block} do not divide."
+    return None

@@ -1,0 +1,109 @@
+"""Calibration samples: token ids of equal length, from a text, or from what the model writes itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.corpus import PASSAGES
+from compiler.errors import UnusableInput
+from compiler.model import Model, read_model
+from compiler.quantize.settings import Calibration
+from compiler.quantize.texts import kept_text
+from compiler.worker import report_progress
+
+_FEWEST_TOKENS = 2048
+_GENERATED_AT_ONCE = 64
+
+
+def write_samples(model: str, inputs: list[str], out: str, task: str, calibration: dict[str, Any]) -> None:
+    """Write `samples.npy`, int64 (samples, tokens): a stage.
+
+    Raises:
+        UnusableInput: the text is too short, or gives tokens that the model does not have.
+    """
+    source = read_model(Path(model), task=task)
+    wanted = Calibration(**calibration)
+    if wanted.text is not None:
+        samples = samples_of_text(source, kept_text(wanted.text), wanted)
+    elif source.is_decoder:
+        samples = generate_samples(source, wanted)
+    else:
+        samples = samples_of_text(source, "\n\n".join(PASSAGES), wanted)
+    np.save(Path(out) / "samples.npy", samples)
+
+
+def sample_tokens_of(model: Model, calibration: Calibration) -> int:
+    """Tokens of a sample: what is asked for, or the model's context where that is shorter."""
+    longest = model.geometry.context_length or calibration.sample_tokens
+    reserved = 2 if model.config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0
+    return min(calibration.sample_tokens, longest - reserved)
+
+
+def samples_of_text(model: Model, text: str, calibration: Calibration) -> NDArray[np.int64]:
+    """Chunks of the text, spread evenly over it; an encoder's have its special tokens at both ends."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UnusableInput(f"{model.name} has no tokenizer that transformers can load: {error}.") from error
+    tokenizer.model_max_length = int(1e12)
+    length = sample_tokens_of(model, calibration)
+    frame = tokenizer("a")["input_ids"] if not model.is_decoder else []
+    before, after = (frame[:1], frame[-1:]) if len(frame) > 2 else ([], [])
+    ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+    if len(ids) and (ids.max() >= model.geometry.vocabulary or ids.min() < 0):
+        raise UnusableInput(
+            f"The tokenizer of {model.name} gives the token {int(ids.max())}, and the model has only "
+            f"{model.geometry.vocabulary}. Tokenizer and model do not belong together."
+        )
+    inner = length - len(before) - len(after)
+    fewest = _FEWEST_TOKENS if calibration.text is not None else inner
+    if len(ids) < max(fewest, inner):
+        raise UnusableInput(
+            f"The calibration text {calibration.source} is too short: it has {len(ids)} tokens for {model.name}, and at "
+            f"least {max(fewest, inner)} are needed."
+        )
+    count = min(calibration.samples, len(ids) // inner)
+    starts = np.linspace(0, len(ids) - inner, count).round().astype(np.int64)
+    rows = [np.concatenate([before, ids[start : start + inner], after]) for start in starts]
+    return np.stack(rows).astype(np.int64)
+
+
+def generate_samples(model: Model, calibration: Calibration) -> NDArray[np.int64]:
+    """What the model writes after a random token, sampled at temperature 1: text of its own distribution.
+
+    Liu et al. 2023, LLM-QAT (arXiv:2305.17888), section 3.1, calibrate on the same.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    length = sample_tokens_of(model, calibration)
+    network = AutoModelForCausalLM.from_pretrained(
+        model.folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    ).eval()
+    generator = torch.Generator().manual_seed(calibration.seed)
+    ends = network.config.eos_token_id
+    special = [token for token in (ends if isinstance(ends, list) else [ends]) if isinstance(token, int)]
+    made: list[NDArray[np.int64]] = []
+    total = calibration.samples * length
+    with torch.inference_mode():
+        while sum(len(rows) for rows in made) < calibration.samples:
+            done = sum(len(rows) for rows in made)
+            count = min(_GENERATED_AT_ONCE, calibration.samples - done)
+            tokens = torch.randint(len(special) + 4, model.geometry.vocabulary, (count, 1), generator=generator)
+            cache, row = None, [tokens]
+            for step in range(length - 1):
+                answer = network(input_ids=tokens, past_key_values=cache, use_cache=True)
+                cache, logits = answer.past_key_values, answer.logits[:, -1]
+                logits[:, special] = -torch.inf
+                tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+                row.append(tokens)
+                if step % 16 == 0:
+                    report_progress(done * length + count * step, total)
+            made.append(torch.cat(row, 1).numpy())
+    return np.concatenate(made)

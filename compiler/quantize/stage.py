@@ -1,0 +1,355 @@
+"""The quantization of a model as a stage of a build: `codes-*.safetensors` and `layers.json`.
+
+The work is done in a folder of its own under the stage's key, one file of codes for each block that is done. A run that was
+killed goes on at the block that it had reached; the activations there are kept for that.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compiler.cache import partial_folder, write_atomically
+from compiler.errors import UnusableInput
+from compiler.model import Model, read_model
+from compiler.quantize.activations import Activations
+from compiler.quantize.gptq import Solver, damped, solve_damped
+from compiler.quantize.grid import Grid, Scales, dequantize, fit_scales, round_to_codes
+from compiler.quantize.network import Layer, Network, layers_of, open_network
+from compiler.quantize.passes import Call, batches, head_inputs, run_front
+from compiler.quantize.quantized import QuantizedTensor, write_quantized
+from compiler.quantize.settings import Quantization, quantization_from_full
+from compiler.quantize.stream import Streams, add_gram, fill_lower, quantize_block
+from compiler.worker import report_progress
+
+_TABLE_GROUP = 32
+_ROWS_AT_ONCE = 4096
+_TOKENS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The embedding and the head of a network, by name in it; None where there is none or it is kept.
+
+    Attributes:
+        embedding, head: names of the modules; equal weights when `tied`.
+        embedding_grid, head_grid: their grids.
+        tied: the head is the embedding.
+    """
+
+    embedding: str | None
+    head: str | None
+    embedding_grid: Grid | None
+    head_grid: Grid | None
+    tied: bool
+
+
+def quantize(
+    model: str,
+    inputs: list[str],
+    out: str,
+    task: str,
+    method: str,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    quantization: dict[str, Any],
+) -> dict[str, Any]:
+    """Find the codes of every matrix of a model.
+
+    `inputs` are the folder with `samples.npy` (GPTQ) and, for mixed precision, the one with `grids.json`.
+    """
+    source = read_model(Path(model), task=task)
+    settings = quantization_from_full(quantization)
+    network = open_network(source)
+    grids = _chosen_grids(inputs, Grid(bits, group_size, symmetric))
+    tables = find_tables(network, source, settings, symmetric, grids)
+    with partial_folder() as work:
+        if method == "gptq":
+            samples = torch.from_numpy(np.load(Path(inputs[0]) / "samples.npy"))
+            _gptq(network, source, samples, grids, tables, settings, work)
+        else:
+            _rtn(network, grids, tables, work)
+        table = _collect(work, Path(out))
+    return {"layers": len(table)}
+
+
+def _chosen_grids(inputs: list[str], grid: Grid) -> Callable[[str], Grid | None]:
+    """From a weight's name to its grid: the scheme's, or what the allocation chose."""
+    chosen = [Path(folder) / "grids.json" for folder in inputs if (Path(folder) / "grids.json").is_file()]
+    if not chosen:
+        return lambda name: grid
+    table = {name: Grid(*values) for name, values in json.loads(chosen[0].read_text(encoding="utf-8")).items()}
+    return lambda name: table.get(name)
+
+
+def find_tables(
+    network: Network, model: Model, settings: Quantization, symmetric: bool, grids: Callable[[str], Grid | None]
+) -> Tables:
+    """Where embedding and head are, and their grids."""
+    names = {id(module): name for name, module in network.module.named_modules()}
+    embedding = names.get(id(network.module.get_input_embeddings())) if model.geometry.vocabulary else None
+    output = network.module.get_output_embeddings() if model.is_decoder else None
+    head = names.get(id(output)) if output is not None else None
+    if embedding is None:
+        return Tables(None, None, None, None, False)
+    table = network.module.get_submodule(embedding).weight
+    tied = output is not None and output.weight is table
+    fits = table.shape[1] % _TABLE_GROUP == 0
+
+    def grid(storage: str, automatic: str) -> Grid | None:
+        storage = automatic if storage == "auto" else storage
+        if storage == "kept" or not fits:
+            return None
+        return Grid(4, _TABLE_GROUP, symmetric) if storage == "int4" else Grid(8, _TABLE_GROUP, True)
+
+    own_embedding = grid(settings.embedding, "int8" if tied or not model.is_decoder else "int4")
+    own_head = grid(settings.head, "int8")
+    if settings.has_budget:
+        own_embedding, own_head = grids(f"{embedding}.weight"), grids(f"{head}.weight")
+    if tied:
+        own_head = own_embedding
+    return Tables(embedding, head, own_embedding, own_head if head else None, tied)
+
+
+def _rtn(network: Network, grids: Callable[[str], Grid | None], tables: Tables, work: Path) -> None:
+    total = len(network.block_names) + 1
+    if tables.embedding and tables.embedding_grid:
+        _round_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
+    for number, block in enumerate(network.block_names):
+        network.fill(block)
+        found = []
+        for layer in layers_of(network, block):
+            grid = grids(layer.name)
+            if grid is None:
+                continue
+            weight = layer.weight()
+            require_rows(layer.name, weight, grid)
+            scales = fit_scales(weight, grid)
+            found.append(_tensor(layer.name, round_to_codes(weight, scales, grid), scales, grid, layer.transposed))
+        network.empty(block)
+        write_quantized(_block_file(work, number), found)
+        report_progress(number + 1, total)
+    if tables.head and tables.head_grid and not tables.tied:
+        _round_table(network, tables.head, tables.head_grid, work / "codes-tail.safetensors")
+    report_progress(total, total)
+
+
+def _round_table(network: Network, module: str, grid: Grid, file: Path) -> Tensor:
+    """Round an embedding or a head to the nearest codes, write them, and return what they stand for."""
+    network.fill(module)
+    weight = network.module.get_submodule(module).weight.detach()
+    parts = []
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        rows = weight[start : start + _ROWS_AT_ONCE]
+        scales = fit_scales(rows, grid)
+        codes = round_to_codes(rows, scales, grid)
+        parts.append((codes, scales))
+        rows.copy_(dequantize(codes, scales))
+    codes, scales = _joined(parts)
+    write_quantized(file, [_tensor(f"{module}.weight", codes, scales, grid)])
+    network.empty(module)
+    return weight
+
+
+def _joined(parts: list[tuple[Tensor, Scales]]) -> tuple[Tensor, Scales]:
+    codes = torch.cat([codes for codes, _ in parts])
+    scale = torch.cat([scales.scale for _, scales in parts])
+    return codes, Scales(scale, torch.cat([scales.zero_point for _, scales in parts]))
+
+
+def _gptq(
+    network: Network,
+    model: Model,
+    samples: Tensor,
+    grids: Callable[[str], Grid | None],
+    tables: Tables,
+    settings: Quantization,
+    work: Path,
+) -> None:
+    """Through the network block by block; `state.json` tells a later run how far this one came."""
+    count, length = samples.shape
+    batch = max(1, _TOKENS_AT_ONCE // length)
+    total = len(network.block_names) + 2
+    state = work / "state.json"
+    done = json.loads(state.read_text(encoding="utf-8"))["done"] if state.is_file() else -1
+    size = model.geometry.hidden_size
+
+    samples = torch.cat([samples[::2], samples[1::2]])
+    followed = min(count, -(-count // (2 * batch)) * batch)  # half, in whole batches
+
+    def streams(number: int) -> Streams:
+        original = Activations(work / f"original-{number}", followed, length, size) if settings.feedback else None
+        return Streams(original, Activations(work / f"quantized-{number}", count, length, size))
+
+    inputs = _front_inputs(model, samples[:1])
+    calls = _front(network, model, samples, tables, streams(0) if done < 0 else None, batch, work)
+    solver = Solver(settings.damping, settings.activation_order, True, settings.refinements)
+    for number, block in enumerate(network.block_names):
+        if number < done:
+            continue
+        if number > done:
+            write_atomically(state, json.dumps({"done": number}))
+        report_progress(number + 1, total)
+        before, after = streams(number), streams(number + 1)
+        found = []
+        for settled in quantize_block(
+            network, block, calls[number], before, after, grids, solver, settings.feedback, batch, work
+        ):
+            found.append(
+                _tensor(settled.layer.name, settled.codes, settled.scales, settled.grid, settled.layer.transposed)
+            )
+        write_quantized(_block_file(work, number), found)
+        write_atomically(state, json.dumps({"done": number + 1}))
+        for each in (before.original, before.quantized):
+            if each is not None:
+                each.remove()
+    report_progress(total - 1, total)
+    if tables.head and tables.head_grid and not tables.tied:
+        final = streams(len(network.block_names)).quantized
+        _solve_head(network, tables.head, tables.head_grid, inputs, final, solver, batch, work)
+    report_progress(total, total)
+
+
+def _front_inputs(model: Model, ids: Tensor) -> dict[str, Tensor]:
+    if model.is_decoder:
+        return {"input_ids": ids}
+    inputs = {"input_ids": ids}
+    if (model.config.get("type_vocab_size") or 0) > 1:
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    return inputs
+
+
+def _front(
+    network: Network, model: Model, samples: Tensor, tables: Tables, to: Streams | None, batch: int, work: Path
+) -> list[Call]:
+    """Run the front on all samples into `to` (or on one, when the streams are there); how each block is called."""
+    quantized = None
+    if tables.embedding and tables.embedding_grid:
+        quantized = _round_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
+    front = [name for name in network.outside_blocks() if name != tables.head]
+    for name in front:
+        network.fill(name)
+    table = network.module.get_submodule(tables.embedding) if tables.embedding else None
+    if to is None:
+        _, calls = run_front(network, _front_inputs(model, samples[:batch]))
+    else:
+        for each in (to.original, to.quantized):
+            if each is not None:
+                each.create()
+        for start in range(0, len(samples), batch):
+            inputs = _front_inputs(model, samples[start : start + batch])
+            hidden, calls = run_front(network, inputs)
+            if to.original is not None and start < to.original.samples:
+                to.original.write(start, hidden)
+            if table is not None and quantized is not None:
+                with _weight(table, quantized):
+                    hidden, _ = run_front(network, inputs)
+            to.quantized.write(start, hidden)
+    for name in front:
+        network.empty(name)
+    return calls
+
+
+class _weight:
+    """A module's weight replaced for a while."""
+
+    def __init__(self, module: nn.Module, weight: Tensor) -> None:
+        self.module, self.weight = module, weight
+
+    def __enter__(self) -> None:
+        self.own, self.module.weight = self.module.weight, nn.Parameter(self.weight, requires_grad=False)
+
+    def __exit__(self, *_: Any) -> None:
+        self.module.weight = self.own
+
+
+def _solve_head(
+    network: Network,
+    head: str,
+    grid: Grid,
+    inputs: dict[str, Tensor],
+    final: Activations,
+    solver: Solver,
+    batch: int,
+    work: Path,
+) -> None:
+    """GPTQ of the head from what the quantized blocks leave."""
+    table = network.module.get_input_embeddings()
+    for name in network.outside_blocks():
+        if name != head and network.module.get_submodule(name) is not table:
+            network.fill(name)
+    # Only what comes after the blocks matters: the embedding may give anything, here zeros that take no memory.
+    table.weight = nn.Parameter(torch.zeros(1, 1).expand(table.weight.shape), requires_grad=False)
+    module = network.module.get_submodule(head)
+    hessian = torch.zeros(final.size, final.size)
+    for _, hidden in batches(final, batch):
+        ids = inputs["input_ids"].expand(len(hidden), -1)
+        add_gram(hessian, head_inputs(network, {**inputs, "input_ids": ids}, hidden, module).reshape(-1, final.size))
+    fill_lower(hessian)
+    for name in network.outside_blocks():
+        network.empty(name)
+    network.fill(head)
+    moments = damped(hessian, solver, f"{head}.weight")
+    weight = network.module.get_submodule(head).weight.detach()
+    parts = [
+        solve_damped(weight[start : start + _ROWS_AT_ONCE], moments, grid, solver)
+        for start in range(0, len(weight), _ROWS_AT_ONCE)
+    ]
+    codes, scales = _joined(parts)
+    write_quantized(work / "codes-tail.safetensors", [_tensor(f"{head}.weight", codes, scales, grid)])
+
+
+def require_rows(name: str, weight: Tensor, grid: Grid) -> None:
+    """Raise UnusableInput when rows do not divide into groups."""
+    if grid.group_size and weight.shape[1] % grid.group_size:
+        raise UnusableInput(
+            f"The rows of {name} have {weight.shape[1]} weights, which groups of {grid.group_size} do not divide. Use a "
+            "scheme with smaller groups."
+        )
+
+
+def _tensor(name: str, codes: Tensor, scales: Scales, grid: Grid, transposed: bool = False) -> QuantizedTensor:
+    return QuantizedTensor(
+        name,
+        codes.numpy(),
+        scales.scale.to(torch.float16).numpy(),
+        scales.zero_point.to(torch.uint8).numpy(),
+        grid.bits,
+        grid.group_size or codes.shape[1],
+        grid.symmetric,
+        transposed=transposed,
+    )
+
+
+def _block_file(work: Path, number: int) -> Path:
+    return work / f"codes-{number:04}.safetensors"
+
+
+def _collect(work: Path, out: Path) -> list[dict[str, Any]]:
+    """Move the codes to `out` and write the table of layers."""
+    from compiler.quantize.quantized import list_quantized
+
+    for file in sorted(work.glob("codes-*.safetensors")):
+        shutil.move(file, out / file.name)
+    table = [
+        {
+            "tensor": entry.name,
+            "rows": entry.rows,
+            "columns": entry.columns,
+            "bits": entry.bits,
+            "group_size": entry.group_size,
+            "symmetric": entry.symmetric,
+        }
+        for entry in list_quantized(out).values()
+    ]
+    (out / "layers.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    return table
