@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from compiler.cache import (
     cache_root,
@@ -38,7 +39,7 @@ def open_model(
     if path.suffix == ".gguf" and not path.is_dir():
         return _import_gguf(path, task, on_progress, debug, name)
     if path.is_dir():
-        return read_model(path, name=name, task=task)
+        return _with_codes_apart(read_model(path, name=name, task=task), on_progress, debug)
     if path.exists():
         raise UnusableInput(
             f"{text} is neither a folder nor a .gguf file. Give a Hugging Face model folder or a hub id."
@@ -46,7 +47,8 @@ def open_model(
     if not is_hub_id(text):
         raise UnusableInput(f"There is no model {text!r}: no such folder, and it is not of the form of a hub id.")
     folder, source = fetch_from_hub(text)
-    return read_model(folder, name=name or source.split("@")[0].split("/")[-1], source=source, task=task)
+    model = read_model(folder, name=name or source.split("@")[0].split("/")[-1], source=source, task=task)
+    return _with_codes_apart(model, on_progress, debug)
 
 
 def digest_model(model: Model) -> str:
@@ -99,21 +101,42 @@ def check_identity(model: Model, identity: ModelIdentity) -> None:
         )
 
 
+def _with_codes_apart(model: Model, on_progress: Progress | None, debug: bool) -> Model:
+    """The model, or where it is a GPTQ checkpoint, what compiler/quantize/gptq_import.py makes of it."""
+    said = model.config.get("quantization_config")
+    if said is None:
+        return model
+    if said.get("quant_method") != "gptq":
+        raise UnusableInput(
+            f"{model.name} is already quantized by {said.get('quant_method')!r}, which edgec does not read. Give the model "
+            "that it was made from, or a GPTQ checkpoint."
+        )
+    key = digest_json({"gptq": digest_model(model), "form": 1})
+    folder = _imported(
+        key, "compiler.quantize.gptq_import:import_gptq", {"folder": str(model.folder.resolve())}, model.name, on_progress, debug
+    )
+    return read_model(folder, name=model.name, source=model.source, task=model.task)
+
+
+def _imported(
+    key: str, function: str, arguments: dict[str, Any], name: str, on_progress: Progress | None, debug: bool
+) -> Path:
+    """The cached folder that `function` writes, made when it is not there."""
+    entry = find_entry(key)
+    if entry is None:
+        with new_entry_folder() as folder:
+            arguments = {**arguments, "out": str(folder / "files")}
+            run_in_child(function, arguments, label=f"import {name}", on_progress=on_progress, debug=debug)
+            entry = store_entry(folder, key, None)
+    return entry.files
+
+
 def _import_gguf(path: Path, task: str | None, on_progress: Progress | None, debug: bool, name: str | None) -> Model:
     if not path.is_file():
         raise UnusableInput(f"There is no file {path}.")
     tools = {name: tool_version(name) for name in ("transformers", "gguf", "torch")}
     key = digest_json({"gguf": remembered_digest(path), "tools": tools, "form": 2})
-    entry = find_entry(key)
-    if entry is None:
-        with new_entry_folder() as folder:
-            run_in_child(
-                "compiler.gguf_import:import_gguf",
-                {"file": str(path.resolve()), "out": str(folder / "files")},
-                label=f"import {path.name}",
-                on_progress=on_progress,
-                debug=debug,
-            )
-            entry = store_entry(folder, key, None)
+    arguments = {"file": str(path.resolve())}
+    folder = _imported(key, "compiler.gguf_import:import_gguf", arguments, path.name, on_progress, debug)
     name = name or re.sub(r"[.-](I?Q\d\w*|TQ\d\w*|B?F16|F32)$", "", path.stem, flags=re.IGNORECASE)
-    return read_model(entry.files, name=name, source=path.name, task=task)
+    return read_model(folder, name=name, source=path.name, task=task)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,3 +160,34 @@ def _root_of(folder: Path) -> Path:
     resolved = folder.resolve()
     in_hub_cache = resolved.parent.name == "snapshots" and (resolved.parent.parent / "blobs").is_dir()
     return resolved.parent.parent if in_hub_cache else resolved
+
+
+def write_tensors(file: Path, tensors: Sequence[tuple[str, str, tuple[int, ...]]], data: Iterable[bytes]) -> None:
+    """Write a safetensors file one tensor at a time.
+
+    Args:
+        file: the file.
+        tensors: name, dtype as safetensors names it, and shape of each.
+        data: the bytes of each, little-endian, in the same order.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, dtype, shape in tensors:
+        nbytes = math.prod(shape) * DTYPE_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + nbytes]}
+        end += nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for part in data:
+            stream.write(part)
+    if file.stat().st_size != 8 + len(text) + end:
+        raise ValueError(f"{file.name} did not get the bytes that its header promises")
+
+
+def read_bytes(info: TensorInfo) -> bytes:
+    """The tensor's bytes as they are stored."""
+    with info.file.open("rb") as stream:
+        stream.seek(info.offset)
+        return stream.read(info.nbytes)

@@ -17,6 +17,7 @@ RUNTIMES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("onnxruntime", "runtimes.onnxruntime", ("onnxruntime",), "onnx"),
     ("litert", "runtimes.litert", ("ai-edge-litert",), "tflite"),
     ("tvm", "runtimes.tvm", ("apache-tvm",), "neo"),
+    ("gptq", "runtimes.gptq", ("torch", "transformers"), "quantize"),
 )
 
 

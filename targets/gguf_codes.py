@@ -20,10 +20,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.errors import CheckFailed
 from compiler.gguf_header import DEFAULT_ALIGNMENT, GGML_TYPES, GgufHeader, GgufTensor, read_gguf_header
-from compiler.quantize.quantized import Entry, QuantizedTensor, list_quantized, read_quantized
-from compiler.tensors import TensorInfo, find_tensors
+from compiler.quantize.quantized import QuantizedTensor
+from compiler.quantize.rows import Origin, Rows, find_origin, gather_rows, index_rows, mark_rows, require_all_carried
 
 BLOCK = 32
 
@@ -81,20 +80,19 @@ def unpack_blocks(blocks: NDArray[np.uint8], kind: str, columns: int) -> tuple[N
 
 @dataclass(frozen=True)
 class _Carried:
-    """A tensor of the base file and the codes that take its place; `order` gives, for each of its rows, ours."""
+    """A tensor of the base file and the codes that take its place."""
 
     tensor: GgufTensor
-    entry: Entry
-    order: NDArray[np.int64]
+    origin: Origin
 
     @property
     def type(self) -> str:
-        return CONTAINERS[self.entry.bits, self.entry.symmetric][0]
+        return CONTAINERS[self.origin.bits, self.origin.symmetric][0]
 
     @property
     def nbytes(self) -> int:
         _, block, size = GGML_TYPES[_TYPE_NUMBERS[self.type]]
-        return self.entry.rows * self.entry.columns // block * size
+        return self.tensor.elements // block * size
 
 
 def carry(base: Path, model: Path, codes: Path, target: Path, bits: int, symmetric: bool) -> None:
@@ -110,16 +108,15 @@ def carry(base: Path, model: Path, codes: Path, target: Path, bits: int, symmetr
     Raises:
         CheckFailed: the converter changed a matrix in another way than reordering its rows.
     """
-    header = read_gguf_header(base)
-    carried = {each.tensor.name: each for each in _match(base, header, model, codes)}
+    header, rows = read_gguf_header(base), index_rows(model, codes)
+    carried = {each.tensor.name: each for each in _match(base, header, rows)}
+    require_all_carried(rows, [each.origin for each in carried.values()])
     with base.open("rb") as source, target.open("wb") as sink:
         _write_head(source, sink, header, carried, CONTAINERS[bits, symmetric][1])
         for tensor in header.tensors:
             _pad(sink)
             if tensor.name in carried:
-                each = carried[tensor.name]
-                blocks = pack_blocks(read_quantized(each.entry))
-                sink.write(np.ascontiguousarray(blocks[each.order]).tobytes())
+                sink.write(pack_blocks(gather_rows(rows, carried[tensor.name].origin, tensor.name)).tobytes())
             else:
                 source.seek(tensor.offset)
                 sink.write(source.read(tensor.nbytes))
@@ -148,58 +145,15 @@ def _pad(sink: BinaryIO) -> None:
     sink.write(bytes(-sink.tell() % DEFAULT_ALIGNMENT))
 
 
-def _match(base: Path, header: GgufHeader, model: Path, codes: Path) -> Iterator[_Carried]:
-    """Find every matrix with codes among the base file's tensors."""
-    marks: dict[tuple[int, int], list[tuple[GgufTensor, NDArray[np.uint64]]]] = {}
+_FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+
+def _match(base: Path, header: GgufHeader, rows: Rows) -> Iterator[_Carried]:
+    """Find the base file's matrices that have codes."""
     for tensor in header.tensors:
         if len(tensor.shape) == 2 and tensor.type in _FLOATS:
-            rows = _row_marks(base, tensor.offset, _FLOATS[tensor.type], (tensor.shape[1], tensor.shape[0]), False)
-            marks.setdefault((_multiset(rows), tensor.shape[1]), []).append((tensor, rows))
-    stored = {info.name: info for info in find_tensors(model)}
-    for name, entry in list_quantized(codes).items():
-        info = _stored(stored, name)
-        own = _row_marks(info.file, info.offset, info.dtype, info.shape, entry.transposed)
-        places = marks.get((_multiset(own), entry.rows), [])
-        if not places:
-            raise CheckFailed(
-                "carry",
-                f"llama.cpp's converter changed the values of {name}, so its codes cannot be carried into GGUF. Use a "
-                "GGUF type of llama.cpp's own, such as gguf:Q4_K_M.",
-            )
-        ranks = np.argsort(own, kind="stable")
-        for tensor, rows in places:
-            order = np.empty(len(rows), np.int64)
-            order[np.argsort(rows, kind="stable")] = ranks
-            yield _Carried(tensor, entry, order)
-
-
-def _stored(stored: dict[str, TensorInfo], name: str) -> TensorInfo:
-    """The model's tensor of that name; transformers may put the base model's prefix before it or leave it out."""
-    if name in stored:
-        return stored[name]
-    return next(info for key, info in stored.items() if key.endswith(f".{name}") or name.endswith(f".{key}"))
-
-
-_FLOATS = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
-_FLOAT_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
-
-
-def _row_marks(file: Path, offset: int, dtype: str, shape: tuple[int, ...], transposed: bool) -> NDArray[np.uint64]:
-    """A 64-bit mark of each row's float32 values."""
-    mapped: NDArray[Any] = np.memmap(file, _FLOAT_DTYPES[dtype], "r", offset, shape)
-    mapped = mapped.T if transposed else mapped
-    generator = np.random.default_rng(0)
-    factors = generator.integers(1, 2**63, mapped.shape[1], dtype=np.uint64) | np.uint64(1)
-    marks = np.empty(len(mapped), np.uint64)
-    for start in range(0, len(mapped), _ROWS_AT_ONCE):
-        part = np.ascontiguousarray(mapped[start : start + _ROWS_AT_ONCE])
-        values = part.astype(np.uint32) << 16 if dtype == "BF16" else part.astype(np.float32).view(np.uint32)
-        with np.errstate(over="ignore"):
-            mixed = values.astype(np.uint64) * factors
-            marks[start : start + _ROWS_AT_ONCE] = (mixed ^ (mixed >> np.uint64(29))).sum(1, dtype=np.uint64)
-    return marks
-
-
-def _multiset(marks: NDArray[np.uint64]) -> int:
-    with np.errstate(over="ignore"):
-        return int((marks * (marks | np.uint64(1))).sum(dtype=np.uint64))
+            shape = (tensor.shape[1], tensor.shape[0])
+            values: NDArray[Any] = np.memmap(base, _FLOATS[tensor.type], "r", tensor.offset, shape)
+            origin = find_origin(rows, mark_rows(values, tensor.type), tensor.name)
+            if origin is not None:
+                yield _Carried(tensor, origin)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from compiler.lineage import origin_of
 from compiler.model import ENCODER_TASKS, TEXT_GENERATION, Model
-from compiler.recipe import Recipe
+from compiler.quantize.plan import plan_codes, refuse_rows
+from compiler.recipe import Recipe, parse_recipe
+from compiler.scheme import CODE_SCHEMES
 from compiler.target import Stage
+from targets.onnx_codes import CONTAINERS
 
 NAME = "onnx"
 EXTRA = "onnx"
-SCHEMES = ("fp32", "fp16", "int8", "int4-rtn-g32", "int4-rtn-g64", "int4-rtn-g128")
+_OURS = tuple(
+    scheme.name for scheme in CODE_SCHEMES if (scheme.code_bits, scheme.symmetric) in CONTAINERS and scheme.block
+)
+SCHEMES = ("fp32", "fp16", "int8", *_OURS)
 OPTIONS: tuple[str, ...] = ()
 VARIANTS: tuple[str, ...] = ()
 
@@ -19,8 +27,8 @@ DECODERS = (
     "Gemma3ForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "NemotronForCausalLM",
     "OlmoForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM",
 )  # fmt: skip
-_DECODER_SCHEMES = ("fp32", "fp16", "int8", "int4-rtn-g32", "int4-rtn-g64", "int4-rtn-g128")
-_ENCODER_SCHEMES = ("fp32", "fp16", "int8")
+# GenAI's builder rounds to these itself.
+_BUILDER_SCHEMES = ("fp32", "fp16", "int8", "int4-rtn-g32", "int4-rtn-g64", "int4-rtn-g128")
 _ENCODER_MODEL_TYPES = (
     "albert", "bert", "camembert", "deit", "distilbert", "electra", "mpnet", "roberta", "vit", "xlm-roberta",
 )  # fmt: skip
@@ -34,9 +42,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
                 f"ONNX Runtime GenAI's builder does not take the architecture {model.architecture}. It takes: "
                 f"{', '.join(DECODERS)}."
             )
-        if recipe.scheme.name not in _DECODER_SCHEMES:
-            return f"for language models the schemes are {', '.join(_DECODER_SCHEMES)}."
-        return _refuse_blocks(model, recipe)
+        return refuse_rows(model, recipe)
     if model.task not in ENCODER_TASKS:
         return f"the task {model.task} is not one of {', '.join((TEXT_GENERATION, *ENCODER_TASKS))}."
     if model.config.get("model_type") not in _ENCODER_MODEL_TYPES:
@@ -44,39 +50,41 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
             f"the encoder export takes the model types {', '.join(_ENCODER_MODEL_TYPES)}, "
             f"not {model.config.get('model_type')}."
         )
-    if recipe.scheme.name not in _ENCODER_SCHEMES:
-        return f"for encoders the schemes are {', '.join(_ENCODER_SCHEMES)}."
-    return None
-
-
-def _refuse_blocks(model: Model, recipe: Recipe) -> str | None:
-    block = recipe.scheme.block
-    if block and model.geometry.hidden_size % block:
-        return f"its rows of {model.geometry.hidden_size} do not divide by the group size {block}; use int4-rtn-g32."
-    return None
+    if recipe.scheme.method == "gptq" and model.task == "image-classification":
+        return "there is no calibration text for images; use a round-to-nearest scheme such as int8-rtn-g32."
+    return refuse_rows(model, recipe)
 
 
 def plan(model: Model, recipe: Recipe) -> Stage:
-    """One stage for a decoder; export (shared), then quantize or convert, for an encoder."""
+    """One stage for a decoder of the builder's; else export (shared), then store, or carry codes."""
     scheme = recipe.scheme.name
-    origin = origin_of(model, recipe)
+    arguments = {"scheme": scheme, "origin": origin_of(model, recipe)}
     if model.task == TEXT_GENERATION:
-        return Stage(
-            f"build {scheme} with GenAI",
-            "targets.onnx_decoder:build",
-            {"scheme": scheme, "context_length": recipe.shapes.context_length, "origin": origin},
-            ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers"),
-        )
+        arguments["context_length"] = recipe.shapes.context_length
+        if scheme in _BUILDER_SCHEMES and not _says_more(recipe):
+            return _plan_builder(scheme, arguments)
+        exported = {"scheme": "fp32", "context_length": None, "origin": origin_of(model, parse_recipe("onnx:fp32", (NAME,)))}
+        inputs = (_plan_builder("fp32", exported), plan_codes(model, recipe, CONTAINERS))
+        return Stage(f"carry {scheme} to ONNX", "targets.onnx_decoder:pack_codes", arguments, ("onnx", "numpy"), inputs)
     export = Stage(
         "export to ONNX",
         "targets.onnx_encoder:export",
         {"task": model.task},
         ("torch", "onnx", "onnxscript", "transformers"),
     )
-    return Stage(
-        f"pack ONNX {scheme}",
-        "targets.onnx_encoder:pack",
-        {"scheme": scheme, "origin": origin},
-        ("onnxruntime", "onnx"),
-        (export,),
-    )
+    if recipe.scheme.method:
+        inputs = (export, plan_codes(model, recipe, CONTAINERS))
+        return Stage(f"carry {scheme} to ONNX", "targets.onnx_encoder:pack_codes", arguments, ("onnx", "numpy"), inputs)
+    tools = ("onnxruntime", "onnx")
+    return Stage(f"pack ONNX {scheme}", "targets.onnx_encoder:pack", arguments, tools, (export,))
+
+
+def _plan_builder(scheme: str, arguments: dict[str, Any]) -> Stage:
+    tools = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
+    return Stage(f"build {scheme} with GenAI", "targets.onnx_decoder:build", arguments, tools)
+
+
+def _says_more(recipe: Recipe) -> bool:
+    """Whether the recipe asks for what GenAI's builder cannot: a head or an embedding of its own, a budget."""
+    settings = recipe.quantization
+    return settings.has_budget or (settings.head, settings.embedding) != ("auto", "auto")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 import tempfile
 from dataclasses import asdict
@@ -12,7 +13,9 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.lineage import write_lineage
+from compiler.model import Model
 from compiler.package import Lowered, Port
+from targets.onnx_codes import carry
 from targets.onnx_weights import read_weights
 
 
@@ -31,12 +34,31 @@ def build(
     read = write_lineage(Path(model), origin, folder)
     _settle_config(folder / "genai_config.json", context_length)
     _respell_pre_tokenizer(folder / "tokenizer.json")
+    return _lowered(folder, scheme, read)
+
+
+def pack_codes(
+    model: str, inputs: list[str], out: str, scheme: str, context_length: int | None, origin: dict[str, str]
+) -> dict[str, Any]:
+    """Put our codes into GenAI's float32 graph; `inputs` are the folders of that graph and of the quantization."""
+    exported, folder = Path(inputs[0]), Path(out)
+    for file in exported.iterdir():
+        if file.name not in ("model.onnx", "model.onnx.data"):
+            shutil.copyfile(file, folder / file.name)
+    carry(exported / "model.onnx", Path(model), Path(inputs[1]), folder / "model.onnx")
+    shutil.copyfile(Path(inputs[1]) / "layers.json", folder / "layers.json")
+    read = write_lineage(Path(model), origin, folder)
+    _settle_config(folder / "genai_config.json", context_length)
+    return _lowered(folder, scheme, read)
+
+
+def _lowered(folder: Path, scheme: str, model: Model) -> dict[str, Any]:
     return asdict(
         Lowered(
             runtime="ortgenai",
             artifact=".",
             inputs=(Port("input_ids", "int64", ("batch", "sequence")),),
-            outputs=(Port("logits", "float32", ("batch", "sequence", read.geometry.vocabulary)),),
+            outputs=(Port("logits", "float32", ("batch", "sequence", model.geometry.vocabulary)),),
             weights=read_weights(folder / "model.onnx", scheme),
         )
     )

@@ -7,6 +7,8 @@ mask as it is (ContribOperators.md of ONNX Runtime), for every architecture that
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +18,8 @@ from compiler.encoder_wrap import Encoder, example_inputs, load_encoder
 from compiler.errors import CheckFailed
 from compiler.lineage import write_lineage
 from compiler.package import Lowered, Port, Weights
-from targets.onnx_fuse import fold_biases, pack_attention, skip_reshapes
+from targets.onnx_codes import carry
+from targets.onnx_fuse import fold_biases, pack_attention, skip_reshapes, unpack_attention
 from targets.onnx_weights import read_weights
 
 _ATTENTION = "edgec_fused"
@@ -105,10 +108,29 @@ def _settle(path: Path) -> None:
 
 def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
     """Store the exported graph by `scheme` and add tokenizer, config and lineage."""
-    folder, exported = Path(out), Path(inputs[0]) / "model.onnx"
+    _STORE[scheme](Path(inputs[0]) / "model.onnx", Path(out) / "model.onnx")
+    return _finish(Path(model), Path(out), scheme, origin)
+
+
+def pack_codes(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
+    """Put our codes into the exported graph; `inputs` are the folders of the export and of the quantization."""
+    import onnx
+
+    folder, artifact = Path(out), Path(out) / "model.onnx"
+    document = onnx.load(str(Path(inputs[0]) / "model.onnx"))
+    unpack_attention(document)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        opened = Path(temporary) / "model.onnx"
+        onnx.save(document, str(opened))
+        carry(opened, Path(model), Path(inputs[1]), artifact)
+    shutil.copyfile(Path(inputs[1]) / "layers.json", folder / "layers.json")
+    return _finish(Path(model), folder, scheme, origin)
+
+
+def _finish(model: Path, folder: Path, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
+    """Write tokenizer, config and lineage beside the graph, and describe it."""
     artifact = folder / "model.onnx"
-    _STORE[scheme](exported, artifact)
-    write_lineage(Path(model), origin, folder, processor=True)
+    write_lineage(model, origin, folder, processor=True)
     weights = read_weights(artifact, scheme)
     return asdict(
         Lowered(

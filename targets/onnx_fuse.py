@@ -118,6 +118,35 @@ def pack_attention(document: Any) -> int:
     return replaced
 
 
+def unpack_attention(document: Any) -> None:
+    """Undo `pack_attention` as far as its product goes: one product, a split, and `MultiHeadAttention` with the bias.
+
+    `Attention` multiplies in its own kernel, which takes float weights only; a product of its own can be quantized.
+    """
+    import onnx
+
+    nodes = []
+    for node in document.graph.node:
+        if node.op_type != "Attention":
+            nodes.append(node)
+            continue
+        product, parts = f"{node.output[0]}_qkv", [f"{node.output[0]}_{part}" for part in "qkv"]
+        nodes.append(onnx.helper.make_node("MatMul", list(node.input[:2]), [product], name=f"{node.name}_qkv"))
+        nodes.append(onnx.helper.make_node("Split", [product], parts, axis=-1, num_outputs=3))
+        mask = [node.input[3]] if len(node.input) > 3 else [""]
+        attention = onnx.helper.make_node(
+            "MultiHeadAttention",
+            [*parts, node.input[2], *mask],
+            list(node.output),
+            name=node.name,
+            domain="com.microsoft",
+        )
+        attention.attribute.extend(node.attribute)
+        nodes.append(attention)
+    del document.graph.node[:]
+    document.graph.node.extend(nodes)
+
+
 def _behind_reshapes(graph: _Graph, name: str) -> _Projection | None:
     """The projection with a bias that `name` is, reshapes and transposes aside."""
     while (node := graph.producers.get(name)) is not None and node.op_type in ("Reshape", "Transpose"):

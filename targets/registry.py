@@ -8,6 +8,7 @@ from types import ModuleType
 TARGETS: tuple[tuple[str, str], ...] = (
     ("gguf", "targets.gguf"),
     ("onnx", "targets.onnx"),
+    ("gptq", "targets.gptq"),
     ("tflite", "targets.tflite"),
     ("neo", "targets.neo"),
 )

@@ -1,4 +1,4 @@
-"""The stages that find a model's codes, and what can be told before any of them runs. Imports nothing heavy."""
+"""The stages that find a model's codes, and what can be told before any of them runs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict
 
 from compiler.model import Model
+from compiler.quantize.quantized import Entry, list_quantized
 from compiler.quantize.settings import Quantization
 from compiler.recipe import Recipe
 from compiler.target import Stage
@@ -25,6 +26,8 @@ def plan_codes(model: Model, recipe: Recipe, candidate_bits: tuple[tuple[int, bo
         candidate_bits: (bits, symmetric) that a mixed precision may choose from, used when there is a budget.
     """
     scheme, settings = recipe.scheme, recipe.quantization
+    if own_codes(model):
+        return Stage("take over the codes", "compiler.quantize.stage:take_over", {}, ("numpy",))
     inputs: tuple[Stage, ...] = ()
     if scheme.method == "gptq" or settings.has_budget:
         inputs = (_plan_samples(model, settings),)
@@ -69,9 +72,25 @@ def _relevant(settings: Quantization, method: str) -> dict[str, object]:
     return Quantization(head=settings.head, embedding=settings.embedding).full()
 
 
+def own_codes(model: Model) -> dict[str, Entry]:
+    """The codes that the model itself came with (a GPTQ checkpoint); empty for others."""
+    return list_quantized(model.folder)
+
+
 def refuse_rows(model: Model, recipe: Recipe) -> str | None:
-    """Why the group size does not suit the model's matrices; None when it does."""
+    """Why the scheme does not suit the model's matrices, or the codes that it came with; None when it does."""
     block = recipe.scheme.block
+    for entry in own_codes(model).values() if recipe.scheme.method else ():
+        if "group_of_column" in entry.parts:
+            return (
+                f"its codes were made with act-order (desc_act), and groups of {entry.name} are not neighbouring columns, "
+                "which only a GPTQ checkpoint can hold. Use a scheme that quantizes anew, such as gguf:Q4_K_M."
+            )
+        wanted = (recipe.scheme.code_bits, recipe.scheme.block or entry.columns, recipe.scheme.symmetric)
+        has = (entry.bits, entry.group_size, entry.symmetric)
+        if wanted != has:
+            own = f"int{entry.bits}-gptq-g{entry.group_size}{'' if entry.symmetric else '-asym'}"
+            return f"it comes with codes of its own, which are {own}; use that scheme, or a float one."
     for tensor in model.tensors:
         if block and len(tensor.shape) == 2 and _IN_BLOCK.search(tensor.name):
             row = tensor.shape[0] if model.config.get("model_type") == "gpt2" else tensor.shape[1]

@@ -60,8 +60,8 @@ class QuantizedTensor:
         if self.group_of_column is not None:
             scales, zeros = self.scales[:, self.group_of_column], self.zero_points[:, self.group_of_column]
         else:
-            scales = np.repeat(self.scales, self.group_size, 1)
-            zeros = np.repeat(self.zero_points, self.group_size, 1)
+            scales = np.repeat(self.scales, self.group_size, 1)[:, : self.columns]
+            zeros = np.repeat(self.zero_points, self.group_size, 1)[:, : self.columns]
         return (self.codes.astype(np.float32) - zeros) * scales.astype(np.float32)
 
 

@@ -25,7 +25,7 @@ from compiler.quantize.gptq import Solver, damped, solve_damped
 from compiler.quantize.grid import Grid, Scales, dequantize, fit_scales, round_to_codes
 from compiler.quantize.network import Layer, Network, layers_of, open_network
 from compiler.quantize.passes import Call, batches, head_inputs, run_front
-from compiler.quantize.quantized import QuantizedTensor, write_quantized
+from compiler.quantize.quantized import QuantizedTensor, list_quantized, write_quantized
 from compiler.quantize.settings import Quantization, quantization_from_full
 from compiler.quantize.stream import Streams, add_gram, fill_lower, quantize_block
 from compiler.worker import report_progress
@@ -80,6 +80,13 @@ def quantize(
             _rtn(network, grids, tables, work)
         table = _collect(work, Path(out))
     return {"layers": len(table)}
+
+
+def take_over(model: str, inputs: list[str], out: str) -> dict[str, Any]:
+    """The codes that a model came with, as they are."""
+    for file in sorted(Path(model).glob("codes-*.safetensors")):
+        shutil.copyfile(file, Path(out) / file.name)
+    return {"layers": len(_table(Path(out)))}
 
 
 def _chosen_grids(inputs: list[str], grid: Grid) -> Callable[[str], Grid | None]:
@@ -336,10 +343,13 @@ def _block_file(work: Path, number: int) -> Path:
 
 def _collect(work: Path, out: Path) -> list[dict[str, Any]]:
     """Move the codes to `out` and write the table of layers."""
-    from compiler.quantize.quantized import list_quantized
-
     for file in sorted(work.glob("codes-*.safetensors")):
         shutil.move(file, out / file.name)
+    return _table(out)
+
+
+def _table(out: Path) -> list[dict[str, Any]]:
+    """Write `layers.json`: what every quantized tensor is."""
     table = [
         {
             "tensor": entry.name,

@@ -1,0 +1,82 @@
+"""GPTQ checkpoints in torch: the codes are unpacked to float32 and transformers runs the model.
+
+The kernels that run such checkpoints at int4 speed need a GPU; here the numbers are what counts, not the speed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from compiler.errors import UnusableInput
+from compiler.package import Package
+from compiler.quantize.gptq_import import import_gptq
+from runtimes.session import Message, Session
+
+
+def open_session(package: Package, threads: int) -> Session:
+    """A session on the package's folder."""
+    return GptqSession(package, threads)
+
+
+class GptqSession:
+    """A decoder in torch, weights dequantized while it is opened."""
+
+    def __init__(self, package: Package, threads: int) -> None:
+        torch.set_num_threads(threads)
+        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        with tempfile.TemporaryDirectory(prefix="edgec-gptq-") as temporary:
+            try:
+                import_gptq(str(package.folder), temporary)
+                self._model = AutoModelForCausalLM.from_pretrained(
+                    temporary, dtype=torch.float32, use_safetensors=True, **local
+                ).eval()
+                self._tokenizer = AutoTokenizer.from_pretrained(Path(temporary), **local)
+            except (OSError, ValueError, KeyError) as error:
+                raise UnusableInput(f"torch cannot load {package.name}: {error}.") from error
+        self.vocabulary = int(self._model.config.vocab_size)
+        trained = int(self._model.config.max_position_embeddings)
+        self.context_length = package.recipe_full["shapes"]["context_length"] or trained
+        ends = self._model.generation_config.eos_token_id
+        self._ends = frozenset(ends if isinstance(ends, list) else [ends]) if ends is not None else frozenset()
+        self._cache: Any = None
+
+    def _run(self, token_ids: Sequence[int], cache: Any) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            answer = self._model(torch.tensor([list(token_ids)]), past_key_values=cache, use_cache=True)
+        self._cache = answer.past_key_values
+        return np.asarray(answer.logits[0].float().numpy())
+
+    def prefill(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        return self._run(token_ids, None)[-1]
+
+    def decode(self, token_id: int) -> NDArray[np.float32]:
+        return self._run([token_id], self._cache)[-1]
+
+    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        return self._run(token_ids, None)
+
+    def tokenize(self, text: str) -> list[int]:
+        return [int(token) for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(token_ids)))
+
+    def render_chat(self, messages: Sequence[Message]) -> str | None:
+        if not self._tokenizer.chat_template:
+            return None
+        listed = [dict(message) for message in messages]
+        return str(self._tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True))
+
+    def end_of_text_ids(self) -> frozenset[int]:
+        return self._ends
+
+    def close(self) -> None:
+        del self._model

@@ -1,0 +1,144 @@
+"""gptq: a standard GPTQ checkpoint, a Hugging Face folder that GPTQModel, vLLM and transformers read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compiler.lineage import origin_of, write_lineage
+from compiler.model import TEXT_GENERATION, Model
+from compiler.package import Lowered, Port, Weights
+from compiler.quantize.checkpoint import BITS, config_of, pack_tensor, write_config
+from compiler.quantize.plan import plan_codes, refuse_rows
+from compiler.quantize.quantized import QuantizedTensor, list_quantized, read_quantized
+from compiler.recipe import Recipe
+from compiler.scheme import CODE_SCHEMES
+from compiler.target import Stage
+from compiler.tensors import TensorInfo, find_tensors, read_bytes, write_tensors
+
+NAME = "gptq"
+EXTRA = "quantize"
+SCHEMES = tuple(scheme.name for scheme in CODE_SCHEMES if scheme.code_bits in BITS)
+OPTIONS: tuple[str, ...] = ()
+VARIANTS: tuple[str, ...] = ()
+
+_CODES_PER_GROUP = 32
+
+
+def refuse(model: Model, recipe: Recipe) -> str | None:
+    """Why not: an encoder, layers that are no Linear, a budget, or sizes that do not fill 32-bit words."""
+    if model.task != TEXT_GENERATION:
+        return f"GPTQ checkpoints hold language models, not {model.task}; try the target onnx."
+    if model.config.get("model_type") == "gpt2":
+        return "GPT-2 is built of Conv1D layers, which readers of GPTQ checkpoints do not agree on; try gguf or onnx."
+    if recipe.quantization.has_budget:
+        return "a GPTQ checkpoint has one grid for all layers; leave out --target-bpw and --max-bytes."
+    odd = next((t for t in model.tensors if len(t.shape) == 2 and (t.shape[0] % 32 or t.shape[1] % 32)), None)
+    if odd is not None and "layers" in odd.name:
+        return f"{odd.name} is {list(odd.shape)}, and codes are packed by {_CODES_PER_GROUP}."
+    return refuse_rows(model, recipe)
+
+
+def plan(model: Model, recipe: Recipe) -> Stage:
+    """The codes, then the checkpoint."""
+    scheme = recipe.scheme
+    arguments = {
+        "scheme": scheme.name,
+        "group_size": scheme.block,
+        "bits": scheme.code_bits,
+        "symmetric": scheme.symmetric,
+        "damping": recipe.quantization.damping,
+        "origin": origin_of(model, recipe),
+    }
+    codes = plan_codes(model, recipe, ())
+    return Stage(f"write {scheme.name} checkpoint", "targets.gptq:pack", arguments, ("numpy",), (codes,))
+
+
+def pack(
+    model: str,
+    inputs: list[str],
+    out: str,
+    scheme: str,
+    bits: int,
+    group_size: int,
+    symmetric: bool,
+    damping: float,
+    origin: dict[str, str],
+) -> dict[str, Any]:
+    """Write the checkpoint: v1 for symmetric codes, v2 for others, since readers of v1 part ways at a zero point of 0.
+
+    The embedding and the head have no place for codes in this form; they get what their codes stand for, as float16.
+    """
+    folder, form = Path(out), "gptq" if symmetric else "gptq_v2"
+    infos = {info.name: info for info in find_tensors(Path(model))}
+    entries = list_quantized(Path(inputs[0]))
+    layout: list[tuple[str, str, tuple[int, ...]]] = []
+    for name, info in infos.items():
+        if name in entries and _is_linear(name):
+            entry = entries[name]
+            base, groups = name.removesuffix(".weight"), entry.columns // entry.group_size
+            layout += [
+                (f"{base}.qweight", "I32", (entry.columns * bits // 32, entry.rows)),
+                (f"{base}.qzeros", "I32", (groups, entry.rows * bits // 32)),
+                (f"{base}.scales", "F16", (groups, entry.rows)),
+                (f"{base}.g_idx", "I32", (entry.columns,)),
+            ]
+        elif name in entries:
+            layout.append((name, "F16", info.shape))
+        else:
+            layout.append((name, info.dtype, info.shape))
+    write_tensors(folder / "model.safetensors", layout, _data(infos, entries, form))
+    read = write_lineage(Path(model), origin, folder, processor=True)
+    write_config(dict(read.config), config_of(bits, group_size, symmetric, damping, form), folder)
+    generation = Path(model) / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, folder / generation.name)
+    shutil.copyfile(Path(inputs[0]) / "layers.json", folder / "layers.json")
+    return asdict(
+        Lowered(
+            runtime="gptq",
+            artifact=".",
+            inputs=(Port("input_ids", "int64", ("batch", "sequence")),),
+            outputs=(Port("logits", "float32", ("batch", "sequence", read.geometry.vocabulary)),),
+            weights=_weights(layout, bits),
+        )
+    )
+
+
+def _is_linear(name: str) -> bool:
+    return not name.startswith(("lm_head", "embed_out")) and "embed" not in name.rsplit(".", 2)[-2]
+
+
+def _data(infos: dict[str, TensorInfo], entries: dict[str, Any], form: str) -> Iterator[bytes]:
+    for name, info in infos.items():
+        if name not in entries:
+            yield read_bytes(info)
+            continue
+        tensor: QuantizedTensor = read_quantized(entries[name])
+        if _is_linear(name):
+            for values in pack_tensor(tensor, form).values():
+                yield values.tobytes()
+        else:
+            yield tensor.dequantize().astype(np.float16).tobytes()
+
+
+def _weights(layout: list[tuple[str, str, tuple[int, ...]]], bits: int) -> Weights:
+    """Bits per weight over the whole file; `types` counts weights, not words."""
+    types: dict[str, int] = {}
+    stored_bits = 0
+    sizes = {"I32": 32, "F16": 16, "BF16": 16, "F32": 32}
+    for name, dtype, shape in layout:
+        count = int(np.prod(shape))
+        stored_bits += count * sizes.get(dtype, 32)
+        if name.endswith(".qweight"):
+            types[f"int{bits}"] = types.get(f"int{bits}", 0) + count * 32 // bits
+        elif not name.endswith((".qzeros", ".g_idx", ".scales")):
+            kind = dtype.lower().replace("f", "fp")
+            types[kind] = types.get(kind, 0) + count
+    return Weights(round(stored_bits / sum(types.values()), 4), dict(sorted(types.items())))
+
