@@ -213,7 +213,8 @@ def _check_fallbacks(lowered: Lowered, recipe: Recipe, schemes: Sequence[str], a
 
 def _nearest_fitting(scheme: Scheme, names: Sequence[str]) -> str | None:
     """Of a target's schemes with smaller blocks, the one nearest in bits per weight."""
-    known = [found for found in map(find_scheme, names) if found and 0 < found.block < scheme.block]
+    known = [found for found in map(find_scheme, names) if found and found.family == scheme.family]
+    known = [found for found in known if 0 < found.block < scheme.block]
     nearest = min(known, key=lambda found: abs(found.bits_per_weight - scheme.bits_per_weight), default=None)
     return nearest.name if nearest else None
 

@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from compiler.errors import UnusableInput
@@ -64,7 +64,7 @@ class Recipe:
     shapes: Shapes = Shapes()
     task: str | None = None
     thresholds: Thresholds = Thresholds()
-    quantization: Quantization = Quantization()
+    quantization: Quantization = field(default_factory=Quantization)
 
     def __str__(self) -> str:
         variant = f"@{self.variant}" if self.variant else ""

@@ -112,9 +112,9 @@ def _with_codes_apart(model: Model, on_progress: Progress | None, debug: bool) -
             "that it was made from, or a GPTQ checkpoint."
         )
     key = digest_json({"gptq": digest_model(model), "form": 1})
-    folder = _imported(
-        key, "compiler.quantize.gptq_import:import_gptq", {"folder": str(model.folder.resolve())}, model.name, on_progress, debug
-    )
+    arguments = {"folder": str(model.folder.resolve())}
+    function = "compiler.quantize.gptq_import:import_gptq"
+    folder = _imported(key, function, arguments, model.name, on_progress, debug)
     return read_model(folder, name=model.name, source=model.source, task=model.task)
 
 

@@ -81,7 +81,12 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         return Stage(
             f"carry {name} to GGUF",
             "targets.gguf:pack_codes",
-            {"scheme": name, "bits": scheme.code_bits, "symmetric": scheme.symmetric, "origin": origin_of(model, recipe)},
+            {
+                "scheme": name,
+                "bits": scheme.code_bits,
+                "symmetric": scheme.symmetric,
+                "origin": origin_of(model, recipe),
+            },
             ("numpy",),
             (_plan_convert(model, _lossless_type(model)), plan_codes(model, recipe, tuple(CONTAINERS))),
         )

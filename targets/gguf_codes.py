@@ -52,13 +52,15 @@ def pack_blocks(tensor: QuantizedTensor) -> NDArray[np.uint8]:
         body = [(codes.astype(np.int16) - 128).astype(np.int8).view(np.uint8)]
     else:
         low = codes & 15
-        body = [low[..., :16] | (low[..., 16:] << 4)]
+        body = [(low[..., :16] | (low[..., 16:] << 4)).astype(np.uint8)]
         if tensor.bits == 5:
             body.insert(0, np.packbits(codes >> 4, axis=-1, bitorder="little"))
     return np.concatenate([*head, *body], -1).reshape(tensor.rows, -1)
 
 
-def unpack_blocks(blocks: NDArray[np.uint8], kind: str, columns: int) -> tuple[NDArray[Any], ...]:
+def unpack_blocks(
+    blocks: NDArray[np.uint8], kind: str, columns: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float16] | None]:
     """(codes, scales, minima or None) of rows of blocks: the inverse of `pack_blocks`, group size 32."""
     rows = len(blocks)
     block = blocks.reshape(rows, columns // BLOCK, -1)
@@ -70,12 +72,12 @@ def unpack_blocks(blocks: NDArray[np.uint8], kind: str, columns: int) -> tuple[N
     if kind == "Q8_0":
         codes = (block[..., at:].view(np.int8).astype(np.int16) + 128).astype(np.uint8)
     else:
-        high = 0
+        high = np.zeros(1, np.uint8)
         if kind.startswith("Q5"):
-            high = np.unpackbits(block[..., at : at + 4], axis=-1, bitorder="little") << 4
+            high = np.unpackbits(block[..., at : at + 4], axis=-1, bitorder="little") << np.uint8(4)
             at += 4
         codes = np.concatenate([block[..., at:] & 15, block[..., at:] >> 4], -1) | high
-    return codes.reshape(rows, columns), scales, minima
+    return codes.reshape(rows, columns).astype(np.uint8), scales, minima
 
 
 @dataclass(frozen=True)

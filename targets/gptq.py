@@ -95,9 +95,9 @@ def pack(
     write_tensors(folder / "model.safetensors", layout, _data(infos, entries, form))
     read = write_lineage(Path(model), origin, folder, processor=True)
     write_config(dict(read.config), config_of(bits, group_size, symmetric, damping, form), folder)
-    generation = Path(model) / "generation_config.json"
-    if generation.is_file():
-        shutil.copyfile(generation, folder / generation.name)
+    for name in ("generation_config.json", "chat_template.jinja"):
+        if (Path(model) / name).is_file():
+            shutil.copyfile(Path(model) / name, folder / name)
     shutil.copyfile(Path(inputs[0]) / "layers.json", folder / "layers.json")
     return asdict(
         Lowered(
@@ -141,4 +141,3 @@ def _weights(layout: list[tuple[str, str, tuple[int, ...]]], bits: int) -> Weigh
             kind = dtype.lower().replace("f", "fp")
             types[kind] = types.get(kind, 0) + count
     return Weights(round(stored_bits / sum(types.values()), 4), dict(sorted(types.items())))
-

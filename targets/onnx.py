@@ -58,12 +58,16 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
 def plan(model: Model, recipe: Recipe) -> Stage:
     """One stage for a decoder of the builder's; else export (shared), then store, or carry codes."""
     scheme = recipe.scheme.name
-    arguments = {"scheme": scheme, "origin": origin_of(model, recipe)}
+    arguments: dict[str, Any] = {"scheme": scheme, "origin": origin_of(model, recipe)}
     if model.task == TEXT_GENERATION:
         arguments["context_length"] = recipe.shapes.context_length
         if scheme in _BUILDER_SCHEMES and not _says_more(recipe):
             return _plan_builder(scheme, arguments)
-        exported = {"scheme": "fp32", "context_length": None, "origin": origin_of(model, parse_recipe("onnx:fp32", (NAME,)))}
+        exported = {
+            "scheme": "fp32",
+            "context_length": None,
+            "origin": origin_of(model, parse_recipe("onnx:fp32", (NAME,))),
+        }
         inputs = (_plan_builder("fp32", exported), plan_codes(model, recipe, CONTAINERS))
         return Stage(f"carry {scheme} to ONNX", "targets.onnx_decoder:pack_codes", arguments, ("onnx", "numpy"), inputs)
     export = Stage(

@@ -36,7 +36,7 @@ def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         return codes
     if codes.shape[-1] % 2:
         codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], -1)
-    return codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
 
 
 def unpack_codes(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
@@ -119,7 +119,7 @@ def _matrices(graph: Any, folder: Path, rows: Rows) -> Iterator[_Matrix]:
             if origin is None:
                 continue
             twin = next((each.name for each in products if _same(each.origin, origin)), None) if gathered else None
-            matrix = _Matrix(name, gathered, *values.shape, origin, twin)
+            matrix = _Matrix(name, gathered, values.shape[0], values.shape[1], origin, twin)
             if not gathered:
                 products.append(matrix)
             yield matrix

@@ -30,7 +30,6 @@ from targets.registry import TARGET_NAMES, load_target
     "--sequence-length", type=click.IntRange(1), help="Tokens of an encoder input in static containers [128]."
 )
 @quantize_options
-@click.option("--adapter", type=click.Path(path_type=Path), help="LoRA adapter (peft) that is merged beforehand.")
 @click.option("--jobs", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), show_default=True)
 @click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
 @click.option(
@@ -48,7 +47,6 @@ def command(
     name: str | None,
     context_length: int | None,
     sequence_length: int | None,
-    adapter: Path | None,
     jobs: int,
     allow: tuple[str, ...],
     verify_too: bool,

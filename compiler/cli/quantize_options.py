@@ -17,7 +17,9 @@ from compiler.recipe import Recipe
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 _OPTIONS = (
-    click.option("--calibration", metavar="TEXT", help="FILE or hf:DATASET that GPTQ calibrates on [the model's own text]."),
+    click.option(
+        "--calibration", metavar="TEXT", help="FILE or hf:DATASET that GPTQ calibrates on [the model's own text]."
+    ),
     click.option("--calibration-samples", type=click.IntRange(1), help="How many samples of it [128]."),
     click.option("--calibration-tokens", type=click.IntRange(16), help="Tokens of a sample [512]."),
     click.option("--seed", type=int, help="Of the text that the model writes itself [0]."),
@@ -58,17 +60,19 @@ def with_quantization(
     if not recipe.scheme.method:
         return recipe
     old = recipe.quantization
-    samples = {"samples": calibration_samples, "sample_tokens": calibration_tokens, "seed": seed}
+    samples: dict[str, Any] = {"samples": calibration_samples, "sample_tokens": calibration_tokens, "seed": seed}
     text: dict[str, Any] = {}
     if calibration is not None:
         digest, source = keep_text(calibration)
         text = {"text": digest, "source": source}
-    given = {"head": head, "embedding": embedding, "target_bits_per_weight": target_bpw}
+    given: dict[str, Any] = {"head": head, "embedding": embedding, "target_bits_per_weight": target_bpw}
     if max_bytes is not None:
         given["max_bytes"] = parse_bytes(max_bytes)
     changed = replace(
         old,
-        calibration=replace(old.calibration, **text, **{name: each for name, each in samples.items() if each is not None}),
+        calibration=replace(
+            old.calibration, **text, **{name: each for name, each in samples.items() if each is not None}
+        ),
         **{name: each for name, each in given.items() if each is not None},
     )
     return replace(recipe, quantization=changed)
@@ -85,4 +89,3 @@ def parse_bytes(text: str) -> int:
     if match is None or unit not in _UNITS:
         raise UnusableInput(f"{text!r} is not a size. Write for instance 90MB or 1.5GiB.")
     return int(float(match[1]) * _UNITS[unit])
-

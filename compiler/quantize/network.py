@@ -10,8 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -50,13 +49,13 @@ class Layer:
 
     def weight(self) -> Tensor:
         """The weight as (outputs, inputs), float32."""
-        weight = self.module.weight.detach()
+        weight = weight_of(self.module)
         return weight.t().contiguous() if self.transposed else weight.clone()
 
     def set_weight(self, weight: Tensor) -> None:
         """Put a weight of (outputs, inputs) in place."""
         with torch.no_grad():
-            self.module.weight.copy_(weight.t() if self.transposed else weight)
+            weight_of(self.module).copy_(weight.t() if self.transposed else weight)
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Network:
         tensors: the file position of every parameter and persistent buffer, by its name in `module`.
     """
 
-    module: nn.Module
+    module: transformers.PreTrainedModel
     blocks: nn.ModuleList
     block_names: tuple[str, ...]
     tensors: Mapping[str, TensorInfo]
@@ -100,6 +99,11 @@ class Network:
     def _set(self, full: str, parameter: nn.Parameter) -> None:
         owner, _, leaf = full.rpartition(".")
         setattr(self.module.get_submodule(owner), leaf, parameter)
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a module that has one, detached."""
+    return cast(Tensor, module.weight).detach()
 
 
 def layers_of(network: Network, block: str) -> list[Layer]:
@@ -205,8 +209,3 @@ def _match_tensors(module: nn.Module, model: Model) -> dict[str, TensorInfo]:
         elif "pooler" not in name:
             raise UnusableInput(f"{model.name} has no tensor {name}, which its architecture needs. Download it again.")
     return found
-
-
-def folder_model_files(model: Model) -> list[Path]:
-    """The files that hold the model's weights."""
-    return sorted({info.file for info in model.tensors})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compiler.errors import UnusableInput
 from compiler.quantize.activations import Activations
-from compiler.quantize.network import Layer, Network, Stop, layers_of
+from compiler.quantize.network import Layer, Network, Stop, layers_of, weight_of
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,10 @@ def find_groups(network: Network, block: str, call: Call, hidden: Tensor) -> tup
     groups = [Group(tuple(layers)) for _, layers in found]
     assert expected is not None
     for number in range(len(groups) - 1):
-        given = [(groups[number + 1], found[number + 1][0])]
+        known = [(groups[number + 1], found[number + 1][0])]
         for silent in (True, False):
             only = replace(groups[number], feeds_only_next=True, silences_attention=silent)
-            result = run_block(network, block, call, hidden, skip=[only], given=given)
+            result = run_block(network, block, call, hidden, skip=[only], given=known)
             if result is not None and torch.allclose(result, expected, 1e-5, 1e-5 * float(expected.abs().max())):
                 groups[number] = only
                 break
@@ -223,14 +223,14 @@ def run_block(
 def _answer(stack: contextlib.ExitStack, layer: Layer, inputs: Tensor | None) -> None:
     """Let a layer answer from `inputs`, or with zeros, whatever reaches it."""
     module, forward = layer.module, type(layer.module).forward
-    outputs = layer.module.weight.shape[1 if layer.transposed else 0]
+    outputs = weight_of(module).shape[1 if layer.transposed else 0]
 
     def answer(reached: Tensor) -> Tensor:
         if inputs is None:
             return torch.zeros(1, dtype=reached.dtype).expand(*reached.shape[:-1], outputs)
         return forward(module, inputs.reshape(reached.shape[:-1] + inputs.shape[-1:]))
 
-    module.forward = answer  # type: ignore[method-assign]
+    module.forward = answer
     stack.callback(module.__dict__.pop, "forward")
 
 

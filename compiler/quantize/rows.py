@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def find_origin(rows: Rows, marks: NDArray[np.uint64], name: str) -> Origin | No
     owners, own_rows = rows.entry[at], rows.row[at]
     cuts = np.flatnonzero(np.diff(owners)) + 1
     starts = np.concatenate([[0], cuts, [len(owners)]])
-    parts = tuple((int(owners[a]), own_rows[a:b]) for a, b in zip(starts, starts[1:], strict=False))
+    parts = tuple((int(owners[a]), own_rows[a:b]) for a, b in pairwise(starts))
     grids = {(e.bits, e.group_size, e.symmetric) for e in (rows.entries[number] for number, _ in parts)}
     if len(grids) > 1:
         raise CheckFailed("carry", f"The parts of {name} are quantized to different grids, and it can hold only one.")

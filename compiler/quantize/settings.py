@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from compiler.errors import UnusableInput
@@ -46,7 +46,7 @@ class Quantization:
         max_bytes: mixed precision within so many bytes of package; None likewise.
     """
 
-    calibration: Calibration = Calibration()
+    calibration: Calibration = field(default_factory=Calibration)
     head: Storage = "auto"
     embedding: Storage = "auto"
     activation_order: bool = True
@@ -75,7 +75,9 @@ def quantization_from_full(full: dict[str, Any]) -> Quantization:
     quantization = Quantization(**{**full, "calibration": Calibration(**full["calibration"])})
     for name in ("head", "embedding"):
         if getattr(quantization, name) not in STORAGES:
-            raise UnusableInput(f"{name} cannot be stored as {getattr(quantization, name)!r}; {', '.join(STORAGES)} can.")
+            raise UnusableInput(
+                f"{name} cannot be stored as {getattr(quantization, name)!r}; {', '.join(STORAGES)} can."
+            )
     if not 0 <= quantization.feedback <= 1 or not 0 < quantization.damping < 1 or quantization.refinements < 0:
         raise UnusableInput("feedback must lie in 0 to 1, damping between 0 and 1, and refinements not below 0.")
     return quantization

@@ -23,7 +23,7 @@ from compiler.model import Model, read_model
 from compiler.quantize.activations import Activations
 from compiler.quantize.gptq import Solver, damped, solve_damped
 from compiler.quantize.grid import Grid, Scales, dequantize, fit_scales, round_to_codes
-from compiler.quantize.network import Layer, Network, layers_of, open_network
+from compiler.quantize.network import Network, layers_of, open_network, weight_of
 from compiler.quantize.passes import Call, batches, head_inputs, run_front
 from compiler.quantize.quantized import QuantizedTensor, list_quantized, write_quantized
 from compiler.quantize.settings import Quantization, quantization_from_full
@@ -108,9 +108,9 @@ def find_tables(
     head = names.get(id(output)) if output is not None else None
     if embedding is None:
         return Tables(None, None, None, None, False)
-    table = network.module.get_submodule(embedding).weight
-    tied = output is not None and output.weight is table
-    fits = table.shape[1] % _TABLE_GROUP == 0
+    table = network.module.get_submodule(embedding)
+    tied = output is not None and output.weight is table.weight
+    fits = weight_of(table).shape[1] % _TABLE_GROUP == 0
 
     def grid(storage: str, automatic: str) -> Grid | None:
         storage = automatic if storage == "auto" else storage
@@ -153,7 +153,7 @@ def _rtn(network: Network, grids: Callable[[str], Grid | None], tables: Tables, 
 def _round_table(network: Network, module: str, grid: Grid, file: Path) -> Tensor:
     """Round an embedding or a head to the nearest codes, write them, and return what they stand for."""
     network.fill(module)
-    weight = network.module.get_submodule(module).weight.detach()
+    weight = weight_of(network.module.get_submodule(module))
     parts = []
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         rows = weight[start : start + _ROWS_AT_ONCE]
@@ -295,7 +295,7 @@ def _solve_head(
         if name != head and network.module.get_submodule(name) is not table:
             network.fill(name)
     # Only what comes after the blocks matters: the embedding may give anything, here zeros that take no memory.
-    table.weight = nn.Parameter(torch.zeros(1, 1).expand(table.weight.shape), requires_grad=False)
+    table.weight = nn.Parameter(torch.zeros(1, 1).expand(weight_of(table).shape), requires_grad=False)
     module = network.module.get_submodule(head)
     hessian = torch.zeros(final.size, final.size)
     for _, hidden in batches(final, batch):
@@ -306,7 +306,7 @@ def _solve_head(
         network.empty(name)
     network.fill(head)
     moments = damped(hessian, solver, f"{head}.weight")
-    weight = network.module.get_submodule(head).weight.detach()
+    weight = weight_of(network.module.get_submodule(head))
     parts = [
         solve_damped(weight[start : start + _ROWS_AT_ONCE], moments, grid, solver)
         for start in range(0, len(weight), _ROWS_AT_ONCE)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ def quantize_block(
         else:
             keep = None
         if wanted or keep:
-            hessian, cross = _moments(network, block, call, before.quantized, groups, number, original, keep, known, batch)
+            hessian, cross = _moments(
+                network, block, call, before.quantized, groups, number, original, keep, known, batch
+            )
         if keep:
             known.append((group, keep))
         if wanted:
@@ -140,14 +143,16 @@ def _run_original(
     after.original.create()
     for start, hidden in batches(stream, batch):
         watch = [
-            (group.layers[0], lambda given, own=own, start=start, count=len(hidden): own.write(
-                start, given.reshape(count, own.positions, own.size)))
-            for group, own in zip(groups, kept, strict=True)
+            (group.layers[0], partial(_store, own, start, len(hidden))) for group, own in zip(groups, kept, strict=True)
         ]
         result = run_block(network, block, call, hidden, watch=watch)
         assert result is not None
         after.original.write(start, result)
     return kept
+
+
+def _store(own: Activations, start: int, count: int, given: Tensor) -> None:
+    own.write(start, given.reshape(count, own.positions, own.size))
 
 
 def _moments(

@@ -40,7 +40,9 @@ def kept_text(digest: str) -> str:
     try:
         return _place(digest).read_text(encoding="utf-8")
     except OSError:
-        raise UnusableInput("The calibration text is no longer in edgec's cache. Name it again with --calibration.") from None
+        raise UnusableInput(
+            "The calibration text is no longer in edgec's cache. Name it again with --calibration."
+        ) from None
 
 
 def _place(digest: str) -> Path:
@@ -58,7 +60,9 @@ def _read(path: Path, name: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise UnusableInput(f"The calibration file {name} is binary. Give UTF-8 text, .jsonl with a field text, or .parquet.")
+        raise UnusableInput(
+            f"The calibration file {name} is binary. Give UTF-8 text, .jsonl with a field text, or .parquet."
+        )
     if path.suffix in (".jsonl", ".ndjson"):
         text = _join_lines(text, name)
     if not text.strip():
@@ -70,7 +74,9 @@ def _join_lines(text: str, name: str) -> str:
     try:
         return "\n\n".join(str(json.loads(line)["text"]) for line in text.splitlines() if line.strip())
     except (ValueError, KeyError, TypeError) as error:
-        raise UnusableInput(f"The calibration file {name} has a line that is no JSON object with a field text.") from error
+        raise UnusableInput(
+            f"The calibration file {name} has a line that is no JSON object with a field text."
+        ) from error
 
 
 def _read_parquet(path: Path, name: str) -> str:
