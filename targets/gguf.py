@@ -88,7 +88,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
                 "origin": origin_of(model, recipe),
             },
             ("numpy",),
-            (_plan_convert(model, _lossless_type(model)), plan_codes(model, recipe, tuple(CONTAINERS))),
+            (_plan_convert(model, _lossless_type(model)), plan_codes(model, recipe)),
         )
     base = name if name in _FLOAT_SCHEMES else _lossless_type(model)
     return Stage(

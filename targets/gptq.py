@@ -36,8 +36,6 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         return f"GPTQ checkpoints hold language models, not {model.task}; try the target onnx."
     if model.config.get("model_type") == "gpt2":
         return "GPT-2 is built of Conv1D layers, which readers of GPTQ checkpoints do not agree on; try gguf or onnx."
-    if recipe.quantization.has_budget:
-        return "a GPTQ checkpoint has one grid for all layers; leave out --target-bpw and --max-bytes."
     odd = next((t for t in model.tensors if len(t.shape) == 2 and (t.shape[0] % 32 or t.shape[1] % 32)), None)
     if odd is not None and "layers" in odd.name:
         return f"{odd.name} is {list(odd.shape)}, and codes are packed by {_CODES_PER_GROUP}."
@@ -55,7 +53,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         "damping": recipe.quantization.damping,
         "origin": origin_of(model, recipe),
     }
-    codes = plan_codes(model, recipe, ())
+    codes = plan_codes(model, recipe)
     return Stage(f"write {scheme.name} checkpoint", "targets.gptq:pack", arguments, ("numpy",), (codes,))
 
 

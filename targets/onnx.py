@@ -68,7 +68,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
             "context_length": None,
             "origin": origin_of(model, parse_recipe("onnx:fp32", (NAME,))),
         }
-        inputs = (_plan_builder("fp32", exported), plan_codes(model, recipe, CONTAINERS))
+        inputs = (_plan_builder("fp32", exported), plan_codes(model, recipe))
         return Stage(f"carry {scheme} to ONNX", "targets.onnx_decoder:pack_codes", arguments, ("onnx", "numpy"), inputs)
     export = Stage(
         "export to ONNX",
@@ -77,7 +77,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         ("torch", "onnx", "onnxscript", "transformers"),
     )
     if recipe.scheme.method:
-        inputs = (export, plan_codes(model, recipe, CONTAINERS))
+        inputs = (export, plan_codes(model, recipe))
         return Stage(f"carry {scheme} to ONNX", "targets.onnx_encoder:pack_codes", arguments, ("onnx", "numpy"), inputs)
     tools = ("onnxruntime", "onnx")
     return Stage(f"pack ONNX {scheme}", "targets.onnx_encoder:pack", arguments, tools, (export,))
@@ -89,6 +89,6 @@ def _plan_builder(scheme: str, arguments: dict[str, Any]) -> Stage:
 
 
 def _says_more(recipe: Recipe) -> bool:
-    """Whether the recipe asks for what GenAI's builder cannot: a head or an embedding of its own, a budget."""
+    """Whether the recipe asks for what GenAI's builder cannot: a head or an embedding of its own."""
     settings = recipe.quantization
-    return settings.has_budget or (settings.head, settings.embedding) != ("auto", "auto")
+    return (settings.head, settings.embedding) != ("auto", "auto")

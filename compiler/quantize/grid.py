@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compiler.errors import UnusableInput
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -135,3 +137,12 @@ def dequantize(codes: Tensor, scales: Scales) -> Tensor:
     """The weights that the codes stand for, float32 (rows, columns)."""
     scale, zero = scales.by_column(codes.shape[1])
     return (codes.float() - zero) * scale
+
+
+def require_rows(name: str, weight: Tensor, grid: Grid) -> None:
+    """Raise UnusableInput when rows do not divide into groups."""
+    if grid.group_size and weight.shape[1] % grid.group_size:
+        raise UnusableInput(
+            f"The rows of {name} have {weight.shape[1]} weights, which groups of {grid.group_size} do not divide. Use a "
+            "scheme with smaller groups."
+        )

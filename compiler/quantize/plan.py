@@ -17,22 +17,14 @@ _TOOLS = ("torch", "transformers", "numpy", "safetensors")
 _IN_BLOCK = re.compile(r"\.\d+\..*weight$")
 
 
-def plan_codes(model: Model, recipe: Recipe, candidate_bits: tuple[tuple[int, bool], ...]) -> Stage:
-    """The stage whose folder holds `codes-*.safetensors` of `model` by `recipe`; equal for all targets that want the same.
-
-    Args:
-        model: the model.
-        recipe: its scheme has a method.
-        candidate_bits: (bits, symmetric) that a mixed precision may choose from, used when there is a budget.
-    """
+def plan_codes(model: Model, recipe: Recipe) -> Stage:
+    """The stage whose folder holds `codes-*.safetensors` of `model` by `recipe`; equal for all targets that want the same."""
     scheme, settings = recipe.scheme, recipe.quantization
     if own_codes(model):
         return Stage("take over the codes", "compiler.quantize.stage:take_over", {}, ("numpy",))
     inputs: tuple[Stage, ...] = ()
-    if scheme.method == "gptq" or settings.has_budget:
+    if scheme.method == "gptq":
         inputs = (_plan_samples(model, settings),)
-    if settings.has_budget:
-        inputs = (*inputs, _plan_grids(model, recipe, candidate_bits, inputs))
     arguments = {
         "task": model.task,
         "method": scheme.method,
@@ -48,21 +40,6 @@ def plan_codes(model: Model, recipe: Recipe, candidate_bits: tuple[tuple[int, bo
 def _plan_samples(model: Model, settings: Quantization) -> Stage:
     arguments = {"task": model.task, "calibration": asdict(settings.calibration)}
     return Stage("calibration samples", "compiler.quantize.samples:write_samples", arguments, _TOOLS)
-
-
-def _plan_grids(
-    model: Model, recipe: Recipe, candidate_bits: tuple[tuple[int, bool], ...], inputs: tuple[Stage, ...]
-) -> Stage:
-    arguments = {
-        "task": model.task,
-        "group_size": recipe.scheme.block,
-        "candidates": [list(each) for each in candidate_bits],
-        "target_bits_per_weight": recipe.quantization.target_bits_per_weight,
-        "max_bytes": recipe.quantization.max_bytes,
-    }
-    return Stage(
-        "measure and allocate bits", "compiler.quantize.allocate:allocate", arguments, _TOOLS, inputs, _ENVIRONMENT
-    )
 
 
 def _relevant(settings: Quantization, method: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What the user says of a quantization beside its scheme: calibration, head and embedding, a budget."""
+"""What the user says of a quantization beside its scheme: calibration, head and embedding."""
 
 from __future__ import annotations
 
@@ -42,8 +42,6 @@ class Quantization:
         damping: share of the mean that is added to the diagonal of the inputs' second moments.
         feedback: share of the error of earlier layers that a layer takes back, 0 to 1.
         refinements: rounds of least-squares scales and coordinate descent after GPTQ.
-        target_bits_per_weight: mixed precision within so many stored bits per weight; None for one grid everywhere.
-        max_bytes: mixed precision within so many bytes of package; None likewise.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
@@ -53,12 +51,6 @@ class Quantization:
     damping: float = 0.01
     feedback: float = 0.5
     refinements: int = 2
-    target_bits_per_weight: float | None = None
-    max_bytes: int | None = None
-
-    @property
-    def has_budget(self) -> bool:
-        return self.target_bits_per_weight is not None or self.max_bytes is not None
 
     def full(self) -> dict[str, Any]:
         """As JSON; `quantization_from_full` reads it back."""

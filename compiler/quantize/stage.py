@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from compiler.cache import partial_folder, write_atomically
-from compiler.errors import UnusableInput
 from compiler.model import Model, read_model
 from compiler.quantize.activations import Activations
 from compiler.quantize.gptq import Solver, damped, solve_damped
-from compiler.quantize.grid import Grid, Scales, dequantize, fit_scales, round_to_codes
+from compiler.quantize.grid import Grid, Scales, dequantize, fit_scales, require_rows, round_to_codes
 from compiler.quantize.network import Network, layers_of, open_network, weight_of
 from compiler.quantize.passes import Call, batches, head_inputs, run_front
 from compiler.quantize.quantized import QuantizedTensor, list_quantized, write_quantized
@@ -63,21 +61,18 @@ def quantize(
     symmetric: bool,
     quantization: dict[str, Any],
 ) -> dict[str, Any]:
-    """Find the codes of every matrix of a model.
-
-    `inputs` are the folder with `samples.npy` (GPTQ) and, for mixed precision, the one with `grids.json`.
-    """
+    """Find the codes of every matrix of a model; for GPTQ `inputs` is the folder with `samples.npy`."""
     source = read_model(Path(model), task=task)
     settings = quantization_from_full(quantization)
     network = open_network(source)
-    grids = _chosen_grids(inputs, Grid(bits, group_size, symmetric))
-    tables = find_tables(network, source, settings, symmetric, grids)
+    grid = Grid(bits, group_size, symmetric)
+    tables = find_tables(network, source, settings, symmetric)
     with partial_folder() as work:
         if method == "gptq":
             samples = torch.from_numpy(np.load(Path(inputs[0]) / "samples.npy"))
-            _gptq(network, source, samples, grids, tables, settings, work)
+            _gptq(network, source, samples, grid, tables, settings, work)
         else:
-            _rtn(network, grids, tables, work)
+            _rtn(network, grid, tables, work)
         table = _collect(work, Path(out))
     return {"layers": len(table)}
 
@@ -89,18 +84,7 @@ def take_over(model: str, inputs: list[str], out: str) -> dict[str, Any]:
     return {"layers": len(_table(Path(out)))}
 
 
-def _chosen_grids(inputs: list[str], grid: Grid) -> Callable[[str], Grid | None]:
-    """From a weight's name to its grid: the scheme's, or what the allocation chose."""
-    chosen = [Path(folder) / "grids.json" for folder in inputs if (Path(folder) / "grids.json").is_file()]
-    if not chosen:
-        return lambda name: grid
-    table = {name: Grid(*values) for name, values in json.loads(chosen[0].read_text(encoding="utf-8")).items()}
-    return lambda name: table.get(name)
-
-
-def find_tables(
-    network: Network, model: Model, settings: Quantization, symmetric: bool, grids: Callable[[str], Grid | None]
-) -> Tables:
+def find_tables(network: Network, model: Model, settings: Quantization, symmetric: bool) -> Tables:
     """Where embedding and head are, and their grids."""
     names = {id(module): name for name, module in network.module.named_modules()}
     embedding = names.get(id(network.module.get_input_embeddings())) if model.geometry.vocabulary else None
@@ -120,14 +104,12 @@ def find_tables(
 
     own_embedding = grid(settings.embedding, "int8" if tied or not model.is_decoder else "int4")
     own_head = grid(settings.head, "int8")
-    if settings.has_budget:
-        own_embedding, own_head = grids(f"{embedding}.weight"), grids(f"{head}.weight")
     if tied:
         own_head = own_embedding
     return Tables(embedding, head, own_embedding, own_head if head else None, tied)
 
 
-def _rtn(network: Network, grids: Callable[[str], Grid | None], tables: Tables, work: Path) -> None:
+def _rtn(network: Network, grid: Grid, tables: Tables, work: Path) -> None:
     total = len(network.block_names) + 1
     if tables.embedding and tables.embedding_grid:
         _round_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
@@ -135,9 +117,6 @@ def _rtn(network: Network, grids: Callable[[str], Grid | None], tables: Tables, 
         network.fill(block)
         found = []
         for layer in layers_of(network, block):
-            grid = grids(layer.name)
-            if grid is None:
-                continue
             weight = layer.weight()
             require_rows(layer.name, weight, grid)
             scales = fit_scales(weight, grid)
@@ -177,7 +156,7 @@ def _gptq(
     network: Network,
     model: Model,
     samples: Tensor,
-    grids: Callable[[str], Grid | None],
+    grid: Grid,
     tables: Tables,
     settings: Quantization,
     work: Path,
@@ -209,7 +188,7 @@ def _gptq(
         before, after = streams(number), streams(number + 1)
         found = []
         for settled in quantize_block(
-            network, block, calls[number], before, after, grids, solver, settings.feedback, batch, work
+            network, block, calls[number], before, after, grid, solver, settings.feedback, batch, work
         ):
             found.append(
                 _tensor(settled.layer.name, settled.codes, settled.scales, settled.grid, settled.layer.transposed)
@@ -313,15 +292,6 @@ def _solve_head(
     ]
     codes, scales = _joined(parts)
     write_quantized(work / "codes-tail.safetensors", [_tensor(f"{head}.weight", codes, scales, grid)])
-
-
-def require_rows(name: str, weight: Tensor, grid: Grid) -> None:
-    """Raise UnusableInput when rows do not divide into groups."""
-    if grid.group_size and weight.shape[1] % grid.group_size:
-        raise UnusableInput(
-            f"The rows of {name} have {weight.shape[1]} weights, which groups of {grid.group_size} do not divide. Use a "
-            "scheme with smaller groups."
-        )
 
 
 def _tensor(name: str, codes: Tensor, scales: Scales, grid: Grid, transposed: bool = False) -> QuantizedTensor:

@@ -9,7 +9,7 @@ before they are rounded (Li et al. 2025, GPTAQ, arXiv:2504.02692; Arai and Ichik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from compiler.quantize.activations import Activations
 from compiler.quantize.gptq import Solver, damped, solve_damped
-from compiler.quantize.grid import Grid, Scales, dequantize
+from compiler.quantize.grid import Grid, Scales, dequantize, require_rows
 from compiler.quantize.network import Layer, Network
 from compiler.quantize.passes import Call, Group, batches, find_groups, run_block
 
@@ -55,7 +55,7 @@ def quantize_block(
     call: Call,
     before: Streams,
     after: Streams,
-    grid_of: Callable[[str], Grid | None],
+    grid: Grid,
     solver: Solver,
     feedback: float,
     batch: int,
@@ -69,7 +69,7 @@ def quantize_block(
         call: how the network calls it.
         before: activations before it.
         after: activations after it; their files are written.
-        grid_of: the grid of a layer by its name, None for one that is kept.
+        grid: what codes mean.
         solver: how codes are looked for.
         feedback: how much of the error so far a layer takes back, 0 to 1.
         batch: samples at once.
@@ -80,22 +80,15 @@ def quantize_block(
     originals = _run_original(network, block, call, before, after, groups, batch, work)
     known: list[tuple[Group, Activations]] = []
     for number, group in enumerate(groups):
-        wanted = [layer for layer in group.layers if grid_of(layer.name)]
         original = originals[number] if originals else None
-        own = _kept(group, before.quantized, work / f"quantized-inputs-{number}")
+        keep = None
         if number and groups[number - 1].feeds_only_next:
-            own.create()
-            keep = own
-        else:
-            keep = None
-        if wanted or keep:
-            hessian, cross = _moments(
-                network, block, call, before.quantized, groups, number, original, keep, known, batch
-            )
+            keep = _kept(group, before.quantized, work / f"quantized-inputs-{number}")
+            keep.create()
+        hessian, cross = _moments(network, block, call, before.quantized, groups, number, original, keep, known, batch)
         if keep:
             known.append((group, keep))
-        if wanted:
-            yield from _settle(wanted, hessian, cross, grid_of, solver, feedback)
+        yield from _settle(group.layers, hessian, cross, grid, solver, feedback)
         if original is not None:
             original.remove()
     after.quantized.create()
@@ -205,28 +198,27 @@ def fill_lower(total: Tensor) -> None:
 
 
 def _settle(
-    layers: list[Layer],
+    layers: Sequence[Layer],
     hessian: Tensor,
     cross: Tensor | None,
-    grid_of: Callable[[str], Grid | None],
+    grid: Grid,
     solver: Solver,
     feedback: float,
 ) -> Iterator[Settled]:
-    """Quantize layers with the same inputs; those with the same grid as one matrix, since rows do not interact."""
+    """Quantize layers with the same inputs as one matrix, since rows do not interact."""
     moments = damped(hessian, solver, layers[0].name)
-    for grid in dict.fromkeys(grid_of(layer.name) for layer in layers):
-        assert grid is not None
-        same = [layer for layer in layers if grid_of(layer.name) == grid]
-        weights = [layer.weight() for layer in same]
-        target = torch.cat(weights)
-        if cross is not None and feedback:
-            target += feedback * moments.times_inverse(target @ cross)
-        codes, scales = solve_damped(target, moments, grid, solver)
-        start = 0
-        for layer, weight in zip(same, weights, strict=True):
-            end = start + len(weight)
-            own = Scales(scales.scale[start:end].clone(), scales.zero_point[start:end].clone())
-            part = codes[start:end].clone()
-            layer.set_weight(dequantize(part, own))
-            yield Settled(layer, grid, part, own)
-            start = end
+    weights = [layer.weight() for layer in layers]
+    for layer, weight in zip(layers, weights, strict=True):
+        require_rows(layer.name, weight, grid)
+    target = torch.cat(weights)
+    if cross is not None and feedback:
+        target += feedback * moments.times_inverse(target @ cross)
+    codes, scales = solve_damped(target, moments, grid, solver)
+    start = 0
+    for layer, weight in zip(layers, weights, strict=True):
+        end = start + len(weight)
+        own = Scales(scales.scale[start:end].clone(), scales.zero_point[start:end].clone())
+        part = codes[start:end].clone()
+        layer.set_weight(dequantize(part, own))
+        yield Settled(layer, grid, part, own)
+        start = end
