@@ -1,0 +1,103 @@
+"""Our codes: packed forms are exact, GPTQ is better than rounding, a damaged model is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from compiler.errors import UnusableInput
+from compiler.quantize.checkpoint import CheckpointForm, pack_tensor, pack_words, unpack_tensor, unpack_words
+from compiler.quantize.gptq import Solver, damped, row_errors, solve
+from compiler.quantize.grid import Grid, dequantize, fit_scales, round_to_codes
+from compiler.quantize.quantized import QuantizedTensor
+from targets import onnx_codes
+from targets.gguf_codes import CONTAINERS, pack_blocks, unpack_blocks
+
+
+def _tensor(bits: int, symmetric: bool, rows: int = 64, columns: int = 128, group: int = 32) -> QuantizedTensor:
+    generator = np.random.default_rng(bits)
+    codes = generator.integers(0, 2**bits, (rows, columns), dtype=np.uint8)
+    scales = generator.normal(0, 0.01, (rows, columns // group)).astype(np.float16)
+    middle = np.full((rows, columns // group), 2 ** (bits - 1), np.uint8)
+    zeros = middle if symmetric else generator.integers(0, 2**bits, middle.shape, dtype=np.uint8)
+    return QuantizedTensor("x.weight", codes, scales, zeros, bits, group, symmetric)
+
+
+@pytest.mark.parametrize(("bits", "symmetric"), CONTAINERS)
+def test_gguf_blocks_dequantize_to_the_codes_in_the_official_reader(bits: int, symmetric: bool) -> None:
+    gguf = pytest.importorskip("gguf")
+    tensor = _tensor(bits, symmetric)
+    kind = CONTAINERS[bits, symmetric][0]
+    blocks = pack_blocks(tensor)
+    codes, scales, _ = unpack_blocks(blocks, kind, tensor.columns)
+    assert np.array_equal(codes, tensor.codes)
+    assert np.array_equal(scales, tensor.scales)
+    read = gguf.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    if symmetric:
+        assert np.array_equal(read, tensor.dequantize())
+    else:
+        shift = np.abs(tensor.scales.astype(np.float32) * tensor.zero_points).repeat(32, 1)
+        # One rounding of the minimum to float16, and float32 rounding of the sum.
+        assert (np.abs(read - tensor.dequantize()) <= shift * 2.0**-11 + 1e-7).all()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_words_of_a_gptq_checkpoint_hold_the_codes_by_the_published_layout(bits: int) -> None:
+    codes = np.random.default_rng(0).integers(0, 2**bits, (96, 5), dtype=np.uint8)
+    words = pack_words(codes, bits)
+    assert words.shape == (96 * bits // 32, 5)
+    for column in range(5):
+        value = sum(int(code) << (bits * at) for at, code in enumerate(codes[:, column]))
+        packed = sum((int(word) & 0xFFFFFFFF) << (32 * at) for at, word in enumerate(words[:, column]))
+        assert value == packed
+    assert np.array_equal(unpack_words(words, bits), codes)
+
+
+@pytest.mark.parametrize("form", ["gptq", "gptq_v2"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_checkpoint_tensor_comes_back_with_zero_points_of_every_value(bits: int, form: str) -> None:
+    tensor = _tensor(bits, symmetric=False)
+    tensor.zero_points[0, :] = 0
+    back = unpack_tensor("x", pack_tensor(tensor, form), CheckpointForm(bits, 32, False, False, form))
+    for part in ("codes", "scales", "zero_points"):
+        assert np.array_equal(getattr(back, part), getattr(tensor, part)), part
+
+
+def test_a_checkpoint_tensor_with_wrong_shapes_is_refused() -> None:
+    arrays = pack_tensor(_tensor(4, True), "gptq")
+    arrays["scales"] = arrays["scales"][:-1]
+    with pytest.raises(UnusableInput, match=r"inconsistent at x: its scales"):
+        unpack_tensor("x", arrays, CheckpointForm(4, 32, False, True, "gptq"))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_onnx_packing_is_undone_by_unpacking(bits: int) -> None:
+    codes = np.random.default_rng(0).integers(0, 2**bits, (3, 33), dtype=np.uint8)
+    assert np.array_equal(onnx_codes.unpack_codes(onnx_codes.pack_codes(codes, bits), bits, 33), codes)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_gptq_changes_outputs_less_than_rounding_and_refinement_less_still(symmetric: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(96, 96, generator=generator)
+    inputs = torch.randn(2000, 96, generator=generator) @ mixing
+    weight = torch.randn(40, 96, generator=generator)
+    hessian, grid = inputs.T @ inputs, Grid(4, 32, symmetric)
+    scales = fit_scales(weight, grid)
+    rounded = row_errors(weight, dequantize(round_to_codes(weight, scales, grid), scales), hessian).sum()
+    errors = []
+    for refinements in (0, 2):
+        codes, found = solve(weight, hessian, grid, Solver(refinements=refinements), "x")
+        assert torch.equal(found.scale, found.scale.half().float())
+        errors.append(row_errors(weight, dequantize(codes, found), hessian).sum())
+    assert errors[1] < errors[0] < 0.7 * rounded
+
+
+def test_degenerate_inputs_are_damped_or_refused_by_name() -> None:
+    one = torch.ones(64, 64)
+    assert torch.isfinite(damped(one, Solver(), "x").upper).all()
+    with pytest.raises(UnusableInput, match=r"blk\.down"):
+        damped(torch.zeros(64, 64), Solver(), "blk.down")
+    with pytest.raises(UnusableInput, match="not finite"):
+        damped(torch.full((64, 64), torch.nan), Solver(), "x")
