@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from compiler.errors import UnusableInput
 from compiler.recipe import Recipe, Shapes, Thresholds, parse_recipe, read_recipe_file, recipe_from_full
 from compiler.scheme import SCHEMES, find_scheme
-from compiler.thresholds import THRESHOLDS
+from compiler.thresholds import THRESHOLDS, thresholds_for
 from targets.registry import TARGET_NAMES
 
 _words = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
@@ -71,7 +71,9 @@ def test_short_names_of_llama_quantize_are_known() -> None:
 
 
 def test_every_scheme_has_limits_for_verify() -> None:
-    assert {name for name, _ in THRESHOLDS} == {scheme.name for scheme in SCHEMES}
+    assert {name for name, _ in THRESHOLDS} == {scheme.name for scheme in SCHEMES if not scheme.method}
+    for scheme in SCHEMES:
+        assert thresholds_for(scheme.name, Thresholds()).max_mean_kl is not None, scheme.name
 
 
 def test_a_recipe_file_sets_shapes_and_limits(tmp_path: Path) -> None:
