@@ -204,6 +204,7 @@ def test_half_precision_and_shards_are_read(smollm2: Model, edgec: Run, tmp_path
     assert {row["target"]: bool(row["schemes"]) for row in told["targets"]} == {
         "gguf": True,
         "onnx": True,
+        "gptq": True,
         "tflite": False,
         "neo": False,
     }

@@ -90,7 +90,7 @@ def test_llama_cpp_embeds_as_torch_does_and_its_own_tokenizer_is_held_to_hugging
     [
         ("vit", "tflite:fp32", ("image-classification",)),
         ("vit", "gguf:F16", ("image-classification", "onnx")),
-        ("bert", "onnx:int4-rtn-g32", ("fp32", "int8")),
+        ("bert", "onnx:int3-rtn-g32", ("int4-rtn-g32", "int8")),
         ("bert", "tflite:int8", ("fp32",)),
         ("bert", "neo:fp32@mars", ("@mars", "@local")),
         ("bert", "onnx:int8+fast", ("+fast",)),
