@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +19,17 @@ from compiler.cache import partial_folder, write_atomically
 from compiler.model import Model, read_model
 from compiler.quantize.activations import Activations
 from compiler.quantize.gptq import Solver, damped, solve_damped
-from compiler.quantize.grid import Grid, Scales, dequantize, fit_scales, require_rows, round_to_codes
+from compiler.quantize.grid import Grid, Scales, fit_scales, require_rows, round_to_codes
 from compiler.quantize.network import Network, layers_of, open_network, weight_of
 from compiler.quantize.passes import Call, batches, head_inputs, run_front
 from compiler.quantize.quantized import QuantizedTensor, list_quantized, write_quantized
 from compiler.quantize.settings import Quantization, quantization_from_full
 from compiler.quantize.stream import Streams, add_gram, fill_lower, quantize_block
+from compiler.quantize.tables import Tables, find_tables, front_inputs, join_rows, replaced_weight, round_table
 from compiler.worker import report_progress
 
-_TABLE_GROUP = 32
 _ROWS_AT_ONCE = 4096
 _TOKENS_AT_ONCE = 2048
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The embedding and the head of a network, by name in it; None where there is none or it is kept.
-
-    Attributes:
-        embedding, head: names of the modules; equal weights when `tied`.
-        embedding_grid, head_grid: their grids.
-        tied: the head is the embedding.
-    """
-
-    embedding: str | None
-    head: str | None
-    embedding_grid: Grid | None
-    head_grid: Grid | None
-    tied: bool
 
 
 def quantize(
@@ -84,35 +66,10 @@ def take_over(model: str, inputs: list[str], out: str) -> dict[str, Any]:
     return {"layers": len(_table(Path(out)))}
 
 
-def find_tables(network: Network, model: Model, settings: Quantization, symmetric: bool) -> Tables:
-    """Where embedding and head are, and their grids."""
-    names = {id(module): name for name, module in network.module.named_modules()}
-    embedding = names.get(id(network.module.get_input_embeddings())) if model.geometry.vocabulary else None
-    output = network.module.get_output_embeddings() if model.is_decoder else None
-    head = names.get(id(output)) if output is not None else None
-    if embedding is None:
-        return Tables(None, None, None, None, False)
-    table = network.module.get_submodule(embedding)
-    tied = output is not None and output.weight is table.weight
-    fits = weight_of(table).shape[1] % _TABLE_GROUP == 0
-
-    def grid(storage: str, automatic: str) -> Grid | None:
-        storage = automatic if storage == "auto" else storage
-        if storage == "kept" or not fits:
-            return None
-        return Grid(4, _TABLE_GROUP, symmetric) if storage == "int4" else Grid(8, _TABLE_GROUP, True)
-
-    own_embedding = grid(settings.embedding, "int8" if tied or not model.is_decoder else "int4")
-    own_head = grid(settings.head, "int8")
-    if tied:
-        own_head = own_embedding
-    return Tables(embedding, head, own_embedding, own_head if head else None, tied)
-
-
 def _rtn(network: Network, grid: Grid, tables: Tables, work: Path) -> None:
     total = len(network.block_names) + 1
     if tables.embedding and tables.embedding_grid:
-        _round_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
+        _settle_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
     for number, block in enumerate(network.block_names):
         network.fill(block)
         found = []
@@ -125,31 +82,18 @@ def _rtn(network: Network, grid: Grid, tables: Tables, work: Path) -> None:
         write_quantized(_block_file(work, number), found)
         report_progress(number + 1, total)
     if tables.head and tables.head_grid and not tables.tied:
-        _round_table(network, tables.head, tables.head_grid, work / "codes-tail.safetensors")
+        _settle_table(network, tables.head, tables.head_grid, work / "codes-tail.safetensors")
     report_progress(total, total)
 
 
-def _round_table(network: Network, module: str, grid: Grid, file: Path) -> Tensor:
+def _settle_table(network: Network, module: str, grid: Grid, file: Path) -> Tensor:
     """Round an embedding or a head to the nearest codes, write them, and return what they stand for."""
     network.fill(module)
     weight = weight_of(network.module.get_submodule(module))
-    parts = []
-    for start in range(0, len(weight), _ROWS_AT_ONCE):
-        rows = weight[start : start + _ROWS_AT_ONCE]
-        scales = fit_scales(rows, grid)
-        codes = round_to_codes(rows, scales, grid)
-        parts.append((codes, scales))
-        rows.copy_(dequantize(codes, scales))
-    codes, scales = _joined(parts)
+    codes, scales = round_table(weight, grid)
     write_quantized(file, [_tensor(f"{module}.weight", codes, scales, grid)])
     network.empty(module)
     return weight
-
-
-def _joined(parts: list[tuple[Tensor, Scales]]) -> tuple[Tensor, Scales]:
-    codes = torch.cat([codes for codes, _ in parts])
-    scale = torch.cat([scales.scale for _, scales in parts])
-    return codes, Scales(scale, torch.cat([scales.zero_point for _, scales in parts]))
 
 
 def _gptq(
@@ -176,7 +120,7 @@ def _gptq(
         original = Activations(work / f"original-{number}", followed, length, size) if settings.feedback else None
         return Streams(original, Activations(work / f"quantized-{number}", count, length, size))
 
-    inputs = _front_inputs(model, samples[:1])
+    inputs = front_inputs(model, samples[:1])
     calls = _front(network, model, samples, tables, streams(0) if done < 0 else None, batch, work)
     solver = Solver(settings.damping, settings.activation_order, True, settings.refinements)
     for number, block in enumerate(network.block_names):
@@ -205,57 +149,35 @@ def _gptq(
     report_progress(total, total)
 
 
-def _front_inputs(model: Model, ids: Tensor) -> dict[str, Tensor]:
-    if model.is_decoder:
-        return {"input_ids": ids}
-    inputs = {"input_ids": ids}
-    if (model.config.get("type_vocab_size") or 0) > 1:
-        inputs["token_type_ids"] = torch.zeros_like(ids)
-    return inputs
-
-
 def _front(
     network: Network, model: Model, samples: Tensor, tables: Tables, to: Streams | None, batch: int, work: Path
 ) -> list[Call]:
     """Run the front on all samples into `to` (or on one, when the streams are there); how each block is called."""
     quantized = None
     if tables.embedding and tables.embedding_grid:
-        quantized = _round_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
+        quantized = _settle_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
     front = [name for name in network.outside_blocks() if name != tables.head]
     for name in front:
         network.fill(name)
     table = network.module.get_submodule(tables.embedding) if tables.embedding else None
     if to is None:
-        _, calls = run_front(network, _front_inputs(model, samples[:batch]))
+        _, calls = run_front(network, front_inputs(model, samples[:batch]))
     else:
         for each in (to.original, to.quantized):
             if each is not None:
                 each.create()
         for start in range(0, len(samples), batch):
-            inputs = _front_inputs(model, samples[start : start + batch])
+            inputs = front_inputs(model, samples[start : start + batch])
             hidden, calls = run_front(network, inputs)
             if to.original is not None and start < to.original.samples:
                 to.original.write(start, hidden)
             if table is not None and quantized is not None:
-                with _weight(table, quantized):
+                with replaced_weight(table, quantized):
                     hidden, _ = run_front(network, inputs)
             to.quantized.write(start, hidden)
     for name in front:
         network.empty(name)
     return calls
-
-
-class _weight:
-    """A module's weight replaced for a while."""
-
-    def __init__(self, module: nn.Module, weight: Tensor) -> None:
-        self.module, self.weight = module, weight
-
-    def __enter__(self) -> None:
-        self.own, self.module.weight = self.module.weight, nn.Parameter(self.weight, requires_grad=False)
-
-    def __exit__(self, *_: Any) -> None:
-        self.module.weight = self.own
 
 
 def _solve_head(
@@ -290,7 +212,7 @@ def _solve_head(
         solve_damped(weight[start : start + _ROWS_AT_ONCE], moments, grid, solver)
         for start in range(0, len(weight), _ROWS_AT_ONCE)
     ]
-    codes, scales = _joined(parts)
+    codes, scales = join_rows(parts)
     write_quantized(work / "codes-tail.safetensors", [_tensor(f"{head}.weight", codes, scales, grid)])
 
 
