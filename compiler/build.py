@@ -24,6 +24,7 @@ from compiler.target import Stage, check_taken
 from compiler.worker import Progress, kill_children, run_in_child
 
 TYPE_FALLBACK = "type-fallback"
+_BITS_TOLERANCE = 0.005
 _COPY_BYTES = 8 * 1024 * 1024
 
 
@@ -95,6 +96,7 @@ def build(
     for recipe, stage in planned:
         entry = entries[stage.key(identity.digest)]
         lowered = lowered_from_json(entry.value)
+        _check_budget(entry, lowered, recipe)
         allowed = _check_fallbacks(lowered, recipe, load_target(recipe.target).SCHEMES, allow)
         made.append((recipe, stage, entry, lowered, allowed))
     packages = []
@@ -191,6 +193,20 @@ def _run_stage(
         )
         entry = store_entry(folder, key, finished.value)
     return entry, StageReport(stage.label, recipe, False, finished.seconds, finished.peak_rss_bytes)
+
+
+def _check_budget(entry: Entry, lowered: Lowered, recipe: Recipe) -> None:
+    """Hold the finished package to the budget of its recipe, which was met by calculation before."""
+    settings, bits = recipe.quantization, lowered.weights.effective_bits_per_weight
+    nbytes = sum((entry.files / name).stat().st_size for name in entry.digests)
+    if recipe.scheme.mixed and settings.max_bytes is not None and nbytes > settings.max_bytes:
+        raise CheckFailed(
+            "max-bytes", f"{recipe} has {nbytes:,} bytes, more than the {settings.max_bytes:,} asked for."
+        )
+    if recipe.scheme.mixed and settings.target_bpw is not None and bits > settings.target_bpw + _BITS_TOLERANCE:
+        raise CheckFailed(
+            "target-bpw", f"{recipe} has {bits:.3f} bits per weight, more than the {settings.target_bpw:g} asked for."
+        )
 
 
 def _check_fallbacks(lowered: Lowered, recipe: Recipe, schemes: Sequence[str], allow: Sequence[str]) -> tuple[str, ...]:

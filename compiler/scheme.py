@@ -18,7 +18,7 @@ class Scheme:
         bits_per_weight: stored bits per weight of a matrix, scales included, as the format defines it.
         block: weights that share a scale along the input dimension; 0 when there are no blocks. Rows must divide by it.
         method: how codes are found where edgec finds them: `rtn` (round to nearest) or `gptq`; else empty.
-        code_bits: bits of a code there; 0 elsewhere.
+        code_bits: bits of a code there; 0 elsewhere, and where each layer has its own.
         symmetric: whether codes have one zero point, the middle.
     """
 
@@ -29,6 +29,11 @@ class Scheme:
     method: Literal["", "rtn", "gptq"] = ""
     code_bits: int = 0
     symmetric: bool = True
+
+    @property
+    def mixed(self) -> bool:
+        """Whether each layer gets bits of its own, under a budget."""
+        return bool(self.method) and self.code_bits == 0
 
 
 def _float(name: str, bits: float) -> Scheme:
@@ -51,6 +56,9 @@ CODE_SCHEMES: tuple[Scheme, ...] = tuple(
     for symmetric in (True, False)
 )
 
+# The budget decides its bits per weight; the fewest are named here.
+MIXED = Scheme("mixed-gptq-g32", "integer", 4.5, 32, "gptq")
+
 # Bits per weight of GGUF types follow the block structures in ggml-common.h; of the K mixtures, the base type's.
 SCHEMES: tuple[Scheme, ...] = (
     _float("fp32", 32),
@@ -58,6 +66,7 @@ SCHEMES: tuple[Scheme, ...] = (
     _float("bf16", 16),
     Scheme("int8", "integer", 8),
     *CODE_SCHEMES,
+    MIXED,
     Scheme("F32", "gguf", 32),
     Scheme("F16", "gguf", 16),
     Scheme("BF16", "gguf", 16),

@@ -51,9 +51,9 @@ def thresholds_for(scheme: str, own: Thresholds) -> Thresholds:
 
 
 def _of_codes(scheme: Scheme) -> Thresholds:
-    """Limits by bits and group; GPTQ must be well below rounding."""
+    """Limits by bits and group; GPTQ must be well below rounding. A mixture has at least 4 bits everywhere."""
     kl, same, cosine = {8: (0.03, 0.85, 0.97), 4: (1.0, 0.38, 0.85), 3: (3.0, 0.1, 0.6), 2: (12.0, 0.0, 0.0)}[
-        scheme.code_bits
+        scheme.code_bits or 4
     ]
     coarse = 1.0 if scheme.block == 32 else 1.8
     if scheme.method == "gptq" and scheme.code_bits < 8:

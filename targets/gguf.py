@@ -19,23 +19,30 @@ from compiler.gguf_header import read_gguf_header
 from compiler.lineage import origin_of, write_lineage
 from compiler.model import TEXT_GENERATION, Model
 from compiler.package import Deviation, Lowered, Port, Weights
-from compiler.quantize.plan import plan_codes, refuse_rows
+from compiler.quantize.allocation import Budget, Choice, write_allocation
+from compiler.quantize.plan import copy_tables, plan_allocation, plan_codes, refuse_rows
 from compiler.recipe import Recipe
 from compiler.scheme import SCHEMES as ALL_SCHEMES
 from compiler.scheme import find_scheme
 from compiler.target import Stage
 from targets import gguf_converter
-from targets.gguf_codes import BLOCK, CONTAINERS, carry
+from targets.gguf_codes import BLOCK, CONTAINERS, carry, matrix_bytes
 
 NAME = "gguf"
 EXTRA = "gguf"
 SCHEMES = tuple(
     scheme.name
     for scheme in ALL_SCHEMES
-    if scheme.family == "gguf" or (scheme.code_bits, scheme.symmetric) in CONTAINERS
+    if scheme.family == "gguf" or scheme.mixed or (scheme.code_bits, scheme.symmetric) in CONTAINERS
 )
 OPTIONS: tuple[str, ...] = ()
 VARIANTS: tuple[str, ...] = ()
+
+CHOICES = tuple(
+    Choice(bits, symmetric, found.bits_per_weight)
+    for (bits, symmetric), (kind, _) in CONTAINERS.items()
+    if (found := find_scheme(kind)) is not None
+)
 
 _FLOAT_SCHEMES = ("F32", "F16", "BF16")
 _ENCODER_TASKS = ("feature-extraction",)
@@ -77,26 +84,22 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     """Convert (shared by all GGUF recipes of the model) and, where asked, quantize or carry codes."""
     name = recipe.scheme.name
     if recipe.scheme.method:
-        scheme = recipe.scheme
+        base = _plan_convert(model, _lossless_type(model))
+        allocation = plan_allocation(model, recipe, "targets.gguf:allocate", base) if recipe.scheme.mixed else None
         return Stage(
             f"carry {name} to GGUF",
             "targets.gguf:pack_codes",
-            {
-                "scheme": name,
-                "bits": scheme.code_bits,
-                "symmetric": scheme.symmetric,
-                "origin": origin_of(model, recipe),
-            },
+            {"scheme": name, "origin": origin_of(model, recipe)},
             ("numpy",),
-            (_plan_convert(model, _lossless_type(model)), plan_codes(model, recipe)),
+            (base, plan_codes(model, recipe, allocation)),
         )
-    base = name if name in _FLOAT_SCHEMES else _lossless_type(model)
+    float_type = name if name in _FLOAT_SCHEMES else _lossless_type(model)
     return Stage(
         f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
         "targets.gguf:pack",
         {"scheme": name, "origin": origin_of(model, recipe)},
         ("llama-cpp-python",),
-        (_plan_convert(model, base),),
+        (_plan_convert(model, float_type),),
     )
 
 
@@ -157,13 +160,23 @@ def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str,
     return _finish(Path(model), Path(out), artifact, scheme, origin)
 
 
-def pack_codes(
-    model: str, inputs: list[str], out: str, scheme: str, bits: int, symmetric: bool, origin: dict[str, str]
+def allocate(
+    model: str, inputs: list[str], out: str, parameters: int, target_bpw: float | None, max_bytes: int | None
 ) -> dict[str, Any]:
+    """Choose each layer's type; `inputs` are the folders of the conversion and of the measured layers."""
+    base = Path(inputs[0]) / "base.gguf"
+    header = read_gguf_header(base)
+    fixed = base.stat().st_size - matrix_bytes(base)
+    other = sum(tensor.nbytes for tensor in header.tensors) - matrix_bytes(base)
+    budget = Budget(parameters, fixed, other, target_bpw, max_bytes)
+    return write_allocation(Path(inputs[1]), Path(out), CHOICES, budget)
+
+
+def pack_codes(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
     """Put our codes into the base file's place; `inputs` are the folders of the conversion and of the quantization."""
     artifact = f"{origin['name']}-{scheme}.gguf"
-    carry(Path(inputs[0]) / "base.gguf", Path(model), Path(inputs[1]), Path(out) / artifact, bits, symmetric)
-    shutil.copyfile(Path(inputs[1]) / "layers.json", Path(out) / "layers.json")
+    carry(Path(inputs[0]) / "base.gguf", Path(model), Path(inputs[1]), Path(out) / artifact)
+    copy_tables(Path(inputs[1]), Path(out))
     return _finish(Path(model), Path(out), artifact, scheme, origin)
 
 
@@ -239,7 +252,9 @@ def _deviation(tensor: str, stored: str, row: int, scheme: str) -> Deviation | N
     """How a matrix differs from the scheme. llama.cpp's K mixtures keep some tensors at another K type by intent."""
     codes = find_scheme(scheme)
     if codes is not None and codes.method:
-        if stored == CONTAINERS[codes.code_bits, codes.symmetric][0]:
+        if not codes.mixed and stored == CONTAINERS[codes.code_bits, codes.symmetric][0]:
+            return None
+        if codes.mixed and stored in (kind for kind, _ in CONTAINERS.values()):
             return None
         return Deviation(tensor, stored, "chosen for this tensor by the quantization", forced=False)
     base = scheme.removesuffix("_S").removesuffix("_M").removesuffix("_L")

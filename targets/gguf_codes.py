@@ -12,6 +12,7 @@ told by the rows themselves, so that no table of names can be wrong.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,15 +98,19 @@ class _Carried:
         return self.tensor.elements // block * size
 
 
-def carry(base: Path, model: Path, codes: Path, target: Path, bits: int, symmetric: bool) -> None:
+def matrix_bytes(base: Path) -> int:
+    """Bytes of the float matrices of a base file that may get codes."""
+    return sum(t.nbytes for t in read_gguf_header(base).tensors if len(t.shape) == 2 and t.type in _FLOATS)
+
+
+def carry(base: Path, model: Path, codes: Path, target: Path) -> None:
     """Write `target`: the float file `base` with every matrix that has codes in their type.
 
     Args:
         base: what the converter made of the model, lossless.
         model: the model's folder.
         codes: the folder with `codes-*.safetensors`.
-        target: the file to write.
-        bits, symmetric: of the scheme, for the file type in the metadata.
+        target: the file to write; the type that most matrices have is the file type in its metadata.
 
     Raises:
         CheckFailed: the converter changed a matrix in another way than reordering its rows.
@@ -114,7 +119,8 @@ def carry(base: Path, model: Path, codes: Path, target: Path, bits: int, symmetr
     carried = {each.tensor.name: each for each in _match(base, header, rows)}
     require_all_carried(rows, [each.origin for each in carried.values()])
     with base.open("rb") as source, target.open("wb") as sink:
-        _write_head(source, sink, header, carried, CONTAINERS[bits, symmetric][1])
+        grids = Counter((each.origin.bits, each.origin.symmetric) for each in carried.values())
+        _write_head(source, sink, header, carried, CONTAINERS[grids.most_common(1)[0][0]][1])
         for tensor in header.tensors:
             _pad(sink)
             if tensor.name in carried:

@@ -6,9 +6,9 @@ from typing import Any
 
 from compiler.lineage import origin_of
 from compiler.model import ENCODER_TASKS, TEXT_GENERATION, Model
-from compiler.quantize.plan import plan_codes, refuse_rows
+from compiler.quantize.plan import plan_allocation, plan_codes, refuse_rows
 from compiler.recipe import Recipe, parse_recipe
-from compiler.scheme import CODE_SCHEMES
+from compiler.scheme import CODE_SCHEMES, MIXED
 from compiler.target import Stage
 from targets.onnx_codes import CONTAINERS
 
@@ -17,7 +17,7 @@ EXTRA = "onnx"
 _OURS = tuple(
     scheme.name for scheme in CODE_SCHEMES if (scheme.code_bits, scheme.symmetric) in CONTAINERS and scheme.block
 )
-SCHEMES = ("fp32", "fp16", "int8", *_OURS)
+SCHEMES = ("fp32", "fp16", "int8", *_OURS, MIXED.name)
 OPTIONS: tuple[str, ...] = ()
 VARIANTS: tuple[str, ...] = ()
 
@@ -68,7 +68,10 @@ def plan(model: Model, recipe: Recipe) -> Stage:
             "context_length": None,
             "origin": origin_of(model, parse_recipe("onnx:fp32", (NAME,))),
         }
-        inputs = (_plan_builder("fp32", exported), plan_codes(model, recipe))
+        base = _plan_builder("fp32", exported)
+        mixed = recipe.scheme.mixed
+        allocation = plan_allocation(model, recipe, "targets.onnx_decoder:allocate", base) if mixed else None
+        inputs = (base, plan_codes(model, recipe, allocation))
         return Stage(f"carry {scheme} to ONNX", "targets.onnx_decoder:pack_codes", arguments, ("onnx", "numpy"), inputs)
     export = Stage(
         "export to ONNX",

@@ -18,16 +18,20 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.quantize.allocation import Choice
 from compiler.quantize.rows import Origin, Rows, find_origin, gather_rows, index_rows, mark_rows, require_all_carried
 
 # (bits, symmetric) that the operators take.
 CONTAINERS: tuple[tuple[int, bool], ...] = ((4, True), (4, False), (8, True), (8, False))
+# In groups of 32, with a float32 scale.
+CHOICES = (Choice(4, True, 5.0), Choice(4, False, 5.125), Choice(8, True, 9.0))
 _DOMAIN = "com.microsoft"
 # Activations are rounded to int8 by group while they are multiplied: what GenAI's builder chooses for CPUs.
 _ACCURACY_INT8 = 4
 _ALIGNMENT = 64
 _DATA_FILE = "model.onnx.data"
 _EXTERNAL_BYTES = 1024
+_FLOAT_BYTES = 4
 
 
 def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
@@ -81,6 +85,23 @@ def carry(source: Path, model: Path, codes: Path, target: Path) -> None:
         for each in stored:
             document.graph.initializer.extend(_tensors_of(each, rows))
     onnx.save(document, str(target))
+
+
+def weight_bytes(source: Path) -> tuple[int, int]:
+    """Bytes of the constants of a float graph that may get codes, and of the others."""
+    import onnx
+
+    graph = onnx.load(str(source), load_external_data=False).graph
+    places = {("MatMul", 1), ("Gather", 0)}
+    used = {node.input[at] for node in graph.node for operator, at in places if node.op_type == operator}
+    matrices = others = 0
+    for tensor in graph.initializer:
+        nbytes = _FLOAT_BYTES * int(np.prod(tensor.dims, dtype=np.int64))
+        if tensor.name in used and tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
+            matrices += nbytes
+        else:
+            others += nbytes
+    return matrices, others
 
 
 @dataclass(frozen=True)

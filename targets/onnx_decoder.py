@@ -15,7 +15,9 @@ from compiler.errors import UnusableInput
 from compiler.lineage import write_lineage
 from compiler.model import Model
 from compiler.package import Lowered, Port
-from targets.onnx_codes import carry
+from compiler.quantize.allocation import Budget, write_allocation
+from compiler.quantize.plan import copy_tables
+from targets.onnx_codes import CHOICES, carry, weight_bytes
 from targets.onnx_weights import read_weights
 
 
@@ -37,6 +39,17 @@ def build(
     return _lowered(folder, scheme, read)
 
 
+def allocate(
+    model: str, inputs: list[str], out: str, parameters: int, target_bpw: float | None, max_bytes: int | None
+) -> dict[str, Any]:
+    """Choose each layer's bits; `inputs` are the folders of the float32 graph and of the measured layers."""
+    folder = Path(inputs[0])
+    matrices, others = weight_bytes(folder / "model.onnx")
+    fixed = sum(file.stat().st_size for file in folder.iterdir()) - matrices
+    budget = Budget(parameters, fixed, others, target_bpw, max_bytes)
+    return write_allocation(Path(inputs[1]), Path(out), CHOICES, budget)
+
+
 def pack_codes(
     model: str, inputs: list[str], out: str, scheme: str, context_length: int | None, origin: dict[str, str]
 ) -> dict[str, Any]:
@@ -46,7 +59,7 @@ def pack_codes(
         if file.name not in ("model.onnx", "model.onnx.data"):
             shutil.copyfile(file, folder / file.name)
     carry(exported / "model.onnx", Path(model), Path(inputs[1]), folder / "model.onnx")
-    shutil.copyfile(Path(inputs[1]) / "layers.json", folder / "layers.json")
+    copy_tables(Path(inputs[1]), folder)
     read = write_lineage(Path(model), origin, folder)
     _settle_config(folder / "genai_config.json", context_length)
     return _lowered(folder, scheme, read)

@@ -71,6 +71,8 @@ def _matrices(graph: Any, tensors: dict[str, Any]) -> Iterator[tuple[str, str, i
 
 
 def _differs(stored: str, scheme: str) -> bool:
+    if scheme.startswith("mixed"):
+        return not stored.startswith("int")
     return stored.removeprefix("u").split("-")[0] != scheme.split("-")[0]
 
 

@@ -11,7 +11,7 @@ import click
 
 from compiler.build import BuildReport, build
 from compiler.cli.display import StageBars, format_bytes, print_json, print_stages, print_table, progress_bars
-from compiler.cli.quantize_options import quantize_options, with_quantization
+from compiler.cli.quantize_options import quantize_options, require_mixed, with_quantization
 from compiler.errors import UnusableInput
 from compiler.recipe import Recipe, parse_recipe, read_recipe_file
 from compiler.source import open_model
@@ -62,6 +62,7 @@ def command(
     if not recipes:
         raise UnusableInput("No recipe is given. Add for instance -r gguf:Q8_0; `edgec targets` lists what there is.")
     recipes = [_with_options(recipe, context_length, sequence_length, task) for recipe in recipes]
+    require_mixed(recipes, quantization["target_bpw"], quantization["max_bytes"])
     recipes = [with_quantization(recipe, **quantization) for recipe in recipes]
     with progress_bars(quiet=as_json) as progress:
         opening = progress.add_task("read the model", total=None)

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import click
 
+from compiler.errors import UnusableInput
 from compiler.quantize.settings import STORAGES
 from compiler.quantize.texts import keep_text
 from compiler.recipe import Recipe
+from compiler.scheme import MIXED
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class ByteCount(click.ParamType):
+    """`90MB`, `1.5GiB` or plain bytes, as an int."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B)?", value, re.IGNORECASE)
+        if match is None or not (count := int(float(match[1]) * _UNITS[(match[2] or "").upper()])):
+            self.fail(f"{value!r} is not a number of bytes; write 90MB, 1.5GiB or 90000000.", param, ctx)
+        return count
+
 
 _OPTIONS = (
     click.option(
@@ -25,6 +45,8 @@ _OPTIONS = (
         type=click.Choice(STORAGES),
         help="How they store the token embedding [auto: int4, or int8 where it is the head].",
     ),
+    click.option("--target-bpw", type=click.FloatRange(1, 32), help="Budget of a mixed scheme, bits per weight."),
+    click.option("--max-bytes", type=ByteCount(), help="The same as bytes of the package, such as 90MB."),
 )
 
 
@@ -35,6 +57,15 @@ def quantize_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def require_mixed(recipes: Sequence[Recipe], target_bpw: float | None, max_bytes: int | None) -> None:
+    """Raise UnusableInput when a budget is given and no recipe would heed it."""
+    if (target_bpw is not None or max_bytes is not None) and not any(recipe.scheme.mixed for recipe in recipes):
+        raise UnusableInput(
+            f"A budget shares bits out among layers, and {recipes[0]} gives all layers the same. Use the scheme {MIXED.name}, "
+            f"as in {recipes[0].target}:{MIXED.name}."
+        )
+
+
 def with_quantization(
     recipe: Recipe,
     calibration: str | None,
@@ -43,6 +74,8 @@ def with_quantization(
     seed: int | None,
     head: Any,
     embedding: Any,
+    target_bpw: float | None,
+    max_bytes: int | None,
 ) -> Recipe:
     """The recipe with what the options say; recipes that are not ours to quantize stay as they are.
 
@@ -58,6 +91,8 @@ def with_quantization(
         digest, source = keep_text(calibration)
         text = {"text": digest, "source": source}
     given: dict[str, Any] = {"head": head, "embedding": embedding}
+    if recipe.scheme.mixed:
+        given |= {"target_bpw": target_bpw, "max_bytes": max_bytes}
     changed = replace(
         old,
         calibration=replace(

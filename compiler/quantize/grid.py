@@ -6,7 +6,8 @@ columns. Scales are numbers that float16 holds exactly, so that every container 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from compiler.errors import UnusableInput
@@ -48,6 +49,18 @@ class Grid:
     def groups(self, columns: int) -> int:
         """Groups in a row of that many columns, which must divide."""
         return columns // (self.group_size or columns)
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The grid of every layer: `own` by the name of its weight, `default` for others."""
+
+    default: Grid
+    own: Mapping[str, Grid] = field(default_factory=dict)
+
+    def of(self, name: str) -> Grid:
+        """The grid of the layer whose weight has that name."""
+        return self.own.get(name, self.default)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 from compiler.model import Model
+from compiler.quantize.allocation import TABLE
 from compiler.quantize.quantized import Entry, list_quantized
 from compiler.quantize.settings import Quantization
 from compiler.recipe import Recipe
@@ -17,14 +20,17 @@ _TOOLS = ("torch", "transformers", "numpy", "safetensors")
 _IN_BLOCK = re.compile(r"\.\d+\..*weight$")
 
 
-def plan_codes(model: Model, recipe: Recipe) -> Stage:
-    """The stage whose folder holds `codes-*.safetensors` of `model` by `recipe`; equal for all targets that want the same."""
+def plan_codes(model: Model, recipe: Recipe, allocation: Stage | None = None) -> Stage:
+    """The stage whose folder holds `codes-*.safetensors` of `model` by `recipe`; equal for all targets that want the same.
+
+    For a mixed scheme `allocation` is the target's stage that writes `allocation.json`.
+    """
     scheme, settings = recipe.scheme, recipe.quantization
     if own_codes(model):
         return Stage("take over the codes", "compiler.quantize.stage:take_over", {}, ("numpy",))
     inputs: tuple[Stage, ...] = ()
     if scheme.method == "gptq":
-        inputs = (_plan_samples(model, settings),)
+        inputs = (_plan_samples(model, settings), *((allocation,) if allocation else ()))
     arguments = {
         "task": model.task,
         "method": scheme.method,
@@ -35,6 +41,25 @@ def plan_codes(model: Model, recipe: Recipe) -> Stage:
     }
     label = f"quantize to {scheme.name}"
     return Stage(label, "compiler.quantize.stage:quantize", arguments, _TOOLS, inputs, _ENVIRONMENT)
+
+
+def plan_allocation(model: Model, recipe: Recipe, function: str, base: Stage) -> Stage:
+    """The stage that gives each layer its bits: the target's `function`, with the folders of `base` and of the measurement.
+
+    It is called with `parameters`, `target_bpw` and `max_bytes`.
+    """
+    settings = recipe.quantization
+    budget = {"parameters": model.parameters, "target_bpw": settings.target_bpw, "max_bytes": settings.max_bytes}
+    return Stage("allocate bits", function, budget, ("numpy",), (base, _plan_sensitivity(model, recipe)))
+
+
+def _plan_sensitivity(model: Model, recipe: Recipe) -> Stage:
+    """The stage that measures what rounding each layer costs."""
+    settings = recipe.quantization
+    relevant = Quantization(settings.calibration, settings.head, settings.embedding).full()
+    arguments = {"task": model.task, "group_size": recipe.scheme.block, "quantization": relevant}
+    samples = _plan_samples(model, settings)
+    return Stage("measure layers", "compiler.quantize.sensitivity:measure", arguments, _TOOLS, (samples,), _ENVIRONMENT)
 
 
 def _plan_samples(model: Model, settings: Quantization) -> Stage:
@@ -49,6 +74,13 @@ def _relevant(settings: Quantization, method: str) -> dict[str, object]:
     return Quantization(head=settings.head, embedding=settings.embedding).full()
 
 
+def copy_tables(codes: Path, out: Path) -> None:
+    """Copy the tables of layers from the folder of codes into a package."""
+    for name in ("layers.json", TABLE):
+        if (codes / name).is_file():
+            shutil.copyfile(codes / name, out / name)
+
+
 def own_codes(model: Model) -> dict[str, Entry]:
     """The codes that the model itself came with (a GPTQ checkpoint); empty for others."""
     return list_quantized(model.folder)
@@ -57,6 +89,12 @@ def own_codes(model: Model) -> dict[str, Entry]:
 def refuse_rows(model: Model, recipe: Recipe) -> str | None:
     """Why the scheme does not suit the model's matrices, or the codes that it came with; None when it does."""
     block = recipe.scheme.block
+    if recipe.scheme.mixed and not recipe.quantization.has_budget:
+        return "a mixed scheme needs a budget: give --target-bpw or --max-bytes."
+    if recipe.scheme.mixed and not model.is_decoder:
+        return (
+            "a mixed scheme weighs layers by KL divergence, which only language models have; use one with equal bits."
+        )
     for entry in own_codes(model).values() if recipe.scheme.method else ():
         if "group_of_column" in entry.parts:
             return (

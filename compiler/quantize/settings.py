@@ -42,6 +42,8 @@ class Quantization:
         damping: share of the mean that is added to the diagonal of the inputs' second moments.
         feedback: share of the error of earlier layers that a layer takes back, 0 to 1.
         refinements: rounds of least-squares scales and coordinate descent after GPTQ.
+        target_bpw: the budget of a mixed scheme, bits per weight over all weights.
+        max_bytes: the same as bytes of the package.
     """
 
     calibration: Calibration = field(default_factory=Calibration)
@@ -51,6 +53,13 @@ class Quantization:
     damping: float = 0.01
     feedback: float = 0.5
     refinements: int = 2
+    target_bpw: float | None = None
+    max_bytes: int | None = None
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether one of the budgets is set."""
+        return self.target_bpw is not None or self.max_bytes is not None
 
     def full(self) -> dict[str, Any]:
         """As JSON; `quantization_from_full` reads it back."""

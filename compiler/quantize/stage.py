@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,23 @@ from torch import Tensor, nn
 from compiler.cache import partial_folder, write_atomically
 from compiler.model import Model, read_model
 from compiler.quantize.activations import Activations
+from compiler.quantize.allocation import TABLE, read_allocation
 from compiler.quantize.gptq import Solver, damped, solve_damped
-from compiler.quantize.grid import Grid, Scales, fit_scales, require_rows, round_to_codes
+from compiler.quantize.grid import Grid, Grids, Scales, fit_scales, require_rows, round_to_codes
 from compiler.quantize.network import Network, layers_of, open_network, weight_of
 from compiler.quantize.passes import Call, batches, head_inputs, run_front
 from compiler.quantize.quantized import QuantizedTensor, list_quantized, write_quantized
 from compiler.quantize.settings import Quantization, quantization_from_full
 from compiler.quantize.stream import Streams, add_gram, fill_lower, quantize_block
-from compiler.quantize.tables import Tables, find_tables, front_inputs, join_rows, replaced_weight, round_table
+from compiler.quantize.tables import (
+    Tables,
+    allocated_tables,
+    find_tables,
+    front_inputs,
+    join_rows,
+    replaced_weight,
+    round_table,
+)
 from compiler.worker import report_progress
 
 _ROWS_AT_ONCE = 4096
@@ -43,18 +53,27 @@ def quantize(
     symmetric: bool,
     quantization: dict[str, Any],
 ) -> dict[str, Any]:
-    """Find the codes of every matrix of a model; for GPTQ `inputs` is the folder with `samples.npy`."""
+    """Find the codes of every matrix of a model: a stage.
+
+    For GPTQ the first of `inputs` is the folder with `samples.npy`; where `bits` is 0, each layer has its own, and the
+    second is the folder with `allocation.json`.
+    """
     source = read_model(Path(model), task=task)
     settings = quantization_from_full(quantization)
     network = open_network(source)
-    grid = Grid(bits, group_size, symmetric)
+    grids = Grids(Grid(bits, group_size, symmetric))
     tables = find_tables(network, source, settings, symmetric)
+    if bits == 0:
+        shutil.copyfile(Path(inputs[1]) / TABLE, Path(out) / TABLE)
+        own = {name: Grid(own, group_size, even) for name, (own, even) in read_allocation(Path(inputs[1])).items()}
+        grids = replace(grids, own=own)
+        tables = allocated_tables(tables, own)
     with partial_folder() as work:
         if method == "gptq":
             samples = torch.from_numpy(np.load(Path(inputs[0]) / "samples.npy"))
-            _gptq(network, source, samples, grid, tables, settings, work)
+            _gptq(network, source, samples, grids, tables, settings, work)
         else:
-            _rtn(network, grid, tables, work)
+            _rtn(network, grids, tables, work)
         table = _collect(work, Path(out))
     return {"layers": len(table)}
 
@@ -66,7 +85,7 @@ def take_over(model: str, inputs: list[str], out: str) -> dict[str, Any]:
     return {"layers": len(_table(Path(out)))}
 
 
-def _rtn(network: Network, grid: Grid, tables: Tables, work: Path) -> None:
+def _rtn(network: Network, grids: Grids, tables: Tables, work: Path) -> None:
     total = len(network.block_names) + 1
     if tables.embedding and tables.embedding_grid:
         _settle_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
@@ -75,6 +94,7 @@ def _rtn(network: Network, grid: Grid, tables: Tables, work: Path) -> None:
         found = []
         for layer in layers_of(network, block):
             weight = layer.weight()
+            grid = grids.of(layer.name)
             require_rows(layer.name, weight, grid)
             scales = fit_scales(weight, grid)
             found.append(_tensor(layer.name, round_to_codes(weight, scales, grid), scales, grid, layer.transposed))
@@ -100,7 +120,7 @@ def _gptq(
     network: Network,
     model: Model,
     samples: Tensor,
-    grid: Grid,
+    grids: Grids,
     tables: Tables,
     settings: Quantization,
     work: Path,
@@ -132,7 +152,7 @@ def _gptq(
         before, after = streams(number), streams(number + 1)
         found = []
         for settled in quantize_block(
-            network, block, calls[number], before, after, grid, solver, settings.feedback, batch, work
+            network, block, calls[number], before, after, grids, solver, settings.feedback, batch, work
         ):
             found.append(
                 _tensor(settled.layer.name, settled.codes, settled.scales, settled.grid, settled.layer.transposed)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from compiler.quantize.activations import Activations
 from compiler.quantize.gptq import Solver, damped, solve_damped
-from compiler.quantize.grid import Grid, Scales, dequantize, require_rows
+from compiler.quantize.grid import Grid, Grids, Scales, dequantize, require_rows
 from compiler.quantize.network import Layer, Network
 from compiler.quantize.passes import Call, Group, batches, find_groups, run_block
 
@@ -55,7 +55,7 @@ def quantize_block(
     call: Call,
     before: Streams,
     after: Streams,
-    grid: Grid,
+    grids: Grids,
     solver: Solver,
     feedback: float,
     batch: int,
@@ -69,7 +69,7 @@ def quantize_block(
         call: how the network calls it.
         before: activations before it.
         after: activations after it; their files are written.
-        grid: what codes mean.
+        grids: what codes mean, the same for layers that share their input.
         solver: how codes are looked for.
         feedback: how much of the error so far a layer takes back, 0 to 1.
         batch: samples at once.
@@ -88,7 +88,7 @@ def quantize_block(
         hessian, cross = _moments(network, block, call, before.quantized, groups, number, original, keep, known, batch)
         if keep:
             known.append((group, keep))
-        yield from _settle(group.layers, hessian, cross, grid, solver, feedback)
+        yield from _settle(group.layers, hessian, cross, grids.of(group.layers[0].name), solver, feedback)
         if original is not None:
             original.remove()
     after.quantized.create()

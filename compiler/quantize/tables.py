@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,13 @@ def find_tables(network: Network, model: Model, settings: Quantization, symmetri
     if tied:
         own_head = own_embedding
     return Tables(embedding, head, own_embedding, own_head if head else None, tied)
+
+
+def allocated_tables(tables: Tables, own: Mapping[str, Grid]) -> Tables:
+    """The tables with the grids that an allocation has for them, by the names of their weights."""
+    embedding = own.get(f"{tables.embedding}.weight", tables.embedding_grid)
+    head = embedding if tables.tied else own.get(f"{tables.head}.weight", tables.head_grid)
+    return replace(tables, embedding_grid=embedding, head_grid=head)
 
 
 def front_inputs(model: Model, ids: Tensor) -> dict[str, Tensor]:
