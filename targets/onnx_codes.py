@@ -69,6 +69,8 @@ def carry(source: Path, model: Path, codes: Path, target: Path) -> None:
     matrices = {each.name: each for each in _matrices(document.graph, source.parent, rows)}
     require_all_carried(rows, [each.origin for each in matrices.values()])
     nodes = [made for node in document.graph.node for made in _replaced(node, matrices)]
+    read = {name for node in nodes for name in node.input} | {output.name for output in document.graph.output}
+    nodes = [node for node in nodes if node.op_type != "Transpose" or node.output[0] in read]
     del document.graph.node[:]
     document.graph.node.extend(nodes)
     if not any(opset.domain == _DOMAIN for opset in document.opset_import):
@@ -127,15 +129,18 @@ class _Matrix:
 def _matrices(graph: Any, folder: Path, rows: Rows) -> Iterator[_Matrix]:
     """The constants with codes; products first, so that a tied embedding finds its twin."""
     initializers = {tensor.name: tensor for tensor in graph.initializer}
+    # GenAI's builder looks a tied embedding up in the transposed head.
+    turned = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
     products: list[_Matrix] = []
     for operator, position in (("MatMul", 1), ("Gather", 0)):
         names = [node.input[position] for node in graph.node if node.op_type == operator]
         for name in dict.fromkeys(names):
-            values = _values(initializers[name], folder) if name in initializers else None
+            held = name if name in initializers else turned.get(name, "")
+            values = _values(initializers[held], folder) if held in initializers else None
             if values is None:
                 continue
             gathered = operator == "Gather"
-            values = values if gathered else values.T
+            values = values if gathered == (held == name) else values.T
             origin = find_origin(rows, mark_rows(values, "F32"), name)
             if origin is None:
                 continue
