@@ -201,11 +201,15 @@ def _check_budget(entry: Entry, lowered: Lowered, recipe: Recipe) -> None:
     nbytes = sum((entry.files / name).stat().st_size for name in entry.digests)
     if recipe.scheme.mixed and settings.max_bytes is not None and nbytes > settings.max_bytes:
         raise CheckFailed(
-            "max-bytes", f"{recipe} has {nbytes:,} bytes, more than the {settings.max_bytes:,} asked for."
+            "max-bytes",
+            f"{recipe} has {nbytes:,} bytes, {nbytes - settings.max_bytes:,} more than asked for: the container has more "
+            "beside its matrices than was reckoned. Ask for so many fewer with --max-bytes.",
         )
     if recipe.scheme.mixed and settings.target_bpw is not None and bits > settings.target_bpw + _BITS_TOLERANCE:
         raise CheckFailed(
-            "target-bpw", f"{recipe} has {bits:.3f} bits per weight, more than the {settings.target_bpw:g} asked for."
+            "target-bpw",
+            f"{recipe} has {bits:.3f} bits per weight, more than the {settings.target_bpw:g} asked for: some matrices have "
+            "no place for codes in this container. Ask for fewer with --target-bpw.",
         )
 
 

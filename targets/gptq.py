@@ -31,7 +31,7 @@ _CODES_PER_GROUP = 32
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
-    """Why not: an encoder, layers that are no Linear, a budget, or sizes that do not fill 32-bit words."""
+    """Why not: an encoder, layers that are no Linear, or sizes that do not fill 32-bit words."""
     if model.task != TEXT_GENERATION:
         return f"GPTQ checkpoints hold language models, not {model.task}; try the target onnx."
     if model.config.get("model_type") == "gpt2":

@@ -26,7 +26,7 @@ from compiler.quantize.grid import Grid, dequantize, fit_scales, require_rows, r
 from compiler.quantize.network import Layer, Network, open_network, weight_of
 from compiler.quantize.passes import Group, find_groups, run_block, run_front, run_tail
 from compiler.quantize.settings import Storage, quantization_from_full
-from compiler.quantize.tables import Tables, find_tables, front_inputs, replaced_weight, round_table
+from compiler.quantize.tables import TABLE_GROUP, Tables, find_tables, front_inputs, replaced_weight, round_table
 from compiler.worker import report_progress
 
 GRIDS: tuple[tuple[int, bool], ...] = ((4, True), (4, False), (5, True), (5, False), (8, True))
@@ -154,7 +154,7 @@ def _rounded_table(module: nn.Module) -> Iterator[dict[tuple[int, bool], float]]
     measured = weight
     for bits, symmetric in GRIDS:
         rounded = weight.clone()
-        round_table(rounded, Grid(bits, 32, symmetric))
+        round_table(rounded, Grid(bits, TABLE_GROUP, symmetric))
         errors[bits, symmetric] = float((rounded - weight).square().sum(dtype=torch.float64))
         if (bits, symmetric) == _MEASURED:
             measured = rounded
@@ -184,8 +184,8 @@ def _tail_kl(
         others.append(own)
     elif rounds_head:
         assert head is not None
-        with _rounded_table(head):
-            rounded = weight_of(head)
+        rounded = weight_of(head).clone()
+        round_table(rounded, Grid(_MEASURED[0], TABLE_GROUP, _MEASURED[1]))
     sums = [0.0] * len(others)
     count, length = samples.shape
     for sample in range(count):

@@ -14,7 +14,7 @@ from compiler.quantize.grid import Grid, Scales, dequantize, fit_scales, round_t
 from compiler.quantize.network import Network, weight_of
 from compiler.quantize.settings import Quantization
 
-_TABLE_GROUP = 32
+TABLE_GROUP = 32
 _ROWS_AT_ONCE = 4096
 
 
@@ -45,13 +45,13 @@ def find_tables(network: Network, model: Model, settings: Quantization, symmetri
         return Tables(None, None, None, None, False)
     table = network.module.get_submodule(embedding)
     tied = output is not None and output.weight is table.weight
-    fits = weight_of(table).shape[1] % _TABLE_GROUP == 0
+    fits = weight_of(table).shape[1] % TABLE_GROUP == 0
 
     def grid(storage: str, automatic: str) -> Grid | None:
         storage = automatic if storage == "auto" else storage
         if storage == "kept" or not fits:
             return None
-        return Grid(4, _TABLE_GROUP, symmetric) if storage == "int4" else Grid(8, _TABLE_GROUP, True)
+        return Grid(4, TABLE_GROUP, symmetric) if storage == "int4" else Grid(8, TABLE_GROUP, True)
 
     own_embedding = grid(settings.embedding, "int8" if tied or not model.is_decoder else "int4")
     own_head = grid(settings.head, "int8")
