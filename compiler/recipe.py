@@ -13,6 +13,8 @@ from compiler.errors import UnusableInput
 from compiler.quantize.settings import Quantization, quantization_from_full
 from compiler.scheme import ALIASES, SCHEMES, Scheme, find_scheme
 
+IMATRIX = "imatrix"
+
 _GRAMMAR = re.compile(
     r"(?P<target>[a-z][a-z0-9]*):(?P<scheme>[A-Za-z][A-Za-z0-9_-]*)"
     r"(?:@(?P<variant>[a-z0-9][a-z0-9_.-]*))?(?P<options>(?:\+[a-z][a-z0-9_-]*)*)"
@@ -75,6 +77,11 @@ class Recipe:
         """The package's folder name: the short form with characters that every file system takes."""
         return str(self).replace(":", "-").replace("@", "-").replace("+", "-")
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `quantization` has a say: the codes are ours, or llama.cpp weighs its rounding by an imatrix."""
+        return bool(self.scheme.method) or IMATRIX in self.options
+
     def full(self) -> dict[str, object]:
         """The recipe as JSON, defaults resolved; `recipe_from_full` reads it back."""
         return {
@@ -85,7 +92,7 @@ class Recipe:
             "shapes": asdict(self.shapes),
             "task": self.task,
             "thresholds": asdict(self.thresholds),
-            "quantization": self.quantization.full() if self.scheme.method else None,
+            "quantization": self.quantization.full() if self.is_calibrated else None,
         }
 
 

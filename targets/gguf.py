@@ -21,12 +21,14 @@ from compiler.model import TEXT_GENERATION, Model
 from compiler.package import Deviation, Lowered, Port, Weights
 from compiler.quantize.allocation import Budget, Choice, write_allocation
 from compiler.quantize.plan import copy_tables, plan_allocation, plan_codes, refuse_rows
-from compiler.recipe import Recipe
+from compiler.recipe import IMATRIX, Recipe
 from compiler.scheme import SCHEMES as ALL_SCHEMES
 from compiler.scheme import find_scheme
 from compiler.target import Stage
 from targets import gguf_converter
 from targets.gguf_codes import BLOCK, CONTAINERS, carry, matrix_bytes
+from targets.gguf_imatrix import FILE as IMATRIX_FILE
+from targets.gguf_imatrix import plan_imatrix, set_imatrix
 
 NAME = "gguf"
 EXTRA = "gguf"
@@ -35,7 +37,7 @@ SCHEMES = tuple(
     for scheme in ALL_SCHEMES
     if scheme.family == "gguf" or scheme.mixed or (scheme.code_bits, scheme.symmetric) in CONTAINERS
 )
-OPTIONS: tuple[str, ...] = ()
+OPTIONS = (IMATRIX,)
 VARIANTS: tuple[str, ...] = ()
 
 CHOICES = tuple(
@@ -69,6 +71,8 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
             f"llama.cpp's converter does not take the architecture {model.architecture}. It takes {len(known)} others"
             + (f", {', '.join(near)} among them." if near else ", LlamaForCausalLM and BertModel among them.")
         )
+    if IMATRIX in recipe.options and (recipe.scheme.method or recipe.scheme.name in _FLOAT_SCHEMES):
+        return f"an imatrix weighs llama.cpp's own rounding, and {recipe.scheme.name} has none; drop +{IMATRIX}."
     if recipe.scheme.method:
         return _refuse_codes(model, recipe)
     return None
@@ -93,13 +97,14 @@ def plan(model: Model, recipe: Recipe) -> Stage:
             ("numpy",),
             (base, plan_codes(model, recipe, allocation)),
         )
-    float_type = name if name in _FLOAT_SCHEMES else _lossless_type(model)
+    base = _plan_convert(model, name if name in _FLOAT_SCHEMES else _lossless_type(model))
+    imatrix = (plan_imatrix(model, recipe, base),) if IMATRIX in recipe.options else ()
     return Stage(
         f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
         "targets.gguf:pack",
         {"scheme": name, "origin": origin_of(model, recipe)},
         ("llama-cpp-python",),
-        (_plan_convert(model, float_type),),
+        (base, *imatrix),
     )
 
 
@@ -150,13 +155,19 @@ def _with_old_config_names(model: Path, temporary: Path) -> Path:
 
 
 def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
-    """Quantize the base file (or copy it), add the Modelfile and the lineage, and tell what became of the weights."""
+    """Quantize the base file (or copy it), add the Modelfile and the lineage, and tell what became of the weights.
+
+    `inputs` are the folders of the conversion and, where one was asked for, of the imatrix.
+    """
     base = Path(inputs[0]) / "base.gguf"
     artifact = f"{origin['name']}-{scheme}.gguf"
     if scheme in _FLOAT_SCHEMES:
         shutil.copyfile(base, Path(out) / artifact)
     else:
-        _quantize(base, Path(out) / artifact, scheme)
+        imatrix = Path(inputs[1]) / IMATRIX_FILE if len(inputs) > 1 else None
+        _quantize(base, Path(out) / artifact, scheme, imatrix)
+        if imatrix:
+            shutil.copyfile(imatrix, Path(out) / IMATRIX_FILE)
     return _finish(Path(model), Path(out), artifact, scheme, origin)
 
 
@@ -201,7 +212,7 @@ def _finish(model: Path, folder: Path, artifact: str, scheme: str, origin: dict[
     )
 
 
-def _quantize(base: Path, target: Path, scheme: str) -> None:
+def _quantize(base: Path, target: Path, scheme: str, imatrix: Path | None) -> None:
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
@@ -211,7 +222,9 @@ def _quantize(base: Path, target: Path, scheme: str) -> None:
         # llama.cpp would want Q6_K for the head, find that its rows do not divide by 256, and take Q8_0 in its place.
         # Asking for Q8_0 makes the same file without a fallback: the choice is ours and is reported as a mixture.
         params.output_tensor_type = _GGML_TYPE_Q8_0
+    kept = set_imatrix(params, imatrix) if imatrix else []
     code = llama_cpp.llama_model_quantize(str(base).encode(), str(target).encode(), ctypes.byref(params))
+    del kept
     if code != 0 or not target.is_file():
         raise UnusableInput(
             f"llama.cpp could not quantize to {scheme} (code {code}). Either the disk is full or a tensor's shape does not "

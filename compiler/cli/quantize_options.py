@@ -34,7 +34,9 @@ class ByteCount(click.ParamType):
 
 _OPTIONS = (
     click.option(
-        "--calibration", metavar="TEXT", help="FILE or hf:DATASET that GPTQ calibrates on [the model's own text]."
+        "--calibration",
+        metavar="TEXT",
+        help="FILE or hf:DATASET that GPTQ and imatrix calibrate on [the model's own text].",
     ),
     click.option("--calibration-samples", type=click.IntRange(1), help="How many samples of it [128]."),
     click.option("--calibration-tokens", type=click.IntRange(16), help="Tokens of a sample [512]."),
@@ -82,7 +84,7 @@ def with_quantization(
     Raises:
         UnusableInput: a calibration text cannot be used.
     """
-    if not recipe.scheme.method:
+    if not recipe.is_calibrated:
         return recipe
     old = recipe.quantization
     samples: dict[str, Any] = {"samples": calibration_samples, "sample_tokens": calibration_tokens, "seed": seed}

@@ -30,7 +30,7 @@ def plan_codes(model: Model, recipe: Recipe, allocation: Stage | None = None) ->
         return Stage("take over the codes", "compiler.quantize.stage:take_over", {}, ("numpy",))
     inputs: tuple[Stage, ...] = ()
     if scheme.method == "gptq":
-        inputs = (_plan_samples(model, settings), *((allocation,) if allocation else ()))
+        inputs = (plan_samples(model, settings), *((allocation,) if allocation else ()))
     arguments = {
         "task": model.task,
         "method": scheme.method,
@@ -58,11 +58,12 @@ def _plan_sensitivity(model: Model, recipe: Recipe) -> Stage:
     settings = recipe.quantization
     relevant = Quantization(settings.calibration, settings.head, settings.embedding).full()
     arguments = {"task": model.task, "group_size": recipe.scheme.block, "quantization": relevant}
-    samples = _plan_samples(model, settings)
+    samples = plan_samples(model, settings)
     return Stage("measure layers", "compiler.quantize.sensitivity:measure", arguments, _TOOLS, (samples,), _ENVIRONMENT)
 
 
-def _plan_samples(model: Model, settings: Quantization) -> Stage:
+def plan_samples(model: Model, settings: Quantization) -> Stage:
+    """The stage that writes the calibration samples."""
     arguments = {"task": model.task, "calibration": asdict(settings.calibration)}
     return Stage("calibration samples", "compiler.quantize.samples:write_samples", arguments, _TOOLS)
 
