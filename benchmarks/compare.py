@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ _TIMED = (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("latency", "latency_s"))
 _SINGLE = ("peak_rss_bytes", "peak_anon_bytes", "package_bytes")
 # Quality, smaller is better; below the floor a difference means nothing.
 _QUALITY = (("mean_kl", 1e-3), ("max_abs_difference", 1e-3))
+_BITS_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -26,22 +28,33 @@ class Comparison:
         metric: its name; for all of them smaller is better.
         ratio: challenger over champion, with an interval where there are samples (else low = high = value).
         regression: the challenger is worse by more than the stated effect, and the interval does not hold 1.
+        champion_bits, challenger_bits: effective bits per weight of the two packages; None in results that lack them.
     """
 
     package: str
     metric: str
     ratio: Interval
     regression: bool
+    champion_bits: float | None = None
+    challenger_bits: float | None = None
 
 
-def compare(champion: Sequence[Measurement], challenger: Sequence[Measurement], effect: float) -> list[Comparison]:
+def compare(
+    champion: Sequence[Measurement],
+    challenger: Sequence[Measurement],
+    effect: float,
+    *,
+    across_schemes: bool = False,
+) -> list[Comparison]:
     """Compare two runs, package by package.
 
     Args:
         effect: how much worse is a regression, e.g. 0.05 for 5 %.
+        across_schemes: compare packages although their schemes or bits per weight differ.
 
     Raises:
-        UnusableInput: no package and workload is in both, or a measurement has the verdict invalid.
+        UnusableInput: no package and workload is in both, a measurement has the verdict invalid, or two packages are not
+            comparable.
     """
     known = {_identity(measurement): measurement for measurement in champion}
     pairs = [(known[_identity(each)], each) for each in challenger if _identity(each) in known]
@@ -53,14 +66,19 @@ def compare(champion: Sequence[Measurement], challenger: Sequence[Measurement], 
         if measurement.verdict["word"] == "invalid":
             reasons = "; ".join(measurement.verdict["reasons"])
             raise UnusableInput(f"The measurement of {measurement.package} is invalid ({reasons}). Measure it again.")
+    for before, after in pairs:
+        _require_comparable(before, before.recipe, after, across_schemes)
     return [comparison for pair in pairs for comparison in _compare_pair(*pair, effect)]
 
 
-def compare_recipes(measurements: Sequence[Measurement], champion: str, effect: float) -> list[Comparison]:
+def compare_recipes(
+    measurements: Sequence[Measurement], champion: str, effect: float, *, across_schemes: bool = False
+) -> list[Comparison]:
     """Compare the other recipes of a run with the recipe `champion`, model by model.
 
     Raises:
-        UnusableInput: no measurement has that recipe, or a measurement has the verdict invalid.
+        UnusableInput: no measurement has that recipe, a measurement has the verdict invalid, or two packages are not
+            comparable.
     """
     champions = [measurement for measurement in measurements if measurement.recipe == champion]
     if not champions:
@@ -70,8 +88,35 @@ def compare_recipes(measurements: Sequence[Measurement], champion: str, effect: 
     for each in champions:
         others = [other for other in measurements if other.model == each.model and other.recipe != champion]
         for other in others:
-            found += compare([replace(each, recipe=other.recipe)], [other], effect)
+            _require_comparable(each, champion, other, across_schemes)
+            found += compare([replace(each, recipe=other.recipe)], [other], effect, across_schemes=True)
     return found
+
+
+def _require_comparable(champion: Measurement, recipe: str, challenger: Measurement, across_schemes: bool) -> None:
+    """Refuse two packages of different schemes or bits, and figures of quality that were taken on different texts."""
+    texts = [(each.quality or {}).get("text") for each in (champion, challenger)]
+    if all(texts) and texts[0] != texts[1]:
+        raise UnusableInput(
+            f"{challenger.recipe} was verified on {texts[1]} and {recipe} on {texts[0]}, so their quality cannot be compared. "
+            "Run `edgec verify` on both with the same --text and measure again."
+        )
+    if across_schemes:
+        return
+    schemes = [re.split(r"[:@+]", text)[1] for text in (recipe, challenger.recipe)]
+    before, after = _bits(champion), _bits(challenger)
+    bits_differ = before is not None and after is not None and abs(after / before - 1) > _BITS_TOLERANCE
+    if schemes[0] != schemes[1] or bits_differ:
+        shown = [f" ({bits:.2f} bits per weight)" if bits else "" for bits in (before, after)]
+        raise UnusableInput(
+            f"{challenger.recipe}{shown[1]} and {recipe}{shown[0]} of {challenger.model} are not comparable: they differ in "
+            f"{'scheme' if schemes[0] != schemes[1] else 'bits'}, so one may be better only because it is larger. "
+            "--across-schemes compares them all the same."
+        )
+
+
+def _bits(measurement: Measurement) -> float | None:
+    return measurement.summary.get("effective_bits_per_weight")
 
 
 def _identity(measurement: Measurement) -> tuple[str, ...]:
@@ -94,7 +139,7 @@ def _compare_pair(champion: Measurement, challenger: Measurement, effect: float)
         before, after = (champion.quality or {}).get(metric), (challenger.quality or {}).get(metric)
         if before is not None and after is not None:
             found.append(_single(label, metric, max(after, floor) / max(before, floor), effect))
-    return found
+    return [replace(each, champion_bits=_bits(champion), challenger_bits=_bits(challenger)) for each in found]
 
 
 def _single(label: str, metric: str, ratio: float, effect: float) -> Comparison:

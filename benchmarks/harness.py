@@ -245,6 +245,7 @@ def _memory(runner: _Runner) -> dict[str, float | int | None]:
     return {
         "load_s": runner.load_s,
         "package_bytes": runner.package.nbytes,
+        "effective_bits_per_weight": runner.package.lowered.weights.effective_bits_per_weight,
         "peak_rss_bytes": runner.peak_rss_bytes,
         "peak_anon_bytes": runner.peak.anon_bytes,
         "file_mapped_bytes": runner.peak.file_bytes,

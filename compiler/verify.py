@@ -33,11 +33,13 @@ class Verdict:
 
     Attributes:
         package: the package's folder name.
+        effective_bits_per_weight: of the package.
         quality: the figures, as they are recorded in package.json.
         failures: (check, sentence) of every limit that does not hold; empty when the package passes.
     """
 
     package: str
+    effective_bits_per_weight: float
     quality: dict[str, Any]
     failures: tuple[tuple[str, str], ...]
 
@@ -133,7 +135,7 @@ def verify(
     quality["passed"] = len(accepted) == len(failures)
     quality["accepted"] = [failure for _, failure in accepted]
     record_quality(package, quality, [check for check, _ in accepted])
-    return Verdict(package.name, quality, failures)
+    return Verdict(package.name, package.lowered.weights.effective_bits_per_weight, quality, failures)
 
 
 def _rounded(name: str, value: Any) -> Any:

@@ -13,4 +13,4 @@ edgec build "$model" -r "$challenger" -o "$work/challenger" --verify
 
 # Both are measured in one run, in turns, so that the machine's mood hits both alike.
 edgec bench "$work"/champion/* "$work"/challenger/* --rounds 5 -o "$work/both.jsonl"
-edgec compare "$work/both.jsonl" --against "$champion" --max-regression "$effect" --html "$work/report.html"
+edgec compare "$work/both.jsonl" --against "$champion" --across-schemes --max-regression "$effect" --html "$work/report.html"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.compare import compare
+from benchmarks.compare import compare, compare_recipes
 from benchmarks.measurement import Measurement, read_measurements, write_measurements
 from benchmarks.report.charts import pareto_front
 from benchmarks.statistics import percentile, ratio_interval
@@ -135,6 +135,26 @@ def test_runs_that_share_nothing_or_are_invalid_are_refused() -> None:
         compare([_measurement()], [_measurement(recipe="onnx:fp32")], 0.05)
     with pytest.raises(UnusableInput, match="invalid"):
         compare([_measurement()], [_measurement(verdict={"word": "invalid", "reasons": ["swap"]})], 0.05)
+
+
+def test_packages_of_other_bits_or_schemes_are_not_comparable_unless_told_so() -> None:
+    def of(recipe: str, bits: float, text: str = "passages") -> Measurement:
+        summary = {"package_bytes": 100, "effective_bits_per_weight": bits}
+        return _measurement(recipe=recipe, summary=summary, quality={"mean_kl": 0.1, "text": text})
+
+    run = [of("gguf:Q4_0", 4.5), of("gguf:Q8_0", 8.5), of("onnx:Q4_0", 5.0), of("onnx:Q4_0", 4.55)]
+    with pytest.raises(UnusableInput, match=r"Q8_0 \(8.50 .*Q4_0 \(4.50 .*differ in scheme.*--across-schemes"):
+        compare_recipes([run[0], run[1]], "gguf:Q4_0", 0.05)
+    with pytest.raises(UnusableInput, match="differ in bits"):
+        compare_recipes([run[0], run[2]], "gguf:Q4_0", 0.05)
+    with pytest.raises(UnusableInput, match="differ in bits"):
+        compare([run[2]], [run[3]], 0.05)
+    near = compare_recipes([run[0], run[3]], "gguf:Q4_0", 0.05)
+    assert {(each.champion_bits, each.challenger_bits) for each in near} == {(4.5, 4.55)}
+    told = compare_recipes([run[0], run[1]], "gguf:Q4_0", 0.05, across_schemes=True)
+    assert {each.metric for each in told} == {"latency", "package_bytes", "mean_kl"}
+    with pytest.raises(UnusableInput, match="same --text"):
+        compare([run[0]], [of("gguf:Q4_0", 4.5, "other.txt")], 0.05, across_schemes=True)
 
 
 def test_results_are_read_back_and_other_schemas_refused(tmp_path: Path) -> None:

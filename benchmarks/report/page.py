@@ -33,6 +33,7 @@ table.facts td { text-align: left; white-space: normal; }
 # key in summary, heading, factor, digits
 _COLUMNS: tuple[tuple[str, str, float, int], ...] = (
     ("package_bytes", "package MB", 1e-6, 1),
+    ("effective_bits_per_weight", "bits per weight", 1, 2),
     ("load_s", "load s", 1, 2),
     ("ttft_s", "TTFT s", 1, 3),
     ("prefill_tok_per_s", "prefill tok/s", 1, 0),

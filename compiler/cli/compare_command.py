@@ -19,6 +19,7 @@ from compiler.errors import CheckFailed, UnusableInput
 @click.option("--baseline", type=click.Path(path_type=Path), help="The champion's result file.")
 @click.option("--against", metavar="RECIPE", help="Compare the other recipes of RESULTS with this one of them.")
 @click.option("--max-regression", type=click.FloatRange(0), default=0.05, show_default=True, help="Effect that fails.")
+@click.option("--across-schemes", is_flag=True, help="Compare packages of different schemes or bits per weight.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report of RESULTS to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -26,6 +27,7 @@ def command(
     baseline: Path | None,
     against: str | None,
     max_regression: float,
+    across_schemes: bool,
     html: Path | None,
     as_json: bool,
 ) -> None:
@@ -37,9 +39,9 @@ def command(
         )
     comparisons: list[Comparison] = []
     if baseline is not None:
-        comparisons = compare(read_measurements(baseline), measurements, max_regression)
+        comparisons = compare(read_measurements(baseline), measurements, max_regression, across_schemes=across_schemes)
     if against is not None:
-        comparisons += compare_recipes(measurements, against, max_regression)
+        comparisons += compare_recipes(measurements, against, max_regression, across_schemes=across_schemes)
     if html is not None:
         from benchmarks.report.page import write_page
 
@@ -65,9 +67,14 @@ def _print(comparisons: Sequence[Comparison], effect: float) -> None:
             comparison.metric,
             f"{comparison.ratio.value:.3f}",
             f"{comparison.ratio.low:.3f} to {comparison.ratio.high:.3f}",
+            f"{_shown(comparison.champion_bits)} to {_shown(comparison.challenger_bits)}",
             "REGRESSION" if comparison.regression else "",
         ]
         for comparison in comparisons
     ]
-    columns = ["package", "metric", "ratio", "95 % interval", f"worse by more than {effect:.0%}"]
+    columns = ["package", "metric", "ratio", "95 % interval", "bits per weight", f"worse by more than {effect:.0%}"]
     print_table("Ratios to the baseline; below 1 is better", columns, rows)
+
+
+def _shown(bits: float | None) -> str:
+    return "?" if bits is None else f"{bits:.2f}"

@@ -122,12 +122,13 @@ def _print_kind(title: str, names: Sequence[str], verdicts: Sequence[Verdict]) -
     rows = [
         [
             verdict.package,
+            f"{verdict.effective_bits_per_weight:.2f}",
             *(_figure(name, verdict.quality.get(name)) for name in shown),
             "passed" if not verdict.failures else "FAILED",
         ]
         for verdict in verdicts
     ]
-    print_table(title, ["package", *(name.replace("_", " ") for name in shown), "verdict"], rows)
+    print_table(title, ["package", "bits", *(name.replace("_", " ") for name in shown), "verdict"], rows)
 
 
 def _figure(name: str, value: float | None) -> str:
