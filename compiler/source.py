@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from compiler.adapter import adapter_key, check_adapter
 from compiler.cache import (
     cache_root,
     find_entry,
@@ -16,6 +17,7 @@ from compiler.cache import (
     write_atomically,
 )
 from compiler.digest import digest_json, tool_version
+from compiler.encoder_wrap import AUTO_CLASSES
 from compiler.errors import UnusableInput
 from compiler.hub import fetch_from_hub, is_hub_id
 from compiler.model import Model, model_files, read_model
@@ -29,12 +31,21 @@ def open_model(
     on_progress: Progress | None = None,
     debug: bool = False,
     name: str | None = None,
+    adapter: Path | None = None,
 ) -> Model:
     """Read the Model that `text` names; `name` replaces the name that its folder or file gives it.
+
+    With `adapter`, a folder as peft writes it, the Model is the one that its LoRA layers make of it.
 
     Raises:
         UnusableInput: nothing usable is there.
     """
+    if adapter is not None:
+        return _with_adapter(_open_base(text, task, on_progress, debug, None), adapter, on_progress, debug, name)
+    return _open_base(text, task, on_progress, debug, name)
+
+
+def _open_base(text: str, task: str | None, on_progress: Progress | None, debug: bool, name: str | None) -> Model:
     path = Path(text).expanduser()
     if path.suffix == ".gguf" and not path.is_dir():
         return _import_gguf(path, task, on_progress, debug, name)
@@ -99,6 +110,21 @@ def check_identity(model: Model, identity: ModelIdentity) -> None:
             f"The model in {model.folder.name} is not the one that this package was made from ({identity.name}, digest "
             f"{identity.digest[:12]}). Name the right one with --model, or build the package again."
         )
+
+
+def _with_adapter(model: Model, adapter: Path, on_progress: Progress | None, debug: bool, name: str | None) -> Model:
+    """What compiler/adapter.py makes of the model."""
+    check_adapter(adapter, model)
+    arguments = {
+        "folder": str(model.folder.resolve()),
+        "adapter": str(adapter.resolve()),
+        "auto_class": "AutoModelForCausalLM" if model.is_decoder else AUTO_CLASSES[model.task],
+    }
+    key = adapter_key(adapter, digest_model(model))
+    folder = _imported(key, "compiler.adapter:merge_adapter", arguments, adapter.name, on_progress, debug)
+    together = f"{model.name}-{adapter.absolute().name}"
+    source = f"{model.source}+{adapter.absolute().name}"
+    return read_model(folder, name=name or together, source=source, task=model.task)
 
 
 def _with_codes_apart(model: Model, on_progress: Progress | None, debug: bool) -> Model:

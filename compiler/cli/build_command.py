@@ -23,6 +23,7 @@ from targets.registry import TARGET_NAMES, load_target
 @click.option("-r", "--recipe", "recipe_texts", multiple=True, metavar="RECIPE", help="target:scheme; may be repeated.")
 @click.option("-f", "--file", "recipe_file", type=click.Path(path_type=Path), help="TOML file with [[recipe]] tables.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder that the packages go into.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="Folder of a LoRA adapter (peft) to merge first.")
 @click.option("--task", help="The model's task, when its architecture does not tell.")
 @click.option("--name", help="The model's name in files and cards [its folder's or repository's].")
 @click.option("--context-length", type=click.IntRange(1), help="Tokens that a language model must hold.")
@@ -43,6 +44,7 @@ def command(
     recipe_texts: tuple[str, ...],
     recipe_file: Path | None,
     out: Path,
+    adapter: Path | None,
     task: str | None,
     name: str | None,
     context_length: int | None,
@@ -67,7 +69,12 @@ def command(
     with progress_bars(quiet=as_json) as progress:
         opening = progress.add_task("read the model", total=None)
         source = open_model(
-            model, task, lambda done, total: progress.update(opening, completed=done, total=total), debug, name
+            model,
+            task,
+            lambda done, total: progress.update(opening, completed=done, total=total),
+            debug,
+            name,
+            adapter,
         )
         progress.remove_task(opening)
         report = build(

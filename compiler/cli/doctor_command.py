@@ -18,6 +18,7 @@ TOOLS: tuple[tuple[str, str, str], ...] = (
     ("torch", "reference", "the Reference, exports"),
     ("transformers", "reference", "the Reference, exports"),
     ("gguf", "reference", "import of .gguf files"),
+    ("peft", "adapter", "merge LoRA adapters"),
     ("llama-cpp-python", "gguf", "quantize and run GGUF"),
     ("onnx", "onnx", "ONNX graphs"),
     ("onnxscript", "onnx", "export to ONNX"),

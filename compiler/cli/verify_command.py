@@ -21,6 +21,7 @@ _SHOWN_FAILURES = 6
 @click.command("verify")
 @click.argument("packages", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model", "model_text", help="The model, when this machine does not know it any more.")
+@click.option("--adapter", type=click.Path(path_type=Path), help="The LoRA adapter that was merged into it.")
 @click.option("--text", type=click.Path(path_type=Path), help="A text to measure KL divergence and perplexity on.")
 @click.option("--max-tokens", type=click.IntRange(1), default=MAX_TEXT_TOKENS, show_default=True, help="Of --text.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
@@ -31,6 +32,7 @@ def command(
     debug: bool,
     packages: tuple[Path, ...],
     model_text: str | None,
+    adapter: Path | None,
     text: Path | None,
     max_tokens: int,
     threads: int,
@@ -38,7 +40,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Hold each PACKAGE to its hashes and to the fp32 model; exit 1 when one fails."""
-    model = open_model(model_text) if model_text else None
+    model = open_model(model_text, adapter=adapter) if model_text else None
     verify_packages(
         packages,
         model=model,
