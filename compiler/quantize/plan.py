@@ -15,7 +15,7 @@ from compiler.recipe import Recipe
 from compiler.target import Stage
 
 # A fixed threshold lets glibc give large activations back to the system as soon as they are freed.
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4194304", "MALLOC_TRIM_THRESHOLD_": "16777216"}
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "67108864"}
 _TOOLS = ("torch", "transformers", "numpy", "safetensors")
 _IN_BLOCK = re.compile(r"\.\d+\..*weight$")
 
