@@ -22,6 +22,7 @@ from compiler.errors import UnusableInput
 from compiler.hub import fetch_from_hub, is_hub_id
 from compiler.model import Model, model_files, read_model
 from compiler.package import ModelIdentity
+from compiler.tensors import require_finite
 from compiler.worker import Progress, run_in_child
 
 
@@ -68,10 +69,17 @@ def digest_model(model: Model) -> str:
 
 
 def identify(model: Model) -> ModelIdentity:
-    """The model's identity as packages carry it, remembered so that `verify` finds the model again on this machine."""
+    """The model's identity as packages carry it, remembered so that `verify` finds the model again on this machine.
+
+    Raises:
+        UnusableInput: a weight is not finite.
+    """
     digest = digest_model(model)
+    path = cache_root() / "models" / f"{digest}.json"
+    if not _is_known_finite(path):
+        require_finite(model.tensors)
     memo = {"folder": str(model.folder.resolve()), "name": model.name, "source": model.source, "task": model.task}
-    write_atomically(cache_root() / "models" / f"{digest}.json", json.dumps(memo))
+    write_atomically(path, json.dumps({**memo, "finite": True}))
     return ModelIdentity(
         name=model.name,
         source=model.source,
@@ -82,6 +90,13 @@ def identify(model: Model) -> ModelIdentity:
         licence=model.licence,
         base_model=model.base_model,
     )
+
+
+def _is_known_finite(memo: Path) -> bool:
+    try:
+        return bool(json.loads(memo.read_text(encoding="utf-8")).get("finite"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def find_identified(identity: ModelIdentity) -> Model:

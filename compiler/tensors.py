@@ -191,3 +191,31 @@ def read_bytes(info: TensorInfo) -> bytes:
     with info.file.open("rb") as stream:
         stream.seek(info.offset)
         return stream.read(info.nbytes)
+
+
+# The bits of the exponent, all set where a value is infinite or not a number, and the unsigned type of that width.
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF << 52),
+    "F32": ("<u4", 0xFF << 23),
+    "F16": ("<u2", 0x1F << 10),
+    "BF16": ("<u2", 0xFF << 7),
+}
+_VALUES_AT_ONCE = 1 << 20
+
+
+def require_finite(tensors: Iterable[TensorInfo]) -> None:
+    """Raise UnusableInput when a float tensor has a value that is infinite or not a number."""
+    import numpy as np
+
+    for info in tensors:
+        if info.dtype not in _EXPONENTS or not info.elements:
+            continue
+        kind, exponent = _EXPONENTS[info.dtype]
+        mask = np.dtype(kind).type(exponent)
+        stored = np.memmap(info.file, kind, "r", info.offset, (info.elements,))
+        for start in range(0, info.elements, _VALUES_AT_ONCE):
+            if ((stored[start : start + _VALUES_AT_ONCE] & mask) == mask).any():
+                raise UnusableInput(
+                    f"Tensor {info.name} in {info.file.name} has values that are not finite; the model is damaged. Download "
+                    "or save it again."
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -18,15 +19,24 @@ from compiler.cli.verify_command import verify_packages
 from compiler.errors import UnusableInput, missing_extra
 from compiler.model import Model
 from compiler.package import Package, read_package
-from compiler.recipe import parse_recipe
+from compiler.recipe import Recipe, parse_recipe
 from compiler.source import open_model
 from runtimes.registry import open_session
 from runtimes.session import LanguageSession
 from runtimes.use import cosine, embed, generate
 from targets.registry import TARGET_NAMES, load_target
 
-_LANGUAGE_RECIPES = ("gguf:Q8_0", "gguf:Q4_0", "onnx:fp32", "onnx:int4-rtn-g32")
+_LANGUAGE_RECIPES = (
+    "gguf:Q8_0",
+    "gguf:Q4_0",
+    "gguf:int4-gptq-g32",
+    "onnx:fp32",
+    "onnx:int4-rtn-g32",
+    "onnx:int4-gptq-g32",
+)
 _ENCODER_RECIPES = ("onnx:fp32", "onnx:int8", "tflite:fp32", "neo:fp32@local")
+# A quarter of what `edgec build` takes by default, so that the demo stays short.
+_SAMPLES = 32
 _PROMPT = "Name three animals that live in the sea."
 _SENTENCES = ("A child is playing with a ball.", "A kid kicks a football around.")
 
@@ -36,7 +46,7 @@ _SENTENCES = ("A child is playing with a ball.", "A kid kicks a football around.
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.pass_obj
 def command(debug: bool, out: Path, rounds: int) -> None:
-    """Build, verify, measure and use eight packages of SmolLM2-135M-Instruct and all-MiniLM-L6-v2."""
+    """Build, verify, measure and use ten packages of SmolLM2-135M-Instruct and all-MiniLM-L6-v2."""
     if out.exists():
         raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
     packages: list[Package] = []
@@ -49,7 +59,7 @@ def command(debug: bool, out: Path, rounds: int) -> None:
         progress.remove_task(reading)
         reports = []
         for model, texts in models:
-            recipes = [parse_recipe(text, TARGET_NAMES) for text in texts]
+            recipes = [_recipe(text) for text in texts]
             bars = StageBars(progress)
             reports.append(build(model, recipes, load_target, out / model.name, jobs=2, watcher=bars, debug=debug))
     for (model, _), report in zip(models, reports, strict=True):
@@ -65,6 +75,12 @@ def command(debug: bool, out: Path, rounds: int) -> None:
     for folder in folders:
         print(f"  {folder.parent.name} {folder.name}: {_use(read_package(folder))}")
     print(f"Report: {out / 'report.html'}   results: {out / 'results.jsonl'}   packages: {out}/*/*")
+
+
+def _recipe(text: str) -> Recipe:
+    recipe = parse_recipe(text, TARGET_NAMES)
+    calibration = replace(recipe.quantization.calibration, samples=_SAMPLES)
+    return replace(recipe, quantization=replace(recipe.quantization, calibration=calibration))
 
 
 def _carried(distribution: str, ending: str) -> Path:
