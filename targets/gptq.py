@@ -22,7 +22,7 @@ from compiler.target import Stage
 from compiler.tensors import TensorInfo, find_tensors, read_bytes, write_tensors
 
 NAME = "gptq"
-EXTRA = "quantize"
+EXTRA = "reference"
 SCHEMES = tuple(scheme.name for scheme in CODE_SCHEMES if scheme.code_bits in BITS)
 OPTIONS: tuple[str, ...] = ()
 VARIANTS: tuple[str, ...] = ()
@@ -39,6 +39,8 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     odd = next((t for t in model.tensors if len(t.shape) == 2 and (t.shape[0] % 32 or t.shape[1] % 32)), None)
     if odd is not None and "layers" in odd.name:
         return f"{odd.name} is {list(odd.shape)}, and codes are packed by {_CODES_PER_GROUP}."
+    if recipe.quantization.smaller_groups:
+        return "a GPTQ checkpoint has one group size for all its matrices; drop --smaller-groups."
     return refuse_rows(model, recipe)
 
 

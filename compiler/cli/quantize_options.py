@@ -47,6 +47,9 @@ _OPTIONS = (
         type=click.Choice(STORAGES),
         help="How they store the token embedding [auto: int4, or int8 where it is the head].",
     ),
+    click.option(
+        "--smaller-groups", is_flag=True, help="Halve the groups of matrices whose rows the scheme's do not divide."
+    ),
     click.option("--target-bpw", type=click.FloatRange(1, 32), help="Budget of a mixed scheme, bits per weight."),
     click.option("--max-bytes", type=ByteCount(), help="The same as bytes of the package, such as 90MB."),
 )
@@ -76,6 +79,7 @@ def with_quantization(
     seed: int | None,
     head: Any,
     embedding: Any,
+    smaller_groups: bool,
     target_bpw: float | None,
     max_bytes: int | None,
 ) -> Recipe:
@@ -93,6 +97,8 @@ def with_quantization(
         digest, source = keep_text(calibration)
         text = {"text": digest, "source": source}
     given: dict[str, Any] = {"head": head, "embedding": embedding}
+    if smaller_groups:
+        given["smaller_groups"] = True
     if recipe.scheme.mixed:
         given |= {"target_bpw": target_bpw, "max_bytes": max_bytes}
     changed = replace(

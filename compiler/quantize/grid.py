@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # How far the range of a group is drawn in while the range with the smallest squared error is looked for.
 _SHRINK_STEPS = 16
 _SMALLEST_SHRINK = 0.6
+SMALLEST_GROUP = 32
 _SMALLEST_SCALE = 2.0**-24
 
 
@@ -150,6 +151,14 @@ def dequantize(codes: Tensor, scales: Scales) -> Tensor:
     """The weights that the codes stand for, float32 (rows, columns)."""
     scale, zero = scales.by_column(codes.shape[1])
     return (codes.float() - zero) * scale
+
+
+def fitting_group(columns: int, group_size: int) -> int:
+    """`group_size` halved until it divides the columns; below `SMALLEST_GROUP` nothing fits, and it stays as it is."""
+    fitting = group_size
+    while fitting > SMALLEST_GROUP and columns % fitting:
+        fitting //= 2
+    return group_size if fitting and columns % fitting else fitting
 
 
 def require_rows(name: str, weight: Tensor, grid: Grid) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compiler.model import Model
 from compiler.quantize.allocation import TABLE
+from compiler.quantize.grid import fitting_group
 from compiler.quantize.quantized import Entry, list_quantized
 from compiler.quantize.settings import Quantization
 from compiler.recipe import Recipe
@@ -72,7 +73,12 @@ def _relevant(settings: Quantization, method: str) -> dict[str, object]:
     """Of the settings, what changes the codes: rounding to nearest looks at no samples."""
     if method == "gptq":
         return settings.full()
-    return Quantization(head=settings.head, embedding=settings.embedding).full()
+    return Quantization(head=settings.head, embedding=settings.embedding, smaller_groups=settings.smaller_groups).full()
+
+
+def _hint(row: int, block: int) -> str:
+    fitting = fitting_group(row, block)
+    return f" --smaller-groups gives such matrices groups of {fitting}." if fitting < block else ""
 
 
 def copy_tables(codes: Path, out: Path) -> None:
@@ -110,6 +116,7 @@ def refuse_rows(model: Model, recipe: Recipe) -> str | None:
     for tensor in model.tensors:
         if block and len(tensor.shape) == 2 and _IN_BLOCK.search(tensor.name):
             row = tensor.shape[0] if model.config.get("model_type") == "gpt2" else tensor.shape[1]
-            if row % block:
-                return f"rows of {tensor.name} have {row} weights, which groups of {block} do not divide."
+            fitting = fitting_group(row, block) if recipe.quantization.smaller_groups else block
+            if row % fitting:
+                return f"rows of {tensor.name} have {row} weights, which groups of {block} do not divide.{_hint(row, block)}"
     return None

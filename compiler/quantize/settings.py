@@ -42,6 +42,7 @@ class Quantization:
         damping: share of the mean that is added to the diagonal of the inputs' second moments.
         feedback: share of the error of earlier layers that a layer takes back, 0 to 1.
         refinements: rounds of least-squares scales and coordinate descent after GPTQ.
+        smaller_groups: a matrix whose rows the scheme's groups do not divide gets the largest that do, by halving.
         target_bpw: the budget of a mixed scheme, bits per weight over all weights.
         max_bytes: the same as bytes of the package.
     """
@@ -53,6 +54,7 @@ class Quantization:
     damping: float = 0.01
     feedback: float = 0.5
     refinements: int = 2
+    smaller_groups: bool = False
     target_bpw: float | None = None
     max_bytes: int | None = None
 

@@ -21,7 +21,7 @@ from compiler.model import Model, read_model
 from compiler.quantize.activations import Activations
 from compiler.quantize.allocation import TABLE, read_allocation
 from compiler.quantize.gptq import Solver, damped, solve_damped
-from compiler.quantize.grid import Grid, Grids, Scales, fit_scales, require_rows, round_to_codes
+from compiler.quantize.grid import Grid, Grids, Scales, fit_scales, fitting_group, require_rows, round_to_codes
 from compiler.quantize.network import Network, layers_of, open_network, weight_of
 from compiler.quantize.passes import Call, batches, head_inputs, run_front
 from compiler.quantize.quantized import QuantizedTensor, list_quantized, write_quantized
@@ -62,6 +62,8 @@ def quantize(
     settings = quantization_from_full(quantization)
     network = open_network(source)
     grids = Grids(Grid(bits, group_size, symmetric))
+    if settings.smaller_groups:
+        grids = replace(grids, own=_fitting(network, grids.default))
     tables = find_tables(network, source, settings, symmetric)
     if bits == 0:
         shutil.copyfile(Path(inputs[1]) / TABLE, Path(out) / TABLE)
@@ -76,6 +78,16 @@ def quantize(
             _rtn(network, grids, tables, work)
         table = _collect(work, Path(out))
     return {"layers": len(table)}
+
+
+def _fitting(network: Network, grid: Grid) -> dict[str, Grid]:
+    """The grid of every layer, with groups that divide its rows."""
+    found = {}
+    for block in network.block_names:
+        for layer in layers_of(network, block):
+            columns = weight_of(layer.module).shape[0 if layer.transposed else 1]
+            found[layer.name] = replace(grid, group_size=fitting_group(columns, grid.group_size))
+    return found
 
 
 def take_over(model: str, inputs: list[str], out: str) -> dict[str, Any]:
