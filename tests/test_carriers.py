@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,3 +134,22 @@ def test_another_grid_than_that_of_a_checkpoint_is_refused(built: _Built, edgec:
     done = edgec("build", built.folder("gptq"), "-r", "gguf:int8-rtn-g32", "-o", tmp_path / "never")
     assert_refused(done, 2, "codes of its own", built.scheme)
     assert not (tmp_path / "never").exists()
+
+
+def test_genais_builder_keeps_symmetric_codes_and_reads_zero_points_of_v2_as_those_of_v1(
+    built: _Built, tmp_path: Path
+) -> None:
+    """So edgec carries codes into ONNX itself; the README tells of it."""
+    command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder", "-p", "int4", "-e", "cpu"]
+    folders = ["-i", str(built.folder("gptq")), "-o", str(tmp_path / "onnx"), "-c", str(tmp_path / "hf")]
+    subprocess.run([*command, *folders], check=True, capture_output=True)
+    found = _of_onnx(tmp_path / "onnx")
+    expected = {name: each for name, each in built.expected.items() if "layers" in name}
+    if not built.scheme.endswith("asym"):
+        assert _rows(found) == _rows(expected)
+        return
+    ours = expected["model.layers.0.self_attn.o_proj"]
+    theirs = next(each for name, each in found.items() if "layers.0.attn.o_proj" in name)
+    scales = load_file(built.folder("gptq") / "model.safetensors")["model.layers.0.self_attn.o_proj.scales"]
+    step = np.repeat(scales.T.astype(np.float32), _GROUP, 1)
+    np.testing.assert_allclose(ours - theirs, step, rtol=1e-3, atol=1e-6)
