@@ -39,6 +39,7 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.encoder_latency
 	$(BIN)/python -P -m benchmarks.peers.kl_agreement
 	$(BIN)/python -P -m benchmarks.peers.help_cost
+	$(BIN)/python -P -m benchmarks.peers.gptq
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT)

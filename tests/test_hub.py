@@ -17,6 +17,7 @@ import pytest
 import tiny
 from conftest import Run, assert_refused
 
+from compiler.corpus import PASSAGES
 from compiler.hub import is_hub_id, needed_files
 
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,6 +31,7 @@ def hub(minilm_folder: Path, tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     (folder / "pytorch_model.bin").write_bytes(b"never")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     (folder / "tf_model.h5").write_bytes(b"never")
+    texts = "".join(json.dumps({"text": passage}) + "\n" for passage in PASSAGES * 3).encode()
     requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -58,6 +60,12 @@ def hub(minilm_folder: Path, tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
                 content = (folder / path.rsplit("/", 1)[1]).read_bytes()
                 tag = hashlib.sha256(content).hexdigest()
                 self._send(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": _COMMIT}, body)
+            elif path == "/api/datasets/org/texts/tree/main":
+                names = ("README.md", "data/test.jsonl", "data/train.jsonl")
+                listing = [{"type": "file", "path": name, "size": len(texts), "oid": "0" * 40} for name in names]
+                self._send(200, json.dumps(listing).encode(), {"Content-Type": "application/json"}, body)
+            elif path == "/datasets/org/texts/resolve/main/data/train.jsonl":
+                self._send(200, texts, {"ETag": f'"{"0" * 40}"', "X-Repo-Commit": _COMMIT}, body)
             else:
                 self._send(404, b"", {"X-Error-Code": "RepoNotFound"}, body)
 
@@ -102,6 +110,23 @@ def test_a_hub_model_is_fetched_once_and_then_found_offline(
     assert done.returncode == 0, done.stderr
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or _TOKEN.encode() not in path.read_bytes()
+
+
+def test_a_dataset_of_the_hub_calibrates(
+    hub: tuple[str, list[str]], minilm_folder: Path, tmp_path: Path, edgec: Run
+) -> None:
+    model = tiny.save_encoder("distilbert", minilm_folder, tmp_path / "model")
+    online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub[0], "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": _TOKEN}
+    options = ["--calibration-samples", "8", "--calibration-tokens", "128", "-o", tmp_path / "out"]
+    done = edgec("build", model, "-r", "onnx:int8-gptq-g32", "--calibration", "hf:org/texts", *options, **online)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "out" / "onnx-int8-gptq-g32" / "package.json").read_text())
+    assert manifest["recipe_full"]["quantization"]["calibration"]["source"] == "hf:org/texts/data/train.jsonl"
+    fetched = {request.rsplit("/", 1)[1] for request in hub[1] if request.startswith("GET /datasets/")}
+    assert fetched == {"train.jsonl"}
+    for dataset, words in (("hf:org/none", ("no dataset", "org/none")), ("hf:nothing", ("hf:org/dataset",))):
+        again = edgec("build", model, "-r", "onnx:int8-gptq-g32", "--calibration", dataset, *options, **online)
+        assert_refused(again, 2, *words)
 
 
 @pytest.mark.parametrize(
