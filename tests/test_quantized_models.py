@@ -1,0 +1,95 @@
+"""GPTQ on whole models: every number of bits and kind of group, Conv1D layers, encoders, and runs that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import Run
+
+from compiler.corpus import PASSAGES
+from compiler.model import Model
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n\n".join(PASSAGES * 3), encoding="utf-8")
+    return path
+
+
+def _options(text: Path) -> list[object]:
+    return ["--calibration", text, "--calibration-samples", "16", "--calibration-tokens", "128"]
+
+
+def test_fewer_bits_are_further_from_the_model_and_all_are_readable(
+    smollm2: Model, text: Path, tmp_path: Path, edgec: Run
+) -> None:
+    folder = tiny.save_decoder("llama", smollm2.folder, tmp_path / "model")
+    schemes = ("int8-gptq-pc", "int3-gptq-g64", "int2-gptq-g32-asym")
+    recipes = [part for scheme in schemes for part in ("-r", f"gptq:{scheme}")]
+    done = edgec("build", folder, *recipes, *_options(text), "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    packages = [tmp_path / "out" / f"gptq-{scheme}" for scheme in schemes]
+    done = edgec("verify", *packages, "--allow", "numbers", "--json")
+    assert done.returncode == 0, done.stderr
+    kl = [each["quality"]["mean_kl"] for each in json.loads(done.stdout)]
+    assert kl == sorted(kl)
+    assert kl[0] < 0.03
+
+
+@pytest.mark.parametrize(("kind", "recipe"), [("gpt2", "gguf:int8-gptq-g32"), ("bert", "onnx:int8-gptq-g32")])
+def test_layers_of_other_kinds_are_quantized_and_verified(
+    kind: str, recipe: str, smollm2: Model, minilm_folder: Path, text: Path, tmp_path: Path, edgec: Run
+) -> None:
+    if kind == "gpt2":
+        folder = tiny.save_decoder(kind, smollm2.folder, tmp_path / "model")
+    else:
+        folder = tiny.save_encoder(kind, minilm_folder, tmp_path / "model")
+    done = edgec("build", folder, "-r", recipe, *_options(text), "-o", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    layers = json.loads((next((tmp_path / "out").iterdir()) / "layers.json").read_text())
+    assert {row["bits"] for row in layers} == {8}
+    assert sum("0" in row["tensor"] for row in layers) >= 4
+
+
+def test_a_killed_run_goes_on_at_the_block_that_it_had_reached(
+    minilm_folder: Path, text: Path, tmp_path: Path, edgec: Run
+) -> None:
+    """The real MiniLM, killed without warning. That the codes are equal is told by tests/test_resume.py."""
+    options = ["--calibration", text, "--calibration-samples", "8", "--calibration-tokens", "128"]
+    command = ["build", minilm_folder, "-r", "onnx:int4-gptq-g32", *options, "-o"]
+    environment = {**os.environ, "EDGEC_CACHE": str(tmp_path / "cache")}
+    script = str(Path(sys.executable).with_name("edgec"))
+    process = subprocess.Popen([script, *map(str, command), str(tmp_path / "cut")], env=environment)
+    partial = tmp_path / "cache" / "partial"
+
+    def reached() -> int:
+        states = list(partial.glob("*/state.json"))
+        return json.loads(states[0].read_text())["done"] if states else -1
+
+    deadline = time.monotonic() + 300
+    while reached() < 2 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1)
+    done_before = reached()
+    assert 2 <= done_before < 6
+    work = next(partial.glob("*/state.json")).parent
+    kept = {file.name: file.stat().st_mtime_ns for file in work.glob("codes-*.safetensors")}
+    resumed = edgec(*command, tmp_path / "resumed", EDGEC_CACHE=str(tmp_path / "cache"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert not (tmp_path / "cut").exists()
+    codes = next((tmp_path / "cache" / "stages").rglob("codes-0000.safetensors")).parent
+    for name in (f"codes-{number:04}.safetensors" for number in range(done_before)):
+        assert (codes / name).stat().st_mtime_ns == kept[name], "done before the kill, so not written again"
+    assert not work.exists()
