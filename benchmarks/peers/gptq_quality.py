@@ -180,6 +180,8 @@ def measure(model: Path, entrants: Sequence[Entrant], text: str, chunks: int) ->
             kl = torch.nn.functional.kl_div(observed, expected, reduction="none", log_target=True).sum(-1)
             sums[entrant.name] += float(kl.double().sum())
         count += WINDOW // 2
+        if (start // WINDOW + 1) % 8 == 0:
+            print(f"  scored {start // WINDOW + 1} of {chunks} chunks", flush=True)
     return {name: total / count for name, total in sums.items()}
 
 
