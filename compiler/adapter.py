@@ -14,10 +14,11 @@ from typing import Any
 
 from compiler.cache import remembered_digest
 from compiler.digest import digest_json
+from compiler.encoder_wrap import auto_class
 from compiler.errors import UnusableInput, missing_extra
 from compiler.hub import is_hub_id
 from compiler.model import MODEL_FILES, Model
-from compiler.tensors import list_tensors
+from compiler.tensors import list_tensors, require_finite
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -67,13 +68,13 @@ def _is_read(name: str) -> bool:
     return name in (CONFIG, WEIGHTS) or bool(_TOKENIZER_FILES.fullmatch(name))
 
 
-def merge_adapter(folder: str, adapter: str, auto_class: str, out: str) -> None:
+def merge_adapter(folder: str, adapter: str, task: str, out: str) -> None:
     """Write the merged model into `out`; a tokenizer beside the adapter takes the place of the base model's.
 
     Args:
         folder: the base model.
         adapter: the adapter, which `check_adapter` has passed.
-        auto_class: the class of transformers that reads the base model, e.g. `AutoModelForCausalLM`.
+        task: the base model's.
         out: an empty folder.
 
     Raises:
@@ -87,7 +88,7 @@ def merge_adapter(folder: str, adapter: str, auto_class: str, out: str) -> None:
     from safetensors.torch import load_file
 
     base_folder, adapter_folder, target = Path(folder), Path(adapter), Path(out)
-    base = getattr(transformers, auto_class).from_pretrained(
+    base = getattr(transformers, auto_class(task)).from_pretrained(
         base_folder, dtype="float32", local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     try:
@@ -100,14 +101,8 @@ def merge_adapter(folder: str, adapter: str, auto_class: str, out: str) -> None:
         ) from error
     expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     _check_tensors(adapter_folder, {name: tuple(tensor.shape) for name, tensor in expected.items()})
-    weights = load_file(adapter_folder / WEIGHTS)
-    for name, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise UnusableInput(
-                f"Tensor {name} of the adapter {adapter_folder.name} has values that are not finite; training diverged or "
-                "the file is damaged."
-            )
-    peft.set_peft_model_state_dict(model, weights)
+    require_finite(list_tensors(adapter_folder / WEIGHTS))
+    peft.set_peft_model_state_dict(model, load_file(adapter_folder / WEIGHTS))
     merged: Any = model.merge_and_unload()
     merged.save_pretrained(target)
     _copy_files(base_folder, adapter_folder, target)

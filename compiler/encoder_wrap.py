@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
+from compiler.model import TEXT_GENERATION
 
 # The output fields of transformers' model output for each task, in order.
 OUTPUT_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -27,6 +28,11 @@ AUTO_CLASSES = {
     "fill-mask": "AutoModelForMaskedLM",
     "image-classification": "AutoModelForImageClassification",
 }
+
+
+def auto_class(task: str) -> str:
+    """The class of transformers that reads a model of that task, decoders too."""
+    return "AutoModelForCausalLM" if task == TEXT_GENERATION else AUTO_CLASSES[task]
 
 
 @dataclass(frozen=True)

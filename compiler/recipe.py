@@ -78,7 +78,7 @@ class Recipe:
         return str(self).replace(":", "-").replace("@", "-").replace("+", "-")
 
     @property
-    def is_calibrated(self) -> bool:
+    def heeds_quantization(self) -> bool:
         """Whether `quantization` has a say: the codes are ours, or llama.cpp weighs its rounding by an imatrix."""
         return bool(self.scheme.method) or IMATRIX in self.options
 
@@ -92,7 +92,7 @@ class Recipe:
             "shapes": asdict(self.shapes),
             "task": self.task,
             "thresholds": asdict(self.thresholds),
-            "quantization": self.quantization.full() if self.is_calibrated else None,
+            "quantization": self.quantization.full() if self.heeds_quantization else None,
         }
 
 

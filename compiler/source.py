@@ -17,7 +17,6 @@ from compiler.cache import (
     write_atomically,
 )
 from compiler.digest import digest_json, tool_version
-from compiler.encoder_wrap import AUTO_CLASSES
 from compiler.errors import UnusableInput
 from compiler.hub import fetch_from_hub, is_hub_id
 from compiler.model import Model, model_files, read_model
@@ -133,7 +132,7 @@ def _with_adapter(model: Model, adapter: Path, on_progress: Progress | None, deb
     arguments = {
         "folder": str(model.folder.resolve()),
         "adapter": str(adapter.resolve()),
-        "auto_class": "AutoModelForCausalLM" if model.is_decoder else AUTO_CLASSES[model.task],
+        "task": model.task,
     }
     key = adapter_key(adapter, digest_model(model))
     folder = _imported(key, "compiler.adapter:merge_adapter", arguments, adapter.name, on_progress, debug)

@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 
 from compiler.gguf_header import DEFAULT_ALIGNMENT, GGML_TYPES, GgufHeader, GgufTensor, read_gguf_header
 from compiler.quantize.quantized import QuantizedTensor
-from compiler.quantize.rows import Origin, Rows, find_origin, gather_rows, index_rows, mark_rows, require_all_carried
+from compiler.quantize.rows import (
+    DTYPES,
+    Origin,
+    Rows,
+    find_origin,
+    gather_rows,
+    index_rows,
+    mark_rows,
+    require_all_carried,
+)
 
 BLOCK = 32
 
@@ -100,7 +109,7 @@ class _Carried:
 
 def matrix_bytes(base: Path) -> int:
     """Bytes of the float matrices of a base file that may get codes."""
-    return sum(t.nbytes for t in read_gguf_header(base).tensors if len(t.shape) == 2 and t.type in _FLOATS)
+    return sum(t.nbytes for t in read_gguf_header(base).tensors if len(t.shape) == 2 and t.type in DTYPES)
 
 
 def carry(base: Path, model: Path, codes: Path, target: Path) -> None:
@@ -153,15 +162,12 @@ def _pad(sink: BinaryIO) -> None:
     sink.write(bytes(-sink.tell() % DEFAULT_ALIGNMENT))
 
 
-_FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-
-
 def _match(base: Path, header: GgufHeader, rows: Rows) -> Iterator[_Carried]:
     """Find the base file's matrices that have codes."""
     for tensor in header.tensors:
-        if len(tensor.shape) == 2 and tensor.type in _FLOATS:
+        if len(tensor.shape) == 2 and tensor.type in DTYPES:
             shape = (tensor.shape[1], tensor.shape[0])
-            values: NDArray[Any] = np.memmap(base, _FLOATS[tensor.type], "r", tensor.offset, shape)
+            values: NDArray[Any] = np.memmap(base, DTYPES[tensor.type], "r", tensor.offset, shape)
             origin = find_origin(rows, mark_rows(values, tensor.type), tensor.name)
             if origin is not None:
                 yield _Carried(tensor, origin)

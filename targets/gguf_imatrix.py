@@ -17,14 +17,12 @@ from compiler.errors import CheckFailed
 from compiler.gguf_header import read_gguf_header
 from compiler.model import Model, read_model
 from compiler.quantize.plan import plan_samples
-from compiler.quantize.rows import mark_rows
+from compiler.quantize.rows import DTYPES, mark_rows
 from compiler.recipe import Recipe
 from compiler.target import Stage
 
 FILE = "imatrix.gguf"
 
-_FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-_STORED = {"F64": np.float64, **_FLOATS}
 _MARKED_ROWS = 4
 
 
@@ -48,10 +46,15 @@ def measure(model: str, inputs: list[str], out: str, task: str, dataset: str) ->
 
     samples = torch.from_numpy(np.load(Path(inputs[1]) / "samples.npy"))
     by_mark: dict[int, NDArray[np.float32]] = {}
+    shared: set[int] = set()
     for each in measure_importance(read_model(Path(model), task=task), samples):
-        values = np.memmap(each.weight.file, _STORED[each.weight.dtype], "r", each.weight.offset, each.weight.shape)
-        for mark in mark_rows((values.T if each.transposed else values)[:_MARKED_ROWS], each.weight.dtype):
-            by_mark[int(mark)] = each.squares.numpy().astype(np.float32)
+        values = np.memmap(each.weight.file, DTYPES[each.weight.dtype], "r", each.weight.offset, each.weight.shape)
+        rows = (values.T if each.transposed else values)[:_MARKED_ROWS]
+        marks = {int(mark) for mark in mark_rows(rows, each.weight.dtype)}
+        shared |= marks & by_mark.keys()
+        by_mark |= dict.fromkeys(marks, each.squares.numpy().astype(np.float32))
+    # Rows that two layers have (of zeros, for one) tell nothing of which of them a tensor was made of.
+    by_mark = {mark: squares for mark, squares in by_mark.items() if mark not in shared}
     entries = _by_tensor(Path(inputs[0]) / "base.gguf", by_mark)
     write_imatrix(Path(out) / FILE, entries, samples.shape[0], samples.shape[1], dataset)
 
@@ -63,12 +66,12 @@ def _by_tensor(base: Path, by_mark: dict[int, NDArray[np.float32]]) -> dict[str,
         if not tensor.name.startswith("blk.") or len(tensor.shape) < 2:
             continue
         shape = (tensor.elements // tensor.row, tensor.row)
-        values: NDArray[Any] = np.memmap(base, _FLOATS[tensor.type], "r", tensor.offset, shape)
+        values: NDArray[Any] = np.memmap(base, DTYPES[tensor.type], "r", tensor.offset, shape)
         known = next((by_mark[int(mark)] for mark in mark_rows(values, tensor.type) if int(mark) in by_mark), None)
         if known is None:
             raise CheckFailed(
                 "imatrix",
-                f"No importance was measured for {tensor.name}: the converter made it of other rows than the model has. "
+                f"No importance was measured for {tensor.name}: none of its rows is known from a Linear layer of the model. "
                 "Build without +imatrix.",
             )
         entries[tensor.name] = known

@@ -67,6 +67,7 @@ def test_the_merged_weights_are_the_base_plus_scaled_b_times_a(
     again = edgec("verify", tmp_path / "out" / "gguf-F32", "--model", base, "--adapter", adapter)
     assert again.returncode == 0, again.stderr
     assert_refused(edgec("verify", tmp_path / "out" / "gguf-F32", "--model", base), 2, "not the one")
+    assert_refused(edgec("verify", tmp_path / "out" / "gguf-F32", "--adapter", adapter), 2, "Add --model")
 
 
 def test_an_adapter_of_another_model_is_refused(adapter: Path, smollm2: Model, tmp_path: Path, edgec: Run) -> None:

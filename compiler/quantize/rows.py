@@ -19,7 +19,8 @@ from compiler.errors import CheckFailed
 from compiler.quantize.quantized import Entry, QuantizedTensor, list_quantized, read_quantized
 from compiler.tensors import TensorInfo, find_tensors
 
-_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+# Of safetensors and GGUF alike; BF16 is read as its bits.
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 _ROWS_AT_ONCE = 1024
 
 
@@ -62,7 +63,7 @@ def index_rows(model: Path, codes: Path) -> Rows:
     marks, owners, rows = [], [], []
     for number, entry in enumerate(entries):
         info = _stored(stored, entry.name)
-        values: NDArray[Any] = np.memmap(info.file, _DTYPES[info.dtype], "r", info.offset, info.shape)
+        values: NDArray[Any] = np.memmap(info.file, DTYPES[info.dtype], "r", info.offset, info.shape)
         found = mark_rows(values.T if entry.transposed else values, info.dtype)
         marks.append(found)
         owners.append(np.full(len(found), number))
