@@ -11,7 +11,8 @@ from benchmarks.measurement import Measurement
 _COLOURS = ("#2f6f9f", "#c8553d", "#588157", "#8e6c8a", "#d4a017", "#3d5a80", "#9c6644", "#6c757d")
 _MARKER_PX = (14, 54)
 _LOG_FROM = 20
-_NOTHING = 1e-13  # a distance below what the arithmetic can tell, for the logarithmic axis
+_NEGLIGIBLE = 1e-4  # distances below are drawn here, or float packages would press all quantized ones together
+_LABEL_PLACES = ("middle left", "top center", "bottom center", "middle right")
 
 
 def _base(title: str, x: str, y: str) -> Any:
@@ -58,7 +59,7 @@ def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
     distance = [float((each.quality or {})[distance_key]) for each in known]
     if not decoder:
         distance = [max(1 - value, 0.0) for value in distance]
-    distance = [max(value, _NOTHING) for value in distance]
+    drawn = [max(value, _NEGLIGIBLE) for value in distance]
     times = [float(each.summary[time_key] or 0) for each in known]
     sizes = [float(each.summary["package_bytes"] or 0) for each in known]
     scale = (_MARKER_PX[1] - _MARKER_PX[0]) / max(sizes)
@@ -68,10 +69,12 @@ def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
     y = "mean KL to the fp32 model, nats" if decoder else "1 - mean cosine to the fp32 model"
     figure = _base(title, x, y)
     front = pareto_front(list(zip(times, distance, strict=True)))
+    by_time = sorted(range(len(times)), key=lambda index: times[index])
+    places = {index: _LABEL_PLACES[rank % len(_LABEL_PLACES)] for rank, index in enumerate(by_time)}
     figure.add_trace(
         go.Scatter(
             x=[times[index] for index in front],
-            y=[distance[index] for index in front],
+            y=[drawn[index] for index in front],
             mode="lines",
             line={"dash": "dot", "color": "#888", "shape": "hv"},
             hoverinfo="skip",
@@ -80,23 +83,23 @@ def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
     figure.add_trace(
         go.Scatter(
             x=times,
-            y=distance,
+            y=drawn,
             mode="markers+text",
             text=[each.recipe for each in known],
-            textposition=["top center" if sorted(times).index(time) % 2 == 0 else "bottom center" for time in times],
+            textposition=[places[index] for index in range(len(times))],
             cliponaxis=False,
             marker={
                 "size": [_MARKER_PX[0] + scale * size for size in sizes],
                 "color": [colours[each.package] for each in known],
                 "opacity": 0.75,
             },
-            customdata=[[size / 1e6] for size in sizes],
-            hovertemplate="%{text}<br>%{x:.2f} ms<br>distance %{y:.3g}<br>%{customdata[0]:.1f} MB<extra></extra>",
+            customdata=[[size / 1e6, each] for size, each in zip(sizes, distance, strict=True)],
+            hovertemplate="%{text}<br>%{x:.2f} ms<br>distance %{customdata[1]:.3g}<br>%{customdata[0]:.1f} MB<extra></extra>",
         )
     )
-    figure.update_yaxes(type="log", exponentformat="power", range=_log_range(distance))
+    figure.update_yaxes(type="log", exponentformat="power", range=_log_range(drawn))
     _time_axis(figure, times)
-    note = "area: package size; dotted: Pareto front; lower left is better"
+    note = f"area: package size; dotted: Pareto front; lower left is better; below {_NEGLIGIBLE:g} drawn as {_NEGLIGIBLE:g}"
     figure.add_annotation(text=note, xref="paper", yref="paper", x=1, y=1.06, showarrow=False, font={"size": 11})
     return figure
 
