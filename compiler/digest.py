@@ -25,7 +25,7 @@ def digest_json(value: object) -> str:
 def digest_code() -> str:
     """SHA-256 over edgec's own source that decides what a package holds."""
     root = Path(__file__).parent
-    folders = (root, root / "quantize", root.parent / "targets")
+    folders = (root, root / "quantize", root / "networks", root.parent / "targets")
     files = sorted(file for folder in folders for file in folder.glob("*.py"))
     return digest_json([[file.name, digest_file(file)] for file in files])
 

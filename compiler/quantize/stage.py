@@ -6,6 +6,7 @@ killed goes on at the block that it had reached; the activations there are kept 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 from dataclasses import replace
@@ -174,11 +175,19 @@ def _gptq(
         for each in (before.original, before.quantized):
             if each is not None:
                 each.remove()
+        _give_back_memory()
     report_progress(total - 1, total)
     if tables.head and tables.head_grid and not tables.tied:
         final = streams(len(network.block_names)).quantized
         _solve_head(network, tables.head, tables.head_grid, inputs, final, solver, batch, work)
     report_progress(total, total)
+
+
+def _give_back_memory() -> None:
+    """Have glibc return what is free: of a block's many sizes it keeps fragments, which add up from block to block."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _front(
