@@ -15,6 +15,7 @@ RUNTIMES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("llamacpp", "runtimes.llamacpp", ("llama-cpp-python",), "gguf"),
     ("ortgenai", "runtimes.ortgenai", ("onnxruntime-genai", "onnxruntime"), "onnx"),
     ("onnxruntime", "runtimes.onnxruntime", ("onnxruntime",), "onnx"),
+    ("coreml", "runtimes.mil", ("coremltools", "torch"), "coreml"),
     ("litert", "runtimes.litert", ("ai-edge-litert",), "tflite"),
     ("tvm", "runtimes.tvm", ("apache-tvm",), "neo"),
     ("gptq", "runtimes.gptq", ("torch", "transformers"), "quantize"),

@@ -9,6 +9,7 @@ TARGETS: tuple[tuple[str, str], ...] = (
     ("gguf", "targets.gguf"),
     ("onnx", "targets.onnx"),
     ("gptq", "targets.gptq"),
+    ("coreml", "targets.coreml"),
     ("tflite", "targets.tflite"),
     ("neo", "targets.neo"),
 )

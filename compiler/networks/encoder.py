@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compiler.networks.configs import Activation, EncoderConfig
 from compiler.networks.parts import (
     Embedding,
     FirstToken,
@@ -25,7 +24,6 @@ from compiler.networks.parts import (
     TokensOut,
 )
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_tanh": functools.partial(functional.gelu, approximate="tanh"),
@@ -33,42 +31,6 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "tanh": torch.tanh,
 }
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The sizes and choices of an encoder.
-
-    Attributes:
-        position_offset: row of the position table that the first token takes.
-        segments: whether there are token types.
-        activation: of the feed-forward part.
-        norm_first: norms stand before attention and feed-forward (ViT) rather than after (BERT).
-        task: the Hugging Face task, which decides the head.
-        head_activation: between the two layers of a head, where it has two.
-        labels: outputs of the head.
-        image: (channels, height, width) and the side of a patch; None for text.
-    """
-
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    vocabulary: int
-    positions: int
-    position_offset: int
-    segments: bool
-    eps: float
-    activation: Activation
-    norm_first: bool
-    task: str
-    head_activation: Activation
-    labels: int
-    image: tuple[tuple[int, int, int], int] | None = None
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
 
 
 class Attention(nn.Module):

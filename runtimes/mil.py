@@ -1,0 +1,199 @@
+"""An evaluator of Core ML packages: what a package computes, told on any machine from the saved files alone.
+
+It is for checking, not for speed: no figure of time from it is ever a measurement. In `fp16` every result that the program
+types float16 is rounded to it, sums being kept wider, as the Neural Engine does; `fp32` shows the program without rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import runtimes.mil_shapes  # noqa: F401  registers its operators
+from compiler.errors import UnusableInput
+from compiler.package import Package
+from runtimes.mil_ops import OPERATORS
+from runtimes.mil_program import BlobValue, Function, MilPackage, Operation, Reference, TensorType, read_blob, read_mil
+from runtimes.session import Session
+
+Precision = Literal["fp16", "fp32"]
+
+
+class Evaluator:
+    """Runs the functions of a package; states live as long as it does."""
+
+    def __init__(self, folder: Path, precision: Precision = "fp16") -> None:
+        self.package: MilPackage = read_mil(folder)
+        self.precision = precision
+        self._constants: dict[Any, Tensor] = {}
+        self._states: dict[str, Tensor] = {}
+        self._plans = {name: _last_uses(function) for name, function in self.package.functions.items()}
+        for function in self.package.functions.values():
+            _require_known(function)
+
+    def reset(self) -> None:
+        """Forget all states: zeros, as a fresh `MLState` has."""
+        self._states.clear()
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], function: str | None = None) -> dict[str, NDArray[Any]]:
+        """Run a function (the default one) and return its outputs by name.
+
+        Raises:
+            UnusableInput: an input is missing or has another shape.
+        """
+        name = function or self.package.default
+        program = self.package.functions[name]
+        values: dict[str, Any] = {}
+        for key, declared in program.inputs.items():
+            values[key] = self._state(key, declared) if declared.state else _taken(key, declared, inputs)
+        for operation, forget in zip(program.operations, self._plans[name], strict=True):
+            self._step(operation, values)
+            for key in forget:
+                del values[key]
+        with torch.inference_mode():
+            return {key: values[key].numpy() for key in program.outputs}
+
+    def _state(self, key: str, declared: TensorType) -> Tensor:
+        if key not in self._states:
+            self._states[key] = torch.zeros(declared.shape)
+        return self._states[key]
+
+    @torch.inference_mode()
+    def _step(self, operation: Operation, values: dict[str, Any]) -> None:
+        kind = operation.kind
+        if kind == "write_state":
+            name = self._reference(operation, "input")
+            self._states[name] = values[name] = self._read(operation.arguments["data"][0], values)
+            return
+        if kind == "const":
+            held = operation.arguments["val"][0]
+            values[operation.outputs[0][0]] = self._read(held, values)
+            return
+        if kind.startswith("constexpr_"):
+            values[operation.outputs[0][0]] = self._decompressed(operation, values)
+            return
+        if kind == "read_state":
+            values[operation.outputs[0][0]] = values[self._reference(operation, "input")]
+            return
+        results = OPERATORS[kind](**self._arguments(operation, values))
+        listed = results if isinstance(results, tuple | list) else (results,)
+        for (name, declared), result in zip(operation.outputs, listed, strict=False):
+            values[name] = self._rounded(result, declared)
+
+    def _reference(self, operation: Operation, parameter: str) -> str:
+        held = operation.arguments[parameter][0]
+        assert isinstance(held, Reference)
+        return held.name
+
+    def _arguments(self, operation: Operation, values: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for parameter, held in operation.arguments.items():
+            read = tuple(self._read(each, values) for each in held)
+            found[parameter] = read if parameter == "values" else read[0]
+        return found
+
+    def _read(self, held: Any, values: Mapping[str, Any]) -> Any:
+        if isinstance(held, Reference):
+            return values[held.name]
+        if isinstance(held, BlobValue):
+            key = (*held.key, held.type)
+            if key not in self._constants:
+                self._constants[key] = _tensor(read_blob(held))
+            return self._constants[key]
+        return _tensor(held) if isinstance(held, np.ndarray) else held
+
+    def _decompressed(self, operation: Operation, values: dict[str, Any]) -> Tensor:
+        """A compressed constant, kept decompressed; its parts are not kept."""
+        parts = sorted(operation.arguments.items())
+        key = (operation.kind, *(each.key for _, held in parts for each in held if isinstance(each, BlobValue)))
+        key = (*key, operation.outputs[0][1])
+        if key not in self._constants:
+            arguments = {
+                parameter: _tensor(read_blob(held[0]))
+                if isinstance(held[0], BlobValue)
+                else self._read(held[0], values)
+                for parameter, held in parts
+            }
+            result = OPERATORS[operation.kind](**arguments)
+            self._constants[key] = self._rounded(result, operation.outputs[0][1])
+        return self._constants[key]
+
+    def _rounded(self, value: Tensor, declared: TensorType) -> Tensor:
+        if declared.dtype == "fp16" and self.precision == "fp16" and value.is_floating_point():
+            return value.to(torch.float16).to(torch.float32)
+        return value
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    """Floats as float32, integers as int64."""
+    if values.dtype.kind == "f":
+        return torch.from_numpy(np.array(values, np.float32))
+    return torch.from_numpy(np.array(values, np.bool_ if values.dtype.kind == "b" else np.int64))
+
+
+def _taken(key: str, declared: TensorType, inputs: Mapping[str, NDArray[Any]]) -> Tensor:
+    if key not in inputs:
+        raise UnusableInput(f"the function has an input {key} that was not given.")
+    given = inputs[key]
+    fits = given.ndim == len(declared.shape) and all(
+        want in (-1, have) for want, have in zip(declared.shape, given.shape, strict=True)
+    )
+    if not fits:
+        raise UnusableInput(
+            f"the input {key} has the shape {list(given.shape)}, the package takes {list(declared.shape)}."
+        )
+    return _tensor(np.asarray(given))
+
+
+def _require_known(function: Function) -> None:
+    """Raise UnusableInput that names the first operator that the evaluator does not have."""
+    for operation in function.operations:
+        if operation.kind not in OPERATORS and operation.kind not in ("const", "read_state", "write_state"):
+            raise UnusableInput(
+                f"the evaluator has no operator {operation.kind} ({operation.name} in the function {function.name}). The "
+                "package may be right; hold it to the model on macOS."
+            )
+
+
+def _last_uses(function: Function) -> list[tuple[str, ...]]:
+    """For each operation the results that nothing after it needs."""
+    seen = set(function.outputs) | set(function.inputs)
+    forget: list[tuple[str, ...]] = []
+    for operation in reversed(function.operations):
+        names = {each.name for held in operation.arguments.values() for each in held if isinstance(each, Reference)}
+        names |= {name for name, _ in operation.outputs}
+        forget.append(tuple(sorted(names - seen)))
+        seen |= names
+    return forget[::-1]
+
+
+def open_session(package: Package, threads: int) -> Session:
+    """A session on the package's `model.mlpackage`, evaluated."""
+    torch.set_num_threads(threads)
+    return MilEncoderSession(package)
+
+
+class MilEncoderSession:
+    """An encoder, evaluated."""
+
+    def __init__(self, package: Package) -> None:
+        self._evaluator = Evaluator(package.artifact)
+        function = self._evaluator.package.functions[self._evaluator.package.default]
+        self.input_names = tuple(function.inputs)
+        first = next(iter(function.inputs.values()))
+        self.fixed_sequence_length: int | None = first.shape[1] if len(first.shape) == 2 else None
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        return self._evaluator.run({name: inputs[name] for name in self.input_names})
+
+    def tokenize(self, text: str) -> list[int] | None:
+        return None
+
+    def close(self) -> None:
+        del self._evaluator

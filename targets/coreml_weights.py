@@ -1,0 +1,198 @@
+"""How the parameters of a network become constants of a Core ML program: read late, written once, carried exactly.
+
+Constants of the program are stand-ins that take no memory. Each has a Blob, which says where its values come from when the
+file of weights is written; two constants with the same key share their bytes there, across functions too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil import types
+from numpy.typing import NDArray
+
+from compiler.errors import CheckFailed
+from compiler.networks.weights import Source, read_source
+from compiler.quantize.palette import PaletteEntry, read_palette
+from compiler.quantize.quantized import Entry, read_quantized
+from compiler.tensors import TensorInfo
+
+Kind = Literal["float16", "int8", "uint8", "int4", "uint4", "uint6"]
+_DTYPES: dict[Kind, Any] = {
+    "float16": np.float16,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "int4": types.np_int4_dtype,
+    "uint4": types.np_uint4_dtype,
+    "uint6": types.np_uint6_dtype,
+}
+BITS: dict[Kind, int] = {"float16": 16, "int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "uint6": 6}
+_LARGEST_FLOAT16 = 65504.0
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Values of a constant: `read` gives them, in the shape of the constant or flat, when they are written."""
+
+    key: str
+    kind: Kind
+    elements: int
+    read: Callable[[], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a parameter is stored, for the package's account."""
+
+    parameter: str
+    elements: int
+    type: str
+    bits: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The parameters of a network and their stores.
+
+    Attributes:
+        infos: the model's tensors by name.
+        sources: the tensor of each parameter.
+        codes: codes of matrices, by the tensor's name; empty where none are carried.
+        palettes: palettes of matrices, likewise.
+        blobs: what has been asked for, by the constant's name.
+        stored: the account of parameters, by name.
+    """
+
+    infos: Mapping[str, TensorInfo]
+    sources: Mapping[str, Source]
+    codes: Mapping[str, Entry] = field(default_factory=dict)
+    palettes: Mapping[str, PaletteEntry] = field(default_factory=dict)
+    blobs: dict[str, Blob] = field(default_factory=dict)
+    stored: dict[str, Stored] = field(default_factory=dict)
+
+    def account(self, parameter: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """A parameter's values, float32, for a constant that is made of them; it counts as float16."""
+        self._account(parameter, int(np.prod(shape)), "fp16", 16.0)
+        return read_source(self.infos, self.sources[parameter], shape)
+
+    def vector(self, parameter: str, shape: tuple[int, ...], form: tuple[int, ...]) -> Any:
+        """A parameter of shape `shape` as a float16 constant of shape `form`."""
+        source = self.sources[parameter]
+        self._account(parameter, int(np.prod(shape)), "fp16", 16.0)
+
+        def read() -> NDArray[Any]:
+            return to_float16(read_source(self.infos, source, shape), source.tensor).reshape(form)
+
+        return self._constant(parameter, form, Blob(f"{source}", "float16", int(np.prod(form)), read))
+
+    def matrix(self, parameter: str, shape: tuple[int, int], form: tuple[int, ...]) -> Any:
+        """A matrix (outputs, inputs) as a constant of shape `form`, in codes or a palette where it has them."""
+        source = self.sources[parameter]
+        if source.plain and (entry := find_by_tensor(self.codes, source.tensor)) is not None:
+            return self._codes(parameter, source, entry, shape, form)
+        if source.plain and (palette := find_by_tensor(self.palettes, source.tensor)) is not None:
+            return self._palette(parameter, source, palette, shape, form)
+        return self.vector(parameter, shape, form)
+
+    def _codes(
+        self, parameter: str, source: Source, entry: Entry, shape: tuple[int, int], form: tuple[int, ...]
+    ) -> Any:
+        first, last = source.rows or (0, entry.rows)
+        groups = entry.columns // entry.group_size
+        middle = 2 ** (entry.bits - 1)
+        kind: Kind = ("int8" if entry.bits == 8 else "int4") if entry.symmetric else "uint4"
+        if entry.bits == 8 and not entry.symmetric:
+            kind = "uint8"
+        scale_form = (shape[0], groups, *form[2:])
+        extra = 16.0 / entry.group_size + (0.0 if entry.symmetric else entry.bits / entry.group_size)
+        self._account(parameter, shape[0] * shape[1], f"int{entry.bits}", entry.bits + extra)
+
+        def read_codes() -> NDArray[Any]:
+            codes = read_quantized(entry).codes[first:last].reshape(form)
+            return (codes.astype(np.int16) - middle).astype(np.int8) if entry.symmetric else codes
+
+        def read_scales() -> NDArray[Any]:
+            return read_quantized(entry).scales[first:last].reshape(scale_form)
+
+        def read_zeros() -> NDArray[Any]:
+            return read_quantized(entry).zero_points[first:last].reshape(scale_form)
+
+        name, elements = _name(parameter), int(np.prod(form))
+        parts = {
+            "data": self._constant(f"{parameter}.codes", form, Blob(f"{source} codes", kind, elements, read_codes)),
+            "scale": self._constant(
+                f"{parameter}.scales",
+                scale_form,
+                Blob(f"{source} scales", "float16", int(np.prod(scale_form)), read_scales),
+            ),
+        }
+        if not entry.symmetric:
+            blob = Blob(f"{source} zeros", kind, int(np.prod(scale_form)), read_zeros)
+            parts["offset"] = self._constant(f"{parameter}.zeros", scale_form, blob)
+        return mb.constexpr_blockwise_shift_scale(**parts, name=name)
+
+    def _palette(
+        self, parameter: str, source: Source, entry: PaletteEntry, shape: tuple[int, int], form: tuple[int, ...]
+    ) -> Any:
+        first, last = source.rows or (0, entry.rows)
+        kind: Kind = "uint4" if entry.bits == 4 else "uint6"
+        group = entry.rows_per_group
+        table_form = ((last - first) // group, *(1 for _ in form[1:]), 2**entry.bits, 1)
+        extra = 16.0 * 2**entry.bits / (group * shape[1])
+        self._account(parameter, shape[0] * shape[1], f"lut{entry.bits}", entry.bits + extra)
+
+        def read_indices() -> NDArray[Any]:
+            return read_palette(entry).indices[first:last].reshape(form)
+
+        def read_table() -> NDArray[Any]:
+            return read_palette(entry).table[first // group : last // group].reshape(table_form)
+
+        indices = Blob(f"{source} indices", kind, int(np.prod(form)), read_indices)
+        table = Blob(f"{source} table", "float16", int(np.prod(table_form)), read_table)
+        return mb.constexpr_lut_to_dense(
+            indices=self._constant(f"{parameter}.indices", form, indices),
+            lut=self._constant(f"{parameter}.table", table_form, table),
+            name=_name(parameter),
+        )
+
+    def _constant(self, parameter: str, form: tuple[int, ...], blob: Blob) -> Any:
+        name = _name(parameter)
+        self.blobs[name] = blob
+        stand_in = np.broadcast_to(np.zeros((1,), _DTYPES[blob.kind]), form)
+        return mb.const(val=stand_in, name=name)
+
+    def _account(self, parameter: str, elements: int, kind: str, bits: float) -> None:
+        self.stored[parameter] = Stored(parameter, elements, kind, bits)
+
+
+def find_by_tensor(found: Mapping[str, Any], tensor: str) -> Any | None:
+    """The entry of a tensor; transformers may put the base model's prefix before its name or leave it out."""
+    if tensor in found:
+        return found[tensor]
+    return next(
+        (entry for name, entry in found.items() if name.endswith(f".{tensor}") or tensor.endswith(f".{name}")), None
+    )
+
+
+def to_float16(values: NDArray[Any], tensor: str) -> NDArray[np.float16]:
+    """The values in float16.
+
+    Raises:
+        CheckFailed: one of them is beyond what float16 holds.
+    """
+    if values.size and float(np.abs(values).max()) > _LARGEST_FLOAT16:
+        raise CheckFailed(
+            "float16",
+            f"Tensor {tensor} has a value of {float(np.abs(values).max()):g}, and float16, which the Neural Engine "
+            f"computes in, ends at {_LARGEST_FLOAT16:g}. Use another target for this model.",
+        )
+    return values.astype(np.float16)
+
+
+def _name(parameter: str) -> str:
+    return re.sub(r"\W", "_", parameter)
