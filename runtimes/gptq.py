@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
 from compiler.quantize.gptq_import import import_gptq
 from runtimes.session import Message, Session
+from runtimes.text import HuggingFaceText
 
 
 def open_session(package: Package, threads: int) -> Session:
@@ -38,14 +39,12 @@ class GptqSession:
                 self._model = AutoModelForCausalLM.from_pretrained(
                     temporary, dtype=torch.float32, use_safetensors=True, **local
                 ).eval()
-                self._tokenizer = AutoTokenizer.from_pretrained(Path(temporary), **local)
+                self._text = HuggingFaceText(Path(temporary))
             except (OSError, ValueError, KeyError) as error:
                 raise UnusableInput(f"torch cannot load {package.name}: {error}.") from error
         self.vocabulary = int(self._model.config.vocab_size)
         trained = int(self._model.config.max_position_embeddings)
         self.context_length = package.recipe_full["shapes"]["context_length"] or trained
-        ends = self._model.generation_config.eos_token_id
-        self._ends = frozenset(ends if isinstance(ends, list) else [ends]) if ends is not None else frozenset()
         self._cache: Any = None
 
     def _run(self, token_ids: Sequence[int], cache: Any) -> NDArray[np.float32]:
@@ -64,19 +63,16 @@ class GptqSession:
         return self._run(token_ids, None)
 
     def tokenize(self, text: str) -> list[int]:
-        return [int(token) for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]]
+        return self._text.tokenize(text)
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(token_ids)))
+        return self._text.detokenize(token_ids)
 
     def render_chat(self, messages: Sequence[Message]) -> str | None:
-        if not self._tokenizer.chat_template:
-            return None
-        listed = [dict(message) for message in messages]
-        return str(self._tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True))
+        return self._text.render_chat(messages)
 
     def end_of_text_ids(self) -> frozenset[int]:
-        return self._ends
+        return self._text.end_of_text_ids
 
     def close(self) -> None:
         del self._model

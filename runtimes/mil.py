@@ -17,9 +17,11 @@ from torch import Tensor
 
 import runtimes.mil_shapes  # noqa: F401  registers its operators
 from compiler.errors import UnusableInput
+from compiler.model import TEXT_GENERATION
 from compiler.package import Package
 from runtimes.mil_ops import OPERATORS
 from runtimes.mil_program import BlobValue, Function, MilPackage, Operation, Reference, TensorType, read_blob, read_mil
+from runtimes.coreml_calls import EncoderCalls, LanguageCalls, artifacts
 from runtimes.session import Session
 
 Precision = Literal["fp16", "fp32"]
@@ -111,8 +113,8 @@ class Evaluator:
     def _decompressed(self, operation: Operation, values: dict[str, Any]) -> Tensor:
         """A compressed constant, kept decompressed; its parts are not kept."""
         parts = sorted(operation.arguments.items())
-        key = (operation.kind, *(each.key for _, held in parts for each in held if isinstance(each, BlobValue)))
-        key = (*key, operation.outputs[0][1])
+        blobs = tuple(each.key for _, held in parts for each in held if isinstance(each, BlobValue))
+        key = (operation.kind, blobs, operation.outputs[0][1])
         if key not in self._constants:
             arguments = {
                 parameter: _tensor(read_blob(held[0]))
@@ -173,27 +175,28 @@ def _last_uses(function: Function) -> list[tuple[str, ...]]:
     return forget[::-1]
 
 
+class EvaluatorCaller:
+    """An evaluated .mlpackage, called as `runtimes.coreml_calls` calls any."""
+
+    def __init__(self, folder: Path) -> None:
+        self._evaluator = Evaluator(folder)
+
+    def input_shapes(self, function: str | None) -> dict[str, tuple[int, ...]] | None:
+        package = self._evaluator.package
+        found = package.functions.get(function or package.default)
+        return {name: each.shape for name, each in found.inputs.items() if not each.state} if found else None
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], function: str | None) -> dict[str, NDArray[Any]]:
+        return self._evaluator.run(inputs, function)
+
+    def reset(self) -> None:
+        self._evaluator.reset()
+
+
 def open_session(package: Package, threads: int) -> Session:
-    """A session on the package's `model.mlpackage`, evaluated."""
+    """A session on a Core ML package, evaluated."""
     torch.set_num_threads(threads)
-    return MilEncoderSession(package)
-
-
-class MilEncoderSession:
-    """An encoder, evaluated."""
-
-    def __init__(self, package: Package) -> None:
-        self._evaluator = Evaluator(package.artifact)
-        function = self._evaluator.package.functions[self._evaluator.package.default]
-        self.input_names = tuple(function.inputs)
-        first = next(iter(function.inputs.values()))
-        self.fixed_sequence_length: int | None = first.shape[1] if len(first.shape) == 2 else None
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        return self._evaluator.run({name: inputs[name] for name in self.input_names})
-
-    def tokenize(self, text: str) -> list[int] | None:
-        return None
-
-    def close(self) -> None:
-        del self._evaluator
+    callers = [EvaluatorCaller(folder) for folder in artifacts(package)]
+    if package.model.task != TEXT_GENERATION:
+        return EncoderCalls(package, callers[0])
+    return LanguageCalls(package, callers)

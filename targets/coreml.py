@@ -17,9 +17,13 @@ _CODES = tuple(
     f"int{bits}-{method}-g{group}" for method in ("rtn", "gptq") for bits in (4, 8) for group in (32, 64, 128)
 )
 SCHEMES = ("fp16", *_CODES)
-OPTIONS: tuple[str, ...] = ("plain",)
+OPTIONS: tuple[str, ...] = ("plain", "argmax")
 VARIANTS = ("ios16", "ios17", "ios18")
 _NEWEST = "ios18"
+# iOS maps no file of more than a gigabyte; a package ends well below.
+_PART_BYTES = 950_000_000
+_LONGEST_CONTEXT = 1024
+_CONTEXT_STEP = 32
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
@@ -33,6 +37,13 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     asked = recipe.shapes.context_length if model.is_decoder else recipe.shapes.sequence_length
     if longest and asked and asked > longest and model.task != "image-classification":
         return f"the model takes at most {longest} tokens, the recipe asks for {asked}."
+    if model.is_decoder and _context(model, recipe) % _CONTEXT_STEP:
+        return (
+            f"the Neural Engine takes caches whose length is a multiple of {_CONTEXT_STEP}, and {_context(model, recipe)} is "
+            "none; choose another --context-length."
+        )
+    if "argmax" in recipe.options and not model.is_decoder:
+        return "+argmax is for language models."
     if reason := refuse_network(model):
         return reason
     if recipe.scheme.method == "gptq" and model.task == "image-classification":
@@ -40,17 +51,23 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     return refuse_rows(model, recipe)
 
 
+def _context(model: Model, recipe: Recipe) -> int:
+    """Positions of the cache: what is asked for, else what the model was trained for up to a limit."""
+    trained = model.geometry.context_length or _LONGEST_CONTEXT
+    return recipe.shapes.context_length or min(trained, _LONGEST_CONTEXT)
+
+
 def plan(model: Model, recipe: Recipe) -> Stage:
     """Codes where the scheme has them, then one stage that lowers."""
     arguments: dict[str, Any] = {
-        "scheme": recipe.scheme.name,
         "layout": "plain" if "plain" in recipe.options else "ane",
         "ios": int((recipe.variant or _NEWEST).removeprefix("ios")),
         "origin": origin_of(model, recipe),
     }
     if model.is_decoder:
-        arguments["context_length"] = recipe.shapes.context_length
-        function = "targets.coreml_lower:lower_decoder"
+        arguments |= {"context_length": _context(model, recipe), "part_bytes": _PART_BYTES}
+        arguments |= {"bits": recipe.scheme.bits_per_weight, "greedy": "argmax" in recipe.options}
+        function = "targets.coreml_decoder:lower_decoder"
     else:
         arguments |= {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
         function = "targets.coreml_lower:lower_encoder"

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import Function
+from coremltools.converters.mil.mil import Function, types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional
 
 from compiler.networks import cache, parts
-from targets.coreml_weights import Weights
+from targets.coreml_weights import Rows, Weights
 
 Emit = Callable[..., Any]
+# The longest axis that the Neural Engine takes (targets/coreml_placement.py has the source).
+LARGEST_EXTENT = 16384
 
 
 class _Tracer(fx.Tracer):
@@ -36,6 +39,7 @@ class _Tracer(fx.Tracer):
 def lower_function(
     network: nn.Module,
     placeholders: Mapping[str, Any],
+    names: Mapping[str, str],
     weights: Weights,
     output_names: Sequence[str],
     opset: Any,
@@ -44,7 +48,8 @@ def lower_function(
 
     Args:
         network: a network whose parameters may be on the meta device; its buffers are real.
-        placeholders: MIL's placeholders by the name of the argument of `forward`.
+        placeholders: MIL's placeholders by the name of the function's input.
+        names: the input's name for each argument of `forward`; arguments that have none are not used.
         weights: where the parameters come from.
         output_names: names for what `forward` returns, in order.
         opset: a `coremltools.target`.
@@ -56,7 +61,7 @@ def lower_function(
             arguments = fx.map_arg(node.args, values.get)
             named = fx.map_arg(node.kwargs, values.get)
             if node.op == "placeholder":
-                values[node] = function.inputs.get(node.target)
+                values[node] = _incoming(function, names.get(node.target))
             elif node.op == "get_attr":
                 raise TypeError(f"the network uses the tensor {node.target} outside its parts")
             elif node.op == "call_module":
@@ -66,8 +71,8 @@ def lower_function(
                 values[node] = _FUNCTIONS[node.target](*arguments, **named)
             else:
                 results = arguments[0] if isinstance(arguments[0], tuple | list) else (arguments[0],)
-                variables = [each.joined() if isinstance(each, Pieces) else each for each in results]
-                variables = [each for each in variables if each is not None]
+                joined = [each.joined() if isinstance(each, Pieces) else each for each in results]
+                variables = [each for each in joined if each is not None]
                 for variable, name in zip(variables, output_names, strict=True):
                     variable.set_name(name)
                 function.set_outputs(variables)
@@ -80,15 +85,29 @@ class _Named:
     def __init__(self, weights: Weights, prefix: str) -> None:
         self._weights, self._prefix = weights, prefix
 
-    def vector(self, name: str, shape: Sequence[int], form: Sequence[int]) -> Any:
-        return self._weights.vector(f"{self._prefix}.{name}", tuple(shape), tuple(form))
+    def vector(self, name: str, shape: Sequence[int], form: Sequence[int], rows: Rows = None) -> Any:
+        return self._weights.vector(f"{self._prefix}.{name}", tuple(shape), tuple(form), rows)
 
-    def matrix(self, name: str, shape: Sequence[int], form: Sequence[int]) -> Any:
-        return self._weights.matrix(f"{self._prefix}.{name}", (shape[0], shape[1]), tuple(form))
+    def matrix(self, name: str, shape: Sequence[int], form: Sequence[int], rows: Rows = None) -> Any:
+        return self._weights.matrix(f"{self._prefix}.{name}", (shape[0], shape[1]), tuple(form), rows)
+
+    def alone(self, name: str) -> bool:
+        """Whether no other parameter is made of the same tensor, so that it may be stored in pieces."""
+        return self._weights.alone(f"{self._prefix}.{name}")
 
     def account(self, name: str, shape: Sequence[int]) -> NDArray[np.float32]:
         """Values that the program holds in another arrangement than the model's."""
         return self._weights.account(f"{self._prefix}.{name}", tuple(shape))
+
+
+def _incoming(function: Function, name: str | None) -> Any:
+    variable = function.inputs.get(name)
+    if variable is not None and types.is_state(variable.sym_type):
+        return Pieces(variable, True)
+    return Pieces(variable, False) if name in CACHES else variable
+
+
+CACHES = ("keys", "values")
 
 
 class Pieces:
@@ -103,10 +122,10 @@ class Pieces:
         """Emit the update of a layer; the layer (1, a, b, c) as it is afterwards."""
         if self._state:
             shape = self._placeholder.sym_type.wrapped_type().get_shape()
-            begin = _beginning(4, {0: np.int32([layer]), axis: position})
+            begin = _beginning(4, {0: _places(layer), axis: position})
             end = [layer + 1, *shape[1:]]
             ends = _beginning(
-                4, {a: np.int32([end[a]]) for a in range(4) if a != axis} | {axis: _after(position, new, axis)}
+                4, {a: _places(end[a]) for a in range(4) if a != axis} | {axis: _after(position, new, axis)}
             )
             if self._whole is self._placeholder:
                 self._whole = mb.read_state(input=self._placeholder)
@@ -124,13 +143,17 @@ class Pieces:
         return mb.concat(values=[self._layers[layer] for layer in sorted(self._layers)], axis=0)
 
 
+def _places(*places: Any) -> Any:
+    return np.array(places, np.int32)
+
+
 def _after(position: Any, new: Any, axis: int) -> Any:
-    return mb.add(x=position, y=np.int32([new.shape[axis]]))
+    return mb.add(x=position, y=_places(new.shape[axis]))
 
 
 def _beginning(rank: int, parts_by_axis: Mapping[int, Any]) -> Any:
     """An index vector: the given parts, 0 elsewhere."""
-    return mb.concat(values=[parts_by_axis.get(axis, np.int32([0])) for axis in range(rank)], axis=0)
+    return mb.concat(values=[parts_by_axis.get(axis, _places(0)) for axis in range(rank)], axis=0)
 
 
 def _layer_of(whole: Any, layer: int) -> Any:
@@ -142,7 +165,7 @@ def _blend(old: Any, axis: int, position: Any, new: Any) -> Any:
     context, length = old.shape[axis], new.shape[axis]
     shifted = np.zeros((2 * context, length), np.float16)
     shifted[context + np.arange(length), np.arange(length)] = 1
-    start = _beginning(2, {0: mb.sub(x=np.int32([context]), y=position)})
+    start = _beginning(2, {0: mb.sub(x=_places(context), y=position)})
     place = mb.slice_by_size(x=shifted, begin=start, size=[context, length])
     taken = mb.reduce_sum(x=place, axes=[1], keep_dims=True)
     if axis == 3:
@@ -160,6 +183,15 @@ def _blend(old: Any, axis: int, position: Any, new: Any) -> Any:
 def _projection(module: parts.Projection, own: _Named, x: Any) -> Any:
     outputs, inputs = module.weight.shape
     bias = {"bias": own.vector("bias", (outputs,), (outputs,))} if module.bias is not None else {}
+    if module.layout == "ane" and outputs > LARGEST_EXTENT and own.alone("weight"):
+        count = -(-outputs // LARGEST_EXTENT)
+        cuts = [outputs * number // count for number in range(count + 1)]
+        pieces = []
+        for first, last in pairwise(cuts):
+            form = (last - first, inputs, 1, 1)
+            own_bias = {"bias": own.vector("bias", (outputs,), (last - first,), (first, last))} if bias else {}
+            pieces.append(mb.conv(x=x, weight=own.matrix("weight", (outputs, inputs), form, (first, last)), **own_bias))
+        return mb.concat(values=pieces, axis=1)
     if module.layout == "ane":
         return mb.conv(x=x, weight=own.matrix("weight", (outputs, inputs), (outputs, inputs, 1, 1)), **bias)
     return mb.linear(x=x, weight=own.matrix("weight", (outputs, inputs), (outputs, inputs)), **bias)
@@ -177,16 +209,29 @@ def _epsilon(value: float) -> Any:
     return np.float16(max(value, 1.2e-7))
 
 
-def _rms_norm(module: parts.RmsNorm, own: _Named, x: Any) -> Any:
-    """As a layer norm of x and -x together, whose mean is 0: squares are then summed inside one operator, where float16 does
-    not overflow."""
-    size = int(module.weight.shape[0])
-    axis = 1 if module.layout == "ane" else 2
+def _rms(x: Any, axis: int, eps: float) -> Any:
+    """x over its root mean square, as a layer norm of x and -x together, whose mean is 0: squares are then summed inside one
+    operator, where float16 does not overflow."""
     both = mb.concat(values=[x, mb.mul(x=x, y=np.float16(-1))], axis=axis)
-    normed = mb.layer_norm(x=both, axes=[axis], epsilon=_epsilon(module.eps))
-    half = mb.split(x=normed, num_splits=2, axis=axis)[0]
-    form = (1, size, 1, 1) if module.layout == "ane" else (size,)
-    return mb.mul(x=half, y=own.vector("weight", (size,), form))
+    normed = mb.layer_norm(x=both, axes=[axis], epsilon=_epsilon(eps))
+    return mb.split(x=normed, num_splits=2, axis=axis)[0]
+
+
+def _rms_norm(module: parts.RmsNorm, own: _Named, x: Any) -> Any:
+    size = int(module.weight.shape[0])
+    form = (1, size, 1, 1) if module.layout == "ane" else (1, 1, size)
+    return mb.mul(x=_rms(x, 1 if module.layout == "ane" else 2, module.eps), y=own.vector("weight", (size,), form))
+
+
+def _head_norm(module: parts.HeadNorm, own: _Named, x: Any) -> Any:
+    size, heads = int(module.weight.shape[0]), module.heads
+    if module.layout == "ane":
+        by_head = mb.reshape(x=x, shape=[heads, size, 1, x.shape[3]])
+        weight = own.vector("weight", (size,), (1, size, 1, 1))
+        return mb.reshape(x=mb.mul(x=_rms(by_head, 1, module.eps), y=weight), shape=list(x.shape))
+    by_head = mb.reshape(x=x, shape=[*x.shape[:2], heads, size])
+    weight = own.vector("weight", (size,), (1, 1, 1, size))
+    return mb.reshape(x=mb.mul(x=_rms(by_head, 3, module.eps), y=weight), shape=list(x.shape))
 
 
 def _embedding(module: parts.Embedding, own: _Named, ids: Any) -> Any:
@@ -217,9 +262,9 @@ def _positions(module: parts.Positions, own: _Named, ids: Any) -> Any:
     table = table.T[None, :, None] if ane else table[None]
     if not is_symbolic(ids.shape[1]):
         return mb.const(val=np.ascontiguousarray(table[..., : ids.shape[1]] if ane else table[:, : ids.shape[1]]))
-    length = mb.gather(x=mb.shape(x=ids), indices=np.int32([1]), axis=0)
+    length = mb.gather(x=mb.shape(x=ids), indices=_places(1), axis=0)
     axis = 3 if ane else 1
-    end = _beginning(table.ndim, {a: np.int32([n]) for a, n in enumerate(table.shape)} | {axis: length})
+    end = _beginning(table.ndim, {a: _places(n) for a, n in enumerate(table.shape)} | {axis: length})
     return mb.slice_by_index(x=np.ascontiguousarray(table), begin=[0] * table.ndim, end=end)
 
 
@@ -229,7 +274,7 @@ def _hidden_keys(module: parts.HiddenKeys, own: _Named, mask: Any) -> Any:
 
 
 def _patches(module: parts.Patches, own: _Named, picture: Any) -> Any:
-    hidden, channels, side, _ = module.weight.shape
+    hidden, side = int(module.weight.shape[0]), module.size
     weight = own.vector("weight", module.weight.shape, module.weight.shape)
     bias = own.vector("bias", (hidden,), (hidden,))
     patches = mb.conv(x=picture, weight=weight, bias=bias, strides=[side, side], pad_type="valid")
@@ -272,7 +317,7 @@ def _causal(module: cache.Causal, own: _Named, position: Any) -> Any:
     values = module.table().numpy().astype(np.float16)
     values = np.ascontiguousarray(values[None, :, None] if ane else values.T[None, None])
     axis = 1 if ane else 3
-    start = mb.sub(x=np.int32([module.context]), y=position)
+    start = mb.sub(x=_places(module.context), y=position)
     size = [module.context if a == axis else n for a, n in enumerate(values.shape)]
     return mb.slice_by_size(x=values, begin=_beginning(4, {axis: start}), size=size)
 
@@ -281,6 +326,7 @@ _PARTS: Mapping[type, Emit] = {
     parts.Projection: _projection,
     parts.LayerNorm: _layer_norm,
     parts.RmsNorm: _rms_norm,
+    parts.HeadNorm: _head_norm,
     parts.Embedding: _embedding,
     parts.Segments: _segments,
     parts.Positions: _positions,
@@ -352,6 +398,7 @@ _FUNCTIONS: Mapping[Any, Emit] = {
     operator.mul: lambda x, y: mb.mul(x=_number(x), y=_number(y)),
     operator.truediv: lambda x, y: mb.mul(x=x, y=np.float16(1 / y)),
     torch.split: _split,
+    torch.chunk: lambda x, chunks, dim: (x,) if chunks == 1 else mb.split(x=x, num_splits=chunks, axis=dim),
     torch.cat: lambda values, dim: mb.concat(values=list(values), axis=dim) if len(values) > 1 else values[0],
     torch.einsum: _einsum,
     torch.softmax: lambda x, dim: mb.softmax(x=x, axis=dim),

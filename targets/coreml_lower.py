@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,13 @@ from targets.coreml_package import read_spec, write_mlpackage
 from targets.coreml_weights import Stored, Weights
 
 ARTIFACT = "model.mlpackage"
-_SPECIFICATION = {16: 7, 17: 8, 18: 9}
+SPECIFICATIONS = {16: 7, 17: 8, 18: 9}
 
 
 def lower_encoder(
     model: str,
     inputs: list[str],
     out: str,
-    scheme: str,
     layout: Layout,
     ios: int,
     sequence_length: int,
@@ -48,42 +47,39 @@ def lower_encoder(
     config = describe_encoder(source)
     with torch.device("meta"):
         network = build_encoder(config, layout).eval()
-    weights = _weights(source, encoder_sources(source, config), inputs)
+    weights = weights_of(source, encoder_sources(source, config), inputs)
     if config.image:
         placeholders = {"pixel_values": mb.placeholder((batch, *config.image[0]), types.fp16)}
     else:
         placeholders = {name: mb.placeholder((batch, sequence_length), types.int32) for name in network.input_names}
-    function = lower_function(network, placeholders, weights, OUTPUT_NAMES[source.task], _opset(ios))
-    write_mlpackage(folder / ARTIFACT, {"main": function}, weights.blobs, _SPECIFICATION[ios], origin["source"])
+    names = {name: name for name in placeholders}
+    function = lower_function(network, placeholders, names, weights, OUTPUT_NAMES[source.task], opset_of(ios))
+    write_mlpackage(folder / ARTIFACT, {"main": function}, weights.blobs, SPECIFICATIONS[ios], origin["source"])
     for each in inputs:
         copy_tables(Path(each), folder)
-    return asdict(_lowered(folder, weights.stored, scheme))
+    description = read_spec(folder / ARTIFACT).description
+    return asdict(lowered(ARTIFACT, description.input, description.output, weights.stored.values()))
 
 
-def _weights(model: Model, sources: Mapping[str, Source], inputs: Sequence[str]) -> Weights:
+def weights_of(model: Model, sources: Mapping[str, Source], inputs: Sequence[str]) -> Weights:
     codes = list_quantized(Path(inputs[0])) if inputs else {}
     return Weights({info.name: info for info in model.tensors}, sources, codes)
 
 
-def _opset(ios: int) -> Any:
+def opset_of(ios: int) -> Any:
+    """coremltools' name of an iOS."""
     return getattr(coremltools.target, f"iOS{ios}")
 
 
-def _lowered(folder: Path, stored: Mapping[str, Stored], scheme: str) -> Lowered:
+def lowered(artifact: str, inputs: Iterable[Any], outputs: Iterable[Any], stored: Iterable[Stored]) -> Lowered:
     """The account of a package: its ports from what was written, its weights from what was asked for."""
-    description = read_spec(folder / ARTIFACT).description
-    asked = description.functions[0] if description.functions else description
     kinds: dict[str, int] = {}
-    for each in stored.values():
+    total = 0.0
+    for each in stored:
         kinds[each.type] = kinds.get(each.type, 0) + each.elements
-    bits = sum(each.bits * each.elements for each in stored.values()) / sum(each.elements for each in stored.values())
-    return Lowered(
-        runtime="coreml",
-        artifact=ARTIFACT,
-        inputs=tuple(_port(feature) for feature in asked.input),
-        outputs=tuple(_port(feature) for feature in asked.output),
-        weights=Account(bits, kinds, ()),
-    )
+        total += each.bits * each.elements
+    taken, given = (tuple(_port(feature) for feature in features) for features in (inputs, outputs))
+    return Lowered("coreml", artifact, taken, given, Account(total / sum(kinds.values()), kinds))
 
 
 _PORT_DTYPES = {65552: "float16", 65568: "float32", 131104: "int32"}

@@ -32,6 +32,8 @@ _DTYPES: dict[Kind, Any] = {
     "uint6": types.np_uint6_dtype,
 }
 BITS: dict[Kind, int] = {"float16": 16, "int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "uint6": 6}
+# Some rows of a parameter (first, last + 1), or all.
+Rows = tuple[int, int] | None
 _LARGEST_FLOAT16 = 65504.0
 
 
@@ -65,7 +67,7 @@ class Weights:
         codes: codes of matrices, by the tensor's name; empty where none are carried.
         palettes: palettes of matrices, likewise.
         blobs: what has been asked for, by the constant's name.
-        stored: the account of parameters, by name.
+        stored: the account of parameters, by what they are made of.
     """
 
     infos: Mapping[str, TensorInfo]
@@ -77,40 +79,45 @@ class Weights:
 
     def account(self, parameter: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A parameter's values, float32, for a constant that is made of them; it counts as float16."""
-        self._account(parameter, int(np.prod(shape)), "fp16", 16.0)
+        self._account(parameter, None, int(np.prod(shape)), "fp16", 16.0)
         return read_source(self.infos, self.sources[parameter], shape)
 
-    def vector(self, parameter: str, shape: tuple[int, ...], form: tuple[int, ...]) -> Any:
-        """A parameter of shape `shape` as a float16 constant of shape `form`."""
+    def alone(self, parameter: str) -> bool:
+        """Whether no other parameter is made of the same tensor."""
+        own = self.sources[parameter]
+        return sum(source == own for source in self.sources.values()) == 1
+
+    def vector(self, parameter: str, shape: tuple[int, ...], form: tuple[int, ...], rows: Rows = None) -> Any:
+        """A parameter of shape `shape`, or some rows of it, as a float16 constant of shape `form`."""
         source = self.sources[parameter]
-        self._account(parameter, int(np.prod(shape)), "fp16", 16.0)
+        first, last = rows or (0, shape[0])
+        self._account(parameter, rows, int(np.prod(form)), "fp16", 16.0)
 
         def read() -> NDArray[Any]:
-            return to_float16(read_source(self.infos, source, shape), source.tensor).reshape(form)
+            return to_float16(read_source(self.infos, source, shape)[first:last], source.tensor).reshape(form)
 
-        return self._constant(parameter, form, Blob(f"{source}", "float16", int(np.prod(form)), read))
+        blob = Blob(f"{source} {rows}", "float16", int(np.prod(form)), read)
+        return self._constant(_name(parameter, rows), form, blob)
 
-    def matrix(self, parameter: str, shape: tuple[int, int], form: tuple[int, ...]) -> Any:
-        """A matrix (outputs, inputs) as a constant of shape `form`, in codes or a palette where it has them."""
+    def matrix(self, parameter: str, shape: tuple[int, int], form: tuple[int, ...], rows: Rows = None) -> Any:
+        """A matrix (outputs, inputs), or some rows of it, as a constant of shape `form`, in codes or a palette where it has
+        them."""
         source = self.sources[parameter]
         if source.plain and (entry := find_by_tensor(self.codes, source.tensor)) is not None:
-            return self._codes(parameter, source, entry, shape, form)
+            return self._codes(parameter, source, entry, rows, form)
         if source.plain and (palette := find_by_tensor(self.palettes, source.tensor)) is not None:
-            return self._palette(parameter, source, palette, shape, form)
-        return self.vector(parameter, shape, form)
+            return self._palette(parameter, source, palette, rows, form)
+        return self.vector(parameter, shape, form, rows)
 
-    def _codes(
-        self, parameter: str, source: Source, entry: Entry, shape: tuple[int, int], form: tuple[int, ...]
-    ) -> Any:
-        first, last = source.rows or (0, entry.rows)
-        groups = entry.columns // entry.group_size
-        middle = 2 ** (entry.bits - 1)
-        kind: Kind = ("int8" if entry.bits == 8 else "int4") if entry.symmetric else "uint4"
-        if entry.bits == 8 and not entry.symmetric:
-            kind = "uint8"
-        scale_form = (shape[0], groups, *form[2:])
-        extra = 16.0 / entry.group_size + (0.0 if entry.symmetric else entry.bits / entry.group_size)
-        self._account(parameter, shape[0] * shape[1], f"int{entry.bits}", entry.bits + extra)
+    def _codes(self, parameter: str, source: Source, entry: Entry, rows: Rows, form: tuple[int, ...]) -> Any:
+        first, last = _taken(source, rows, entry.rows)
+        groups, middle = entry.columns // entry.group_size, 2 ** (entry.bits - 1)
+        kind: Kind = (
+            ("int8" if entry.bits == 8 else "int4") if entry.symmetric else ("uint8" if entry.bits == 8 else "uint4")
+        )
+        scale_form = (form[0], groups, *form[2:])
+        extra = (16.0 + (0.0 if entry.symmetric else entry.bits)) / entry.group_size
+        self._account(parameter, rows, int(np.prod(form)), f"int{entry.bits}", entry.bits + extra)
 
         def read_codes() -> NDArray[Any]:
             codes = read_quantized(entry).codes[first:last].reshape(form)
@@ -122,29 +129,26 @@ class Weights:
         def read_zeros() -> NDArray[Any]:
             return read_quantized(entry).zero_points[first:last].reshape(scale_form)
 
-        name, elements = _name(parameter), int(np.prod(form))
+        name, key = _name(parameter, rows), f"{source} {rows}"
+        elements, scales = int(np.prod(form)), int(np.prod(scale_form))
         parts = {
-            "data": self._constant(f"{parameter}.codes", form, Blob(f"{source} codes", kind, elements, read_codes)),
+            "data": self._constant(f"{name}_codes", form, Blob(f"{key} codes", kind, elements, read_codes)),
             "scale": self._constant(
-                f"{parameter}.scales",
-                scale_form,
-                Blob(f"{source} scales", "float16", int(np.prod(scale_form)), read_scales),
+                f"{name}_scales", scale_form, Blob(f"{key} scales", "float16", scales, read_scales)
             ),
         }
         if not entry.symmetric:
-            blob = Blob(f"{source} zeros", kind, int(np.prod(scale_form)), read_zeros)
-            parts["offset"] = self._constant(f"{parameter}.zeros", scale_form, blob)
+            blob = Blob(f"{key} zeros", kind, scales, read_zeros)
+            parts["offset"] = self._constant(f"{name}_zeros", scale_form, blob)
         return mb.constexpr_blockwise_shift_scale(**parts, name=name)
 
-    def _palette(
-        self, parameter: str, source: Source, entry: PaletteEntry, shape: tuple[int, int], form: tuple[int, ...]
-    ) -> Any:
-        first, last = source.rows or (0, entry.rows)
+    def _palette(self, parameter: str, source: Source, entry: PaletteEntry, rows: Rows, form: tuple[int, ...]) -> Any:
+        first, last = _taken(source, rows, entry.rows)
         kind: Kind = "uint4" if entry.bits == 4 else "uint6"
         group = entry.rows_per_group
         table_form = ((last - first) // group, *(1 for _ in form[1:]), 2**entry.bits, 1)
-        extra = 16.0 * 2**entry.bits / (group * shape[1])
-        self._account(parameter, shape[0] * shape[1], f"lut{entry.bits}", entry.bits + extra)
+        extra = 16.0 * 2**entry.bits / (group * form[1])
+        self._account(parameter, rows, int(np.prod(form)), f"lut{entry.bits}", entry.bits + extra)
 
         def read_indices() -> NDArray[Any]:
             return read_palette(entry).indices[first:last].reshape(form)
@@ -152,22 +156,24 @@ class Weights:
         def read_table() -> NDArray[Any]:
             return read_palette(entry).table[first // group : last // group].reshape(table_form)
 
-        indices = Blob(f"{source} indices", kind, int(np.prod(form)), read_indices)
-        table = Blob(f"{source} table", "float16", int(np.prod(table_form)), read_table)
+        name, key = _name(parameter, rows), f"{source} {rows}"
+        indices = Blob(f"{key} indices", kind, int(np.prod(form)), read_indices)
+        table = Blob(f"{key} table", "float16", int(np.prod(table_form)), read_table)
         return mb.constexpr_lut_to_dense(
-            indices=self._constant(f"{parameter}.indices", form, indices),
-            lut=self._constant(f"{parameter}.table", table_form, table),
-            name=_name(parameter),
+            indices=self._constant(f"{name}_indices", form, indices),
+            lut=self._constant(f"{name}_table", table_form, table),
+            name=name,
         )
 
-    def _constant(self, parameter: str, form: tuple[int, ...], blob: Blob) -> Any:
-        name = _name(parameter)
+    def _constant(self, name: str, form: tuple[int, ...], blob: Blob) -> Any:
         self.blobs[name] = blob
         stand_in = np.broadcast_to(np.zeros((1,), _DTYPES[blob.kind]), form)
         return mb.const(val=stand_in, name=name)
 
-    def _account(self, parameter: str, elements: int, kind: str, bits: float) -> None:
-        self.stored[parameter] = Stored(parameter, elements, kind, bits)
+    def _account(self, parameter: str, rows: Rows, elements: int, kind: str, bits: float) -> None:
+        """A tensor that two parameters share counts once."""
+        source = f"{self.sources[parameter]} {rows}"
+        self.stored[source] = Stored(parameter, elements, kind, bits)
 
 
 def find_by_tensor(found: Mapping[str, Any], tensor: str) -> Any | None:
@@ -194,5 +200,11 @@ def to_float16(values: NDArray[Any], tensor: str) -> NDArray[np.float16]:
     return values.astype(np.float16)
 
 
-def _name(parameter: str) -> str:
-    return re.sub(r"\W", "_", parameter)
+def _taken(source: Source, rows: Rows, count: int) -> tuple[int, int]:
+    """The rows of the stored tensor that make some rows of a parameter."""
+    first, last = source.rows or (0, count)
+    return (first, last) if rows is None else (first + rows[0], first + rows[1])
+
+
+def _name(parameter: str, rows: Rows) -> str:
+    return re.sub(r"\W", "_", parameter) + (f"_{rows[0]}" if rows else "")

@@ -42,8 +42,8 @@ class Rotary(nn.Module):
     def __init__(self, cos: Tensor, sin: Tensor, length: int, layout: Layout) -> None:
         super().__init__()
         self.layout, self.length = layout, length
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.cos = nn.Buffer(cos, persistent=False)
+        self.sin = nn.Buffer(sin, persistent=False)
 
     def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
         start = int(position)

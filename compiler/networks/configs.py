@@ -42,3 +42,57 @@ class EncoderConfig:
     @property
     def head_dim(self) -> int:
         return self.hidden // self.heads
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The sizes and choices of a decoder.
+
+    Attributes:
+        context: positions that the cache holds.
+        activation: of the gate.
+        query_bias: whether queries, keys and values have biases; `output_bias`, `mlp_bias` likewise.
+        head_norms: whether queries and keys are normed head by head (Qwen3, Gemma 3).
+        sandwich: whether attention and feed-forward are normed after themselves too (Gemma 2 and 3).
+        embedding_scale: what token vectors are multiplied with.
+        score_scale: what queries are multiplied with.
+        score_cap, logit_cap: c of the soft caps c * tanh(x / c); None without.
+        windows: for each layer how many positions it sees back; None for all.
+        rotaries: for each layer which rotary table it uses; the names of transformers' layer types, `""` for one table.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    context: int
+    eps: float
+    activation: Activation
+    query_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    head_norms: bool
+    sandwich: bool
+    embedding_scale: float
+    score_scale: float
+    score_cap: float | None
+    logit_cap: float | None
+    windows: tuple[int | None, ...]
+    rotaries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of a decoder's layers, `first` to `last` - 1, with the embedding before or the head after them or not."""
+
+    first: int
+    last: int
+    embedding: bool
+    head: bool
+
+    @property
+    def layers(self) -> int:
+        return self.last - self.first

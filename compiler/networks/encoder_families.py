@@ -82,7 +82,7 @@ def encoder_sources(model: Model, config: EncoderConfig) -> dict[str, Source]:
     family = model.config["model_type"]
     names = {"distilbert": _distilbert, "vit": _vit}.get(family, _bert)(config)
     names |= _head_names(family, config)
-    sources = {}
+    sources: dict[str, Source] = {}
     for parameter, tensor in names.items():
         if parameter.endswith("."):
             sources |= {f"{parameter}{part}": Source(f"{tensor}{part}") for part in ("weight", "bias")}

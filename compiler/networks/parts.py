@@ -53,7 +53,7 @@ class LayerNorm(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """Root-mean-square norm along the channels; `groups` of equal size are normed each for itself (heads)."""
+    """Root-mean-square norm along the channels."""
 
     def __init__(self, channels: int, eps: float, layout: Layout) -> None:
         super().__init__()
@@ -64,6 +64,23 @@ class RmsNorm(nn.Module):
         axis = 1 if self.layout == "ane" else -1
         normed = x * torch.rsqrt(x.square().mean(axis, keepdim=True) + self.eps)
         return normed * along_channels(self.weight, self.layout)
+
+
+class HeadNorm(nn.Module):
+    """Root-mean-square norm of each head for itself, heads lying one after the other along the channels."""
+
+    def __init__(self, head_dim: int, heads: int, eps: float, layout: Layout) -> None:
+        super().__init__()
+        self.layout, self.eps, self.heads = layout, eps, heads
+        self.weight = nn.Parameter(torch.empty(head_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        axis = 1 if self.layout == "ane" else -1
+        by_head = x.unflatten(axis, (self.heads, self.weight.shape[0]))
+        over = 2 if self.layout == "ane" else -1
+        normed = by_head * torch.rsqrt(by_head.square().mean(over, keepdim=True) + self.eps)
+        weight = self.weight[None, None, :, None, None] if self.layout == "ane" else self.weight
+        return (normed * weight).reshape(x.shape)
 
 
 class Embedding(nn.Module):
@@ -176,7 +193,7 @@ class OneOut(nn.Module):
 
 
 LEAVES = (
-    Projection, LayerNorm, RmsNorm, Embedding, Segments, Positions, HiddenKeys, Patches, TokensOut, FirstToken, OneOut
+    Projection, LayerNorm, RmsNorm, HeadNorm, Embedding, Segments, Positions, HiddenKeys, Patches, TokensOut, FirstToken, OneOut
 )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ killed goes on at the block that it had reached; the activations there are kept 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
 from dataclasses import replace
@@ -27,7 +26,7 @@ from compiler.quantize.network import Network, layers_of, open_network, weight_o
 from compiler.quantize.passes import Call, batches, head_inputs, run_front
 from compiler.quantize.quantized import QuantizedTensor, list_quantized, write_quantized
 from compiler.quantize.settings import Quantization, quantization_from_full
-from compiler.quantize.stream import Streams, add_gram, fill_lower, quantize_block
+from compiler.quantize.stream import Streams, add_gram, fill_lower, give_back_memory, quantize_block
 from compiler.quantize.tables import (
     Tables,
     allocated_tables,
@@ -175,19 +174,12 @@ def _gptq(
         for each in (before.original, before.quantized):
             if each is not None:
                 each.remove()
-        _give_back_memory()
+        give_back_memory()
     report_progress(total - 1, total)
     if tables.head and tables.head_grid and not tables.tied:
         final = streams(len(network.block_names)).quantized
         _solve_head(network, tables.head, tables.head_grid, inputs, final, solver, batch, work)
     report_progress(total, total)
-
-
-def _give_back_memory() -> None:
-    """Have glibc return what is free: of a block's many sizes it keeps fragments, which add up from block to block."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _front(

@@ -9,6 +9,7 @@ before they are rounded (Li et al. 2025, GPTAQ, arXiv:2504.02692; Arai and Ichik
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -89,6 +90,7 @@ def quantize_block(
         if keep:
             known.append((group, keep))
         yield from _settle(group.layers, hessian, cross, grids.of(group.layers[0].name), solver, feedback)
+        give_back_memory()
         if original is not None:
             original.remove()
     after.quantized.create()
@@ -222,3 +224,10 @@ def _settle(
         layer.set_weight(dequantize(part, own))
         yield Settled(layer, grid, part, own)
         start = end
+
+
+def give_back_memory() -> None:
+    """Have glibc return what is free: of matrices of many sizes it keeps fragments, which add up from block to block."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,164 @@
+"""How a Core ML package of edgec is called: chunks for prefill, positions, caches, parts. The same on macOS and in the evaluator.
+
+Whoever runs one .mlpackage is a Caller; the sessions here know what its functions mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import UnusableInput
+from compiler.package import Package
+from runtimes.session import Message
+from runtimes.text import HuggingFaceText
+
+CACHES = ("keys", "values")
+# Beside the parts: what a program that runs them must know.
+COREML = "coreml.json"
+
+
+class Caller(Protocol):
+    """One .mlpackage."""
+
+    def input_shapes(self, function: str | None) -> dict[str, tuple[int, ...]] | None:
+        """Shapes of a function's inputs, states left out; None when there is no such function."""
+        ...
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], function: str | None) -> dict[str, NDArray[Any]]:
+        """Outputs by name. States live in the caller."""
+        ...
+
+    def reset(self) -> None:
+        """Forget all states."""
+        ...
+
+
+class EncoderCalls:
+    """An encoder."""
+
+    def __init__(self, package: Package, caller: Caller) -> None:
+        self._caller = caller
+        shapes = caller.input_shapes(None) or {}
+        self.input_names = tuple(shapes)
+        first = next(iter(shapes.values()))
+        self.fixed_sequence_length: int | None = first[1] if len(first) == 2 else None
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        outputs = self._caller.run({name: inputs[name] for name in self.input_names}, None)
+        return {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+
+    def tokenize(self, text: str) -> list[int] | None:
+        return None
+
+    def close(self) -> None:
+        del self._caller
+
+
+class LanguageCalls:
+    """A language model, in one part or several."""
+
+    def __init__(self, package: Package, callers: Sequence[Caller]) -> None:
+        self._callers = callers
+        self._text = HuggingFaceText(package.folder)
+        told = json.loads((package.folder / COREML).read_text(encoding="utf-8"))
+        self.context_length = int(told["context_length"])
+        self.vocabulary = told["vocabulary"]
+        self._names = {length: name for length, name in self._lengths(callers[0])}
+        self._caches: list[dict[str, NDArray[Any]]] = [{} for _ in callers]
+        self._position = 0
+
+    def _lengths(self, caller: Caller) -> list[tuple[int, str | None]]:
+        """Tokens that each function takes at a time, and its name."""
+        found: list[tuple[int, str | None]] = []
+        for name in ("prefill", "decode"):
+            shapes = caller.input_shapes(name)
+            if shapes is not None:
+                found.append((shapes["input_ids"][1], name))
+        return found or [(1, None)]
+
+    def _run(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Take tokens after those that are there; logits after each of them."""
+        if self._position + len(token_ids) > self.context_length:
+            raise UnusableInput(
+                f"{self._position + len(token_ids)} tokens do not fit the package's context of {self.context_length}."
+            )
+        rows = []
+        largest = max(self._names)
+        start = 0
+        while start < len(token_ids):
+            length = largest if len(token_ids) - start > 1 else 1
+            chunk = list(token_ids[start : start + length])
+            rows.append(self._step([*chunk, *[0] * (length - len(chunk))])[: len(chunk)])
+            start += len(chunk)
+            self._position += len(chunk)
+        return np.concatenate(rows)
+
+    def _step(self, chunk: list[int]) -> NDArray[np.float32]:
+        function = self._names[len(chunk)]
+        flowing: dict[str, NDArray[Any]] = {"input_ids": np.asarray([chunk], np.int32)}
+        for caller, caches in zip(self._callers, self._caches, strict=True):
+            shapes = caller.input_shapes(function) or {}
+            for name in CACHES:
+                if name in shapes and name not in caches:
+                    caches[name] = np.zeros(shapes[name], np.float16)
+            inputs = {**flowing, **caches}
+            if "position" in shapes:
+                inputs["position"] = np.asarray([self._position], np.int32)
+            flowing = caller.run(inputs, function)
+            for name in CACHES:
+                if f"new_{name}" in flowing:
+                    caches[name] = flowing.pop(f"new_{name}")
+        if "token" in flowing:
+            return self._certain(flowing["token"][0])
+        return np.asarray(flowing["logits"][0], np.float32)
+
+    def _certain(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits of which one is 0 and the others far below, where the package tells only the most probable token."""
+        logits = np.full((len(tokens), self.vocabulary), -1e4, np.float32)
+        logits[np.arange(len(tokens)), tokens.astype(np.int64)] = 0
+        return logits
+
+    def _forget(self) -> None:
+        self._position = 0
+        for caller, caches in zip(self._callers, self._caches, strict=True):
+            caller.reset()
+            caches.clear()
+
+    def prefill(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        self._forget()
+        return self._run(token_ids)[-1]
+
+    def decode(self, token_id: int) -> NDArray[np.float32]:
+        return self._run([token_id])[-1]
+
+    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        self._forget()
+        return self._run(token_ids)
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._text.tokenize(text)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        return self._text.detokenize(token_ids)
+
+    def render_chat(self, messages: Sequence[Message]) -> str | None:
+        return self._text.render_chat(messages)
+
+    def end_of_text_ids(self) -> frozenset[int]:
+        return self._text.end_of_text_ids
+
+    def close(self) -> None:
+        del self._callers
+
+
+def artifacts(package: Package) -> list[Path]:
+    """The .mlpackages of a package, in the order of the parts."""
+    if package.lowered.artifact != ".":
+        return [package.artifact]
+    return sorted(package.folder.glob("part-*.mlpackage"), key=lambda path: int(path.stem.removeprefix("part-")))
