@@ -25,6 +25,11 @@ from runtimes.coreml_calls import EncoderCalls, LanguageCalls, artifacts
 from runtimes.session import Session
 
 Precision = Literal["fp16", "fp32"]
+# Operators that move values which are rounded already.
+_MOVES = frozenset(
+    ("concat", "expand_dims", "gather", "identity", "reshape", "slice_by_index", "slice_by_size", "slice_update", "split",
+     "squeeze", "stack", "tile", "transpose")
+)  # fmt: skip
 
 
 class Evaluator:
@@ -35,7 +40,9 @@ class Evaluator:
         self.precision = precision
         self._constants: dict[Any, Tensor] = {}
         self._states: dict[str, Tensor] = {}
+        self._immediate: dict[int, Tensor] = {}
         self._plans = {name: _last_uses(function) for name, function in self.package.functions.items()}
+        self._in_place = {name: _state_updates(function) for name, function in self.package.functions.items()}
         for function in self.package.functions.values():
             _require_known(function)
 
@@ -43,6 +50,7 @@ class Evaluator:
         """Forget all states: zeros, as a fresh `MLState` has."""
         self._states.clear()
 
+    @torch.inference_mode()
     def run(self, inputs: Mapping[str, NDArray[Any]], function: str | None = None) -> dict[str, NDArray[Any]]:
         """Run a function (the default one) and return its outputs by name.
 
@@ -54,20 +62,19 @@ class Evaluator:
         values: dict[str, Any] = {}
         for key, declared in program.inputs.items():
             values[key] = self._state(key, declared) if declared.state else _taken(key, declared, inputs)
-        for operation, forget in zip(program.operations, self._plans[name], strict=True):
-            self._step(operation, values)
+        in_place = self._in_place[name]
+        for number, (operation, forget) in enumerate(zip(program.operations, self._plans[name], strict=True)):
+            self._step(operation, values, number in in_place)
             for key in forget:
                 del values[key]
-        with torch.inference_mode():
-            return {key: values[key].numpy() for key in program.outputs}
+        return {key: values[key].numpy() for key in program.outputs}
 
     def _state(self, key: str, declared: TensorType) -> Tensor:
         if key not in self._states:
             self._states[key] = torch.zeros(declared.shape)
         return self._states[key]
 
-    @torch.inference_mode()
-    def _step(self, operation: Operation, values: dict[str, Any]) -> None:
+    def _step(self, operation: Operation, values: dict[str, Any], in_place: bool) -> None:
         kind = operation.kind
         if kind == "write_state":
             name = self._reference(operation, "input")
@@ -83,10 +90,18 @@ class Evaluator:
         if kind == "read_state":
             values[operation.outputs[0][0]] = values[self._reference(operation, "input")]
             return
-        results = OPERATORS[kind](**self._arguments(operation, values))
+        named = {"in_place": True} if in_place else {}
+        results = OPERATORS[kind](**self._arguments(operation, values), **named)
         listed = results if isinstance(results, tuple | list) else (results,)
         for (name, declared), result in zip(operation.outputs, listed, strict=False):
-            values[name] = self._rounded(result, declared)
+            result = result if kind in _MOVES else self._rounded(result, declared)
+            values[name] = result if in_place else self._apart(result)
+
+    def _apart(self, result: Tensor) -> Tensor:
+        """A result that does not change when a state is written: a copy where it is a view of one."""
+        place = result.untyped_storage().data_ptr()
+        states = (state.untyped_storage().data_ptr() for state in self._states.values())
+        return result.clone() if place in states else result
 
     def _reference(self, operation: Operation, parameter: str) -> str:
         held = operation.arguments[parameter][0]
@@ -108,7 +123,11 @@ class Evaluator:
             if key not in self._constants:
                 self._constants[key] = _tensor(read_blob(held))
             return self._constants[key]
-        return _tensor(held) if isinstance(held, np.ndarray) else held
+        if isinstance(held, np.ndarray):
+            if id(held) not in self._immediate:
+                self._immediate[id(held)] = _tensor(held)
+            return self._immediate[id(held)]
+        return held
 
     def _decompressed(self, operation: Operation, values: dict[str, Any]) -> Tensor:
         """A compressed constant, kept decompressed; its parts are not kept."""
@@ -163,6 +182,26 @@ def _require_known(function: Function) -> None:
             )
 
 
+def _state_updates(function: Function) -> frozenset[int]:
+    """Places of `slice_update`s of what was read from a state, whose result is written to that state at once and whose old
+    value nothing reads any more: they may write the state itself."""
+    read: dict[str, str] = {}
+    found = []
+    forget = _last_uses(function)
+    for number, operation in enumerate(function.operations[:-1]):
+        following = function.operations[number + 1]
+        if operation.kind == "read_state":
+            read[operation.outputs[0][0]] = str(operation.arguments["input"][0])
+        if operation.kind != "slice_update" or following.kind != "write_state":
+            continue
+        old = operation.arguments["x"][0]
+        written = following.arguments["data"][0] == Reference(operation.outputs[0][0])
+        own = isinstance(old, Reference) and read.get(old.name) == str(following.arguments["input"][0])
+        if written and own and isinstance(old, Reference) and old.name in forget[number]:
+            found.append(number)
+    return frozenset(found)
+
+
 def _last_uses(function: Function) -> list[tuple[str, ...]]:
     """For each operation the results that nothing after it needs."""
     seen = set(function.outputs) | set(function.inputs)
@@ -186,6 +225,7 @@ class EvaluatorCaller:
         found = package.functions.get(function or package.default)
         return {name: each.shape for name, each in found.inputs.items() if not each.state} if found else None
 
+    @torch.inference_mode()
     def run(self, inputs: Mapping[str, NDArray[Any]], function: str | None) -> dict[str, NDArray[Any]]:
         return self._evaluator.run(inputs, function)
 

@@ -113,8 +113,9 @@ def slice_update(
     begin_mask: Tensor | None = None,
     end_mask: Tensor | None = None,
     squeeze_mask: Tensor | None = None,
+    in_place: bool = False,
 ) -> Tensor:
-    out = x.clone()
+    out = x if in_place else x.clone()
     out[_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)] = update
     return out
 
