@@ -17,7 +17,8 @@ class Scheme:
         family: `float`, `integer` (ours) or `gguf` (llama.cpp's own quantizer).
         bits_per_weight: stored bits per weight of a matrix, scales included, as the format defines it.
         block: weights that share a scale along the input dimension; 0 when there are no blocks. Rows must divide by it.
-        method: how codes are found where edgec finds them: `rtn` (round to nearest) or `gptq`; else empty.
+        method: how codes are found where edgec finds them: `rtn` (round to nearest), `gptq`, or `lut` (places in palettes,
+            found by k-means, and by GPTQ on them where a calibration text is given); else empty.
         code_bits: bits of a code there; 0 elsewhere, and where each layer has its own.
         symmetric: whether codes have one zero point, the middle.
     """
@@ -26,7 +27,7 @@ class Scheme:
     family: Family
     bits_per_weight: float
     block: int = 0
-    method: Literal["", "rtn", "gptq"] = ""
+    method: Literal["", "rtn", "gptq", "lut"] = ""
     code_bits: int = 0
     symmetric: bool = True
 
@@ -58,6 +59,7 @@ CODE_SCHEMES: tuple[Scheme, ...] = tuple(
 
 # The budget decides its bits per weight; the fewest are named here.
 MIXED = Scheme("mixed-gptq-g32", "integer", 4.5, 32, "gptq")
+PALETTES = (Scheme("lut4", "integer", 4, 0, "lut", 4, False), Scheme("lut6", "integer", 6, 0, "lut", 6, False))
 
 # Bits per weight of GGUF types follow the block structures in ggml-common.h; of the K mixtures, the base type's.
 SCHEMES: tuple[Scheme, ...] = (
@@ -67,6 +69,8 @@ SCHEMES: tuple[Scheme, ...] = (
     Scheme("int8", "integer", 8),
     *CODE_SCHEMES,
     MIXED,
+    *PALETTES,
+    Scheme("w8a8", "integer", 8),
     Scheme("F32", "gguf", 32),
     Scheme("F16", "gguf", 16),
     Scheme("BF16", "gguf", 16),

@@ -31,11 +31,14 @@ class Grid:
         group_size: neighbouring columns that share a scale; 0 for the whole row.
         symmetric: the zero point is `2 ** (bits - 1)` everywhere; a scale may then be negative, which gives the
             larger end of the range the code that the other end lacks.
+        rows_per_palette: None for evenly spaced codes. Otherwise codes are places in a palette (palettes.py), which at
+            most so many neighbouring rows share; 0 for all rows.
     """
 
     bits: int
     group_size: int
     symmetric: bool
+    rows_per_palette: int | None = None
 
     @property
     def top(self) -> int:
@@ -50,6 +53,11 @@ class Grid:
     def groups(self, columns: int) -> int:
         """Groups in a row of that many columns, which must divide."""
         return columns // (self.group_size or columns)
+
+    def palette_rows(self, rows: int) -> int:
+        """How many rows of a matrix of so many share a palette: the most that divide."""
+        most = min(self.rows_per_palette or rows, rows)
+        return next(count for count in range(most, 0, -1) if rows % count == 0)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compiler.model import Model
 from compiler.quantize.activations import Activations
+from compiler.quantize.grid import Grid
 from compiler.quantize.network import layers_of, open_network
 from compiler.quantize.passes import batches, run_block, run_front
 from compiler.quantize.settings import Quantization
@@ -45,7 +46,7 @@ def measure_importance(model: Model, samples: Tensor) -> list[Importance]:
     network = open_network(model)
     count, length = samples.shape
     batch = max(1, _TOKENS_AT_ONCE // length)
-    tables = find_tables(network, model, Quantization(), symmetric=True)
+    tables = find_tables(network, model, Quantization(), Grid(8, 32, True))
     front = [name for name in network.outside_blocks() if name != tables.head or tables.tied]
     found = []
     with tempfile.TemporaryDirectory(prefix="edgec-stream-") as work:

@@ -18,27 +18,35 @@ from compiler.target import Stage
 # A fixed threshold lets glibc give large activations back to the system as soon as they are freed.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "67108864"}
 _TOOLS = ("torch", "transformers", "numpy", "safetensors")
+PALETTE_ROWS = 16
 _IN_BLOCK = re.compile(r"\.\d+\..*weight$")
 
 
-def plan_codes(model: Model, recipe: Recipe, allocation: Stage | None = None) -> Stage:
+def plan_codes(
+    model: Model, recipe: Recipe, allocation: Stage | None = None, rows_per_palette: int = PALETTE_ROWS
+) -> Stage:
     """The stage whose folder holds `codes-*.safetensors` of `model` by `recipe`; equal for all targets that want the same.
 
-    For a mixed scheme `allocation` is the target's stage that writes `allocation.json`.
+    For a mixed scheme `allocation` is the target's stage that writes `allocation.json`. `rows_per_palette` is how many rows
+    the container lets share a palette, 0 for all. Palettes are fitted to the weights alone unless a calibration text is given.
     """
     scheme, settings = recipe.scheme, recipe.quantization
     if own_codes(model):
         return Stage("take over the codes", "compiler.quantize.stage:take_over", {}, ("numpy",))
     inputs: tuple[Stage, ...] = ()
-    if scheme.method == "gptq":
+    method = scheme.method
+    if method == "lut":
+        method = "gptq" if settings.calibration.text else "rtn"
+    if method == "gptq":
         inputs = (plan_samples(model, settings), *((allocation,) if allocation else ()))
     arguments = {
         "task": model.task,
-        "method": scheme.method,
+        "method": method,
         "bits": scheme.code_bits,
         "group_size": scheme.block,
         "symmetric": scheme.symmetric,
-        "quantization": _relevant(settings, scheme.method),
+        "rows_per_palette": rows_per_palette if scheme.method == "lut" else None,
+        "quantization": _relevant(settings, method),
     }
     label = f"quantize to {scheme.name}"
     return Stage(label, "compiler.quantize.stage:quantize", arguments, _TOOLS, inputs, _ENVIRONMENT)

@@ -34,6 +34,8 @@ class QuantizedTensor:
         group_of_column: int32 (columns,), the group of each column where groups are not contiguous (GPTQ checkpoints
             with `desc_act`); None where column c belongs to group c // group_size.
         transposed: the model stores the matrix as (inputs, outputs), as GPT-2 does.
+        palette: float16 (tables, 2**bits); a weight is then the value of its code in the table of its row, tables have
+            equal numbers of neighbouring rows, and scales and zero points are (rows, 0). None for evenly spaced codes.
     """
 
     name: str
@@ -46,6 +48,7 @@ class QuantizedTensor:
     axis: int = 1
     group_of_column: NDArray[np.int32] | None = None
     transposed: bool = False
+    palette: NDArray[np.float16] | None = None
 
     @property
     def rows(self) -> int:
@@ -57,6 +60,9 @@ class QuantizedTensor:
 
     def dequantize(self) -> NDArray[np.float32]:
         """The weights, float32 (rows, columns)."""
+        if self.palette is not None:
+            table = np.repeat(self.palette, self.rows // len(self.palette), 0)
+            return np.take_along_axis(table, self.codes, 1).astype(np.float32)
         if self.group_of_column is not None:
             scales, zeros = self.scales[:, self.group_of_column], self.zero_points[:, self.group_of_column]
         else:
@@ -67,7 +73,7 @@ class QuantizedTensor:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a stored QuantizedTensor before its data is read."""
+    """What is known of a stored QuantizedTensor before its data is read; `tables` is 0 where it has no palette."""
 
     name: str
     rows: int
@@ -78,9 +84,13 @@ class Entry:
     transposed: bool
     parts: Mapping[str, TensorInfo]
 
+    @property
+    def tables(self) -> int:
+        return self.parts["palette"].shape[0] if "palette" in self.parts else 0
+
 
 def write_quantized(path: Path, tensors: list[QuantizedTensor]) -> None:
-    """Write a safetensors file with the parts `NAME.codes`, `.scales`, `.zero_points` and what they mean."""
+    """Write a safetensors file with the parts `NAME.codes`, `.scales`, `.zero_points`, `.palette` and what they mean."""
     from safetensors.numpy import save_file
 
     parts: dict[str, NDArray[Any]] = {}
@@ -91,6 +101,8 @@ def write_quantized(path: Path, tensors: list[QuantizedTensor]) -> None:
         parts[f"{tensor.name}.zero_points"] = np.ascontiguousarray(tensor.zero_points)
         if tensor.group_of_column is not None:
             parts[f"{tensor.name}.group_of_column"] = np.ascontiguousarray(tensor.group_of_column)
+        if tensor.palette is not None:
+            parts[f"{tensor.name}.palette"] = np.ascontiguousarray(tensor.palette)
         record[tensor.name] = [tensor.bits, tensor.group_size, tensor.symmetric, tensor.transposed]
     save_file(parts, path, metadata={_RECORD: json.dumps(record, sort_keys=True)})
 
@@ -103,7 +115,7 @@ def list_quantized(folder: Path) -> dict[str, Entry]:
         for name, (bits, group_size, symmetric, transposed) in _record(file).items():
             parts = {
                 part: infos[f"{name}.{part}"]
-                for part in ("codes", "scales", "zero_points", "group_of_column")
+                for part in ("codes", "scales", "zero_points", "group_of_column", "palette")
                 if f"{name}.{part}" in infos
             }
             rows, columns = parts["codes"].shape
@@ -124,6 +136,7 @@ def read_quantized(entry: Entry) -> QuantizedTensor:
         entry.symmetric,
         group_of_column=arrays.get("group_of_column"),
         transposed=entry.transposed,
+        palette=arrays.get("palette"),
     )
 
 

@@ -55,7 +55,7 @@ def measure(
     samples = torch.from_numpy(np.load(Path(inputs[0]) / "samples.npy"))
     count = max(1, min(len(samples), _TOKENS // samples.shape[1]))
     samples = samples[torch.linspace(0, len(samples) - 1, count).long()]
-    tables = find_tables(network, source, settings, symmetric=True)
+    tables = find_tables(network, source, settings, Grid(4, TABLE_GROUP, True))
     with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix="streams-") as work:
         found = _measure(network, source, samples, tables, group_size, Path(work))
         kl = _tail_kl(network, source, samples, tables, found)

@@ -20,11 +20,12 @@ from compiler.cache import partial_folder, write_atomically
 from compiler.model import Model, read_model
 from compiler.quantize.activations import Activations
 from compiler.quantize.allocation import TABLE, read_allocation
-from compiler.quantize.gptq import Solver, damped, solve_damped
-from compiler.quantize.grid import Grid, Grids, Scales, fit_scales, fitting_group, require_rows, round_to_codes
+from compiler.quantize.gptq import Solver, damped
+from compiler.quantize.grid import Grid, Grids, fitting_group, require_rows
+from compiler.quantize.matrix import as_quantized, round_matrix, solve_matrix
 from compiler.quantize.network import Network, layers_of, open_network, weight_of
 from compiler.quantize.passes import Call, batches, head_inputs, run_front
-from compiler.quantize.quantized import QuantizedTensor, list_quantized, write_quantized
+from compiler.quantize.quantized import list_quantized, write_quantized
 from compiler.quantize.settings import Quantization, quantization_from_full
 from compiler.quantize.stream import Streams, add_gram, fill_lower, give_back_memory, quantize_block
 from compiler.quantize.tables import (
@@ -32,13 +33,11 @@ from compiler.quantize.tables import (
     allocated_tables,
     find_tables,
     front_inputs,
-    join_rows,
     replaced_weight,
     round_table,
 )
 from compiler.worker import report_progress
 
-_ROWS_AT_ONCE = 4096
 _TOKENS_AT_ONCE = 2048
 
 
@@ -51,6 +50,7 @@ def quantize(
     bits: int,
     group_size: int,
     symmetric: bool,
+    rows_per_palette: int | None,
     quantization: dict[str, Any],
 ) -> dict[str, Any]:
     """Find the codes of every matrix of a model: a stage.
@@ -61,10 +61,10 @@ def quantize(
     source = read_model(Path(model), task=task)
     settings = quantization_from_full(quantization)
     network = open_network(source)
-    grids = Grids(Grid(bits, group_size, symmetric))
+    grids = Grids(Grid(bits, group_size, symmetric, rows_per_palette))
     if settings.smaller_groups:
         grids = replace(grids, own=_fitting(network, grids.default))
-    tables = find_tables(network, source, settings, symmetric)
+    tables = find_tables(network, source, settings, grids.default)
     if bits == 0:
         shutil.copyfile(Path(inputs[1]) / TABLE, Path(out) / TABLE)
         own = {name: Grid(own, group_size, even) for name, (own, even) in read_allocation(Path(inputs[1])).items()}
@@ -108,8 +108,7 @@ def _rtn(network: Network, grids: Grids, tables: Tables, work: Path) -> None:
             weight = layer.weight()
             grid = grids.of(layer.name)
             require_rows(layer.name, weight, grid)
-            scales = fit_scales(weight, grid)
-            found.append(_tensor(layer.name, round_to_codes(weight, scales, grid), scales, grid, layer.transposed))
+            found.append(as_quantized(layer.name, *round_matrix(weight, grid), grid, layer.transposed))
         network.empty(block)
         write_quantized(_block_file(work, number), found)
         report_progress(number + 1, total)
@@ -122,8 +121,7 @@ def _settle_table(network: Network, module: str, grid: Grid, file: Path) -> Tens
     """Round an embedding or a head to the nearest codes, write them, and return what they stand for."""
     network.fill(module)
     weight = weight_of(network.module.get_submodule(module))
-    codes, scales = round_table(weight, grid)
-    write_quantized(file, [_tensor(f"{module}.weight", codes, scales, grid)])
+    write_quantized(file, [as_quantized(f"{module}.weight", *round_table(weight, grid), grid)])
     network.empty(module)
     return weight
 
@@ -167,7 +165,7 @@ def _gptq(
             network, block, calls[number], before, after, grids, solver, settings.feedback, batch, work
         ):
             found.append(
-                _tensor(settled.layer.name, settled.codes, settled.scales, settled.grid, settled.layer.transposed)
+                as_quantized(settled.layer.name, settled.codes, settled.meaning, settled.grid, settled.layer.transposed)
             )
         write_quantized(_block_file(work, number), found)
         write_atomically(state, json.dumps({"done": number + 1}))
@@ -241,25 +239,8 @@ def _solve_head(
     network.fill(head)
     moments = damped(hessian, solver, f"{head}.weight")
     weight = weight_of(network.module.get_submodule(head))
-    parts = [
-        solve_damped(weight[start : start + _ROWS_AT_ONCE], moments, grid, solver)
-        for start in range(0, len(weight), _ROWS_AT_ONCE)
-    ]
-    codes, scales = join_rows(parts)
-    write_quantized(work / "codes-tail.safetensors", [_tensor(f"{head}.weight", codes, scales, grid)])
-
-
-def _tensor(name: str, codes: Tensor, scales: Scales, grid: Grid, transposed: bool = False) -> QuantizedTensor:
-    return QuantizedTensor(
-        name,
-        codes.numpy(),
-        scales.scale.to(torch.float16).numpy(),
-        scales.zero_point.to(torch.uint8).numpy(),
-        grid.bits,
-        grid.group_size or codes.shape[1],
-        grid.symmetric,
-        transposed=transposed,
-    )
+    codes, meaning = solve_matrix(weight, moments, grid, solver)
+    write_quantized(work / "codes-tail.safetensors", [as_quantized(f"{head}.weight", codes, meaning, grid)])
 
 
 def _block_file(work: Path, number: int) -> Path:
@@ -283,6 +264,7 @@ def _table(out: Path) -> list[dict[str, Any]]:
             "bits": entry.bits,
             "group_size": entry.group_size,
             "symmetric": entry.symmetric,
+            "palettes": entry.tables,
         }
         for entry in list_quantized(out).values()
     ]

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from compiler.quantize.activations import Activations
-from compiler.quantize.gptq import Solver, damped, solve_damped
-from compiler.quantize.grid import Grid, Grids, Scales, dequantize, require_rows
+from compiler.quantize.gptq import Solver, damped
+from compiler.quantize.grid import Grid, Grids, Scales, require_rows
+from compiler.quantize.matrix import Meaning, restore, solve_matrix
 from compiler.quantize.network import Layer, Network
 from compiler.quantize.passes import Call, Group, batches, find_groups, run_block
 
@@ -30,12 +31,12 @@ _GRAM_TILE = 512
 
 @dataclass(frozen=True)
 class Settled:
-    """A layer's codes and scales, as soon as they are found."""
+    """A layer's codes and what they mean, as soon as they are found."""
 
     layer: Layer
     grid: Grid
     codes: Tensor
-    scales: Scales
+    meaning: Meaning
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def _settle(
     solver: Solver,
     feedback: float,
 ) -> Iterator[Settled]:
-    """Quantize layers with the same inputs as one matrix, since rows do not interact."""
+    """Quantize layers with the same inputs: as one matrix where rows do not interact, one by one where rows share palettes."""
     moments = damped(hessian, solver, layers[0].name)
     weights = [layer.weight() for layer in layers]
     for layer, weight in zip(layers, weights, strict=True):
@@ -215,13 +216,18 @@ def _settle(
     target = torch.cat(weights)
     if cross is not None and feedback:
         target += feedback * moments.times_inverse(target @ cross)
-    codes, scales = solve_damped(target, moments, grid, solver)
+    together = None if grid.rows_per_palette is not None else solve_matrix(target, moments, grid, solver)
     start = 0
     for layer, weight in zip(layers, weights, strict=True):
         end = start + len(weight)
-        own = Scales(scales.scale[start:end].clone(), scales.zero_point[start:end].clone())
-        part = codes[start:end].clone()
-        layer.set_weight(dequantize(part, own))
+        if together is None:
+            part, own = solve_matrix(target[start:end], moments, grid, solver)
+        else:
+            codes, scales = together
+            assert isinstance(scales, Scales)
+            own = Scales(scales.scale[start:end].clone(), scales.zero_point[start:end].clone())
+            part = codes[start:end].clone()
+        layer.set_weight(restore(part, own))
         yield Settled(layer, grid, part, own)
         start = end
 

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from compiler.model import Model
-from compiler.quantize.grid import Grid, Scales, dequantize, fit_scales, round_to_codes
+from compiler.quantize.grid import Grid
+from compiler.quantize.matrix import Meaning, restore_rows, round_matrix
 from compiler.quantize.network import Network, weight_of
 from compiler.quantize.settings import Quantization
 
 TABLE_GROUP = 32
+# Rows that share a palette in a table: it has many, and 8 bits are 256 values.
+PALETTE_ROWS = 64
 _ROWS_AT_ONCE = 4096
 
 
@@ -35,8 +38,8 @@ class Tables:
     tied: bool
 
 
-def find_tables(network: Network, model: Model, settings: Quantization, symmetric: bool) -> Tables:
-    """Where embedding and head are, and their grids."""
+def find_tables(network: Network, model: Model, settings: Quantization, layers: Grid) -> Tables:
+    """Where embedding and head are, and their grids, which go with the grid of the layers."""
     names = {id(module): name for name, module in network.module.named_modules()}
     embedding = names.get(id(network.module.get_input_embeddings())) if model.geometry.vocabulary else None
     output = network.module.get_output_embeddings() if model.is_decoder else None
@@ -49,9 +52,14 @@ def find_tables(network: Network, model: Model, settings: Quantization, symmetri
 
     def grid(storage: str, automatic: str) -> Grid | None:
         storage = automatic if storage == "auto" else storage
-        if storage == "kept" or not fits:
+        bits = 4 if storage == "int4" else 8
+        if storage == "kept":
             return None
-        return Grid(4, TABLE_GROUP, symmetric) if storage == "int4" else Grid(8, TABLE_GROUP, True)
+        if layers.rows_per_palette is not None:
+            return Grid(bits, 0, False, layers.rows_per_palette and PALETTE_ROWS)
+        if layers.group_size == 0 and layers.bits == 8:
+            return Grid(8, 0, True)
+        return Grid(bits, TABLE_GROUP, layers.symmetric or bits == 8) if fits else None
 
     own_embedding = grid(settings.embedding, "int8" if tied or not model.is_decoder else "int4")
     own_head = grid(settings.head, "int8")
@@ -74,23 +82,13 @@ def front_inputs(model: Model, ids: Tensor) -> dict[str, Tensor]:
     return {"input_ids": ids}
 
 
-def round_table(weight: Tensor, grid: Grid) -> tuple[Tensor, Scales]:
-    """The nearest codes and their scales for a table (rows, columns), which is overwritten with what they stand for."""
-    parts = []
+def round_table(weight: Tensor, grid: Grid) -> tuple[Tensor, Meaning]:
+    """The nearest codes of a table (rows, columns) and what they mean; it is overwritten with what they stand for."""
+    codes, meaning = round_matrix(weight, grid)
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         rows = weight[start : start + _ROWS_AT_ONCE]
-        scales = fit_scales(rows, grid)
-        codes = round_to_codes(rows, scales, grid)
-        parts.append((codes, scales))
-        rows.copy_(dequantize(codes, scales))
-    return join_rows(parts)
-
-
-def join_rows(parts: list[tuple[Tensor, Scales]]) -> tuple[Tensor, Scales]:
-    """Codes and scales of a matrix from those of its rows."""
-    codes = torch.cat([codes for codes, _ in parts])
-    scale = torch.cat([scales.scale for _, scales in parts])
-    return codes, Scales(scale, torch.cat([scales.zero_point for _, scales in parts]))
+        rows.copy_(restore_rows(codes, meaning, start, start + len(rows)))
+    return codes, meaning
 
 
 @contextmanager
