@@ -42,7 +42,9 @@ def estimate(model: Model) -> Estimate:
         return SchemeEstimate(name, weights, weights + cache)
 
     return Estimate(
-        schemes=tuple(at(scheme.name) for scheme in SCHEMES if scheme.method not in ("gptq", "lut") and scheme.symmetric),
+        schemes=tuple(
+            at(scheme.name) for scheme in SCHEMES if scheme.method not in ("gptq", "lut") and scheme.symmetric
+        ),
         kv_cache_bytes_per_1k_tokens=cache or None,
         training_bytes=model.parameters * _ADAM_BYTES_PER_PARAMETER,
         memory=tuple(at(name) for name in ("fp32", "fp16", "int8", "int4-rtn-g32")),

@@ -19,9 +19,9 @@ import runtimes.mil_shapes  # noqa: F401  registers its operators
 from compiler.errors import UnusableInput
 from compiler.model import TEXT_GENERATION
 from compiler.package import Package
+from runtimes.coreml_calls import EncoderCalls, LanguageCalls, artifacts
 from runtimes.mil_ops import OPERATORS
 from runtimes.mil_program import BlobValue, Function, MilPackage, Operation, Reference, TensorType, read_blob, read_mil
-from runtimes.coreml_calls import EncoderCalls, LanguageCalls, artifacts
 from runtimes.session import Session
 
 Precision = Literal["fp16", "fp32"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from compiler.lineage import origin_of
 from compiler.model import ENCODER_TASKS, TEXT_GENERATION, Model
 from compiler.networks.families import refuse_network
-from compiler.quantize.plan import plan_codes, refuse_rows
+from compiler.quantize.plan import PALETTE_ROWS, plan_codes, refuse_rows
 from compiler.recipe import Recipe
+from compiler.scheme import find_scheme
 from compiler.target import Stage
 
 NAME = "coreml"
@@ -16,7 +18,9 @@ EXTRA = "coreml"
 _CODES = tuple(
     f"int{bits}-{method}-g{group}" for method in ("rtn", "gptq") for bits in (4, 8) for group in (32, 64, 128)
 )
-SCHEMES = ("fp16", *_CODES)
+SCHEMES = ("fp16", "int8", "lut4", "lut6", *_CODES)
+# Core ML's own words mean: int8, a scale for each row; lut, a palette for 8 rows, or before iOS 18 for the whole matrix.
+_INT8 = "int8-rtn-pc"
 OPTIONS: tuple[str, ...] = ("plain", "argmax")
 VARIANTS = ("ios16", "ios17", "ios18")
 _NEWEST = "ios18"
@@ -31,8 +35,10 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     if model.task not in (TEXT_GENERATION, *ENCODER_TASKS):
         return f"the task {model.task} is not one of {', '.join((TEXT_GENERATION, *ENCODER_TASKS))}."
     variant = recipe.variant or _NEWEST
-    if recipe.scheme.method and variant != "ios18":
-        return f"block-wise codes need iOS 18, and @{variant} is older; leave the variant out, or use fp16."
+    if recipe.scheme.block and variant != "ios18":
+        return (
+            f"block-wise codes need iOS 18, and @{variant} is older; leave the variant out, or use int8, lut4 or lut6."
+        )
     longest = model.geometry.context_length
     asked = recipe.shapes.context_length if model.is_decoder else recipe.shapes.sequence_length
     if longest and asked and asked > longest and model.task != "image-classification":
@@ -71,5 +77,17 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     else:
         arguments |= {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
         function = "targets.coreml_lower:lower_encoder"
-    inputs = (plan_codes(model, recipe),) if recipe.scheme.method else ()
+    inputs = _codes(model, recipe)
     return Stage("lower to Core ML", function, arguments, ("coremltools", "torch", "numpy"), inputs)
+
+
+def _codes(model: Model, recipe: Recipe) -> tuple[Stage, ...]:
+    if recipe.scheme.name == "int8":
+        by_row = find_scheme(_INT8)
+        assert by_row is not None
+        return (plan_codes(model, replace(recipe, scheme=by_row)),)
+    if recipe.scheme.method == "lut":
+        return (
+            plan_codes(model, recipe, rows_per_palette=PALETTE_ROWS if (recipe.variant or _NEWEST) == _NEWEST else 0),
+        )
+    return (plan_codes(model, recipe),) if recipe.scheme.method else ()

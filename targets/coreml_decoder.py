@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def lower_decoder(
     parts = plan_parts(config, bits, part_bytes)
     stored: dict[str, Stored] = {}
     for number, part in enumerate(parts):
-        weights = weights_of(source, decoder_sources(source, config, part), inputs)
+        weights = weights_of(source, decoder_sources(source, config, part), inputs, ios)
         functions = _functions(config, part, tables, layout, ios, greedy, weights)
         name = ARTIFACT if len(parts) == 1 else f"part-{number}.mlpackage"
         write_mlpackage(folder / name, functions, weights.blobs, SPECIFICATIONS[ios], origin["source"])
@@ -80,7 +81,7 @@ def plan_parts(config: DecoderConfig, bits: float, part_bytes: int) -> list[Part
     most = max(1, int(part_bytes // layer))
     count = -(-config.layers // most)
     cuts = [config.layers * number // count for number in range(count + 1)]
-    runs = [Part(first, last, False, False) for first, last in zip(cuts, cuts[1:], strict=False)]
+    runs = [Part(first, last, False, False) for first, last in pairwise(cuts)]
     return [Part(0, 0, True, False), *runs, Part(config.layers, config.layers, False, True)]
 
 

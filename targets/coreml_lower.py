@@ -47,7 +47,7 @@ def lower_encoder(
     config = describe_encoder(source)
     with torch.device("meta"):
         network = build_encoder(config, layout).eval()
-    weights = weights_of(source, encoder_sources(source, config), inputs)
+    weights = weights_of(source, encoder_sources(source, config), inputs, ios)
     if config.image:
         placeholders = {"pixel_values": mb.placeholder((batch, *config.image[0]), types.fp16)}
     else:
@@ -61,9 +61,9 @@ def lower_encoder(
     return asdict(lowered(ARTIFACT, description.input, description.output, weights.stored.values()))
 
 
-def weights_of(model: Model, sources: Mapping[str, Source], inputs: Sequence[str]) -> Weights:
+def weights_of(model: Model, sources: Mapping[str, Source], inputs: Sequence[str], ios: int) -> Weights:
     codes = list_quantized(Path(inputs[0])) if inputs else {}
-    return Weights({info.name: info for info in model.tensors}, sources, codes)
+    return Weights({info.name: info for info in model.tensors}, sources, codes, ios >= 18)
 
 
 def opset_of(ios: int) -> Any:

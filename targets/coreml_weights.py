@@ -6,6 +6,7 @@ file of weights is written; two constants with the same key share their bytes th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 
 from compiler.errors import CheckFailed
 from compiler.networks.weights import Source, read_source
-from compiler.quantize.palette import PaletteEntry, read_palette
 from compiler.quantize.quantized import Entry, read_quantized
 from compiler.tensors import TensorInfo
 
@@ -31,7 +31,7 @@ _DTYPES: dict[Kind, Any] = {
     "uint4": types.np_uint4_dtype,
     "uint6": types.np_uint6_dtype,
 }
-BITS: dict[Kind, int] = {"float16": 16, "int8": 8, "uint8": 8, "int4": 4, "uint4": 4, "uint6": 6}
+_INDEX_KINDS: dict[int, Kind] = {4: "uint4", 6: "uint6", 8: "uint8"}
 # Some rows of a parameter (first, last + 1), or all.
 Rows = tuple[int, int] | None
 _LARGEST_FLOAT16 = 65504.0
@@ -65,7 +65,8 @@ class Weights:
         infos: the model's tensors by name.
         sources: the tensor of each parameter.
         codes: codes of matrices, by the tensor's name; empty where none are carried.
-        palettes: palettes of matrices, likewise.
+        blockwise: whether the iOS has the operators of iOS 18 for codes; older ones have a scale for each row, and one palette
+            for a whole matrix.
         blobs: what has been asked for, by the constant's name.
         stored: the account of parameters, by what they are made of.
     """
@@ -73,7 +74,7 @@ class Weights:
     infos: Mapping[str, TensorInfo]
     sources: Mapping[str, Source]
     codes: Mapping[str, Entry] = field(default_factory=dict)
-    palettes: Mapping[str, PaletteEntry] = field(default_factory=dict)
+    blockwise: bool = True
     blobs: dict[str, Blob] = field(default_factory=dict)
     stored: dict[str, Stored] = field(default_factory=dict)
 
@@ -104,9 +105,8 @@ class Weights:
         them."""
         source = self.sources[parameter]
         if source.plain and (entry := find_by_tensor(self.codes, source.tensor)) is not None:
-            return self._codes(parameter, source, entry, rows, form)
-        if source.plain and (palette := find_by_tensor(self.palettes, source.tensor)) is not None:
-            return self._palette(parameter, source, palette, rows, form)
+            carry = self._palette if entry.tables else self._codes
+            return carry(parameter, source, entry, rows, form)
         return self.vector(parameter, shape, form, rows)
 
     def _codes(self, parameter: str, source: Source, entry: Entry, rows: Rows, form: tuple[int, ...]) -> Any:
@@ -131,6 +131,16 @@ class Weights:
 
         name, key = _name(parameter, rows), f"{source} {rows}"
         elements, scales = int(np.prod(form)), int(np.prod(scale_form))
+        if not self.blockwise:
+            return mb.constexpr_affine_dequantize(
+                quantized_data=self._constant(f"{name}_codes", form, Blob(f"{key} codes", kind, elements, read_codes)),
+                zero_point=np.int8(0),
+                scale=self._constant(
+                    f"{name}_scales", (scales,), Blob(f"{key} scales", "float16", scales, read_scales)
+                ),
+                axis=np.int32(0),
+                name=name,
+            )
         parts = {
             "data": self._constant(f"{name}_codes", form, Blob(f"{key} codes", kind, elements, read_codes)),
             "scale": self._constant(
@@ -142,26 +152,61 @@ class Weights:
             parts["offset"] = self._constant(f"{name}_zeros", scale_form, blob)
         return mb.constexpr_blockwise_shift_scale(**parts, name=name)
 
-    def _palette(self, parameter: str, source: Source, entry: PaletteEntry, rows: Rows, form: tuple[int, ...]) -> Any:
+    def _palette(self, parameter: str, source: Source, entry: Entry, rows: Rows, form: tuple[int, ...]) -> Any:
         first, last = _taken(source, rows, entry.rows)
-        kind: Kind = "uint4" if entry.bits == 4 else "uint6"
-        group = entry.rows_per_group
+        kind: Kind = _INDEX_KINDS[entry.bits]
+        # Fused matrices may be cut where no table ends: a table for each row of the largest run that fits is the same.
+        group = math.gcd(entry.rows // entry.tables, first, last)
         table_form = ((last - first) // group, *(1 for _ in form[1:]), 2**entry.bits, 1)
         extra = 16.0 * 2**entry.bits / (group * form[1])
         self._account(parameter, rows, int(np.prod(form)), f"lut{entry.bits}", entry.bits + extra)
 
         def read_indices() -> NDArray[Any]:
-            return read_palette(entry).indices[first:last].reshape(form)
+            return read_quantized(entry).codes[first:last].reshape(form)
 
         def read_table() -> NDArray[Any]:
-            return read_palette(entry).table[first // group : last // group].reshape(table_form)
+            palette = read_quantized(entry).palette
+            assert palette is not None
+            every = np.arange(first, last, group) // (entry.rows // entry.tables)
+            return palette[every].reshape(table_form)
 
         name, key = _name(parameter, rows), f"{source} {rows}"
+        if not self.blockwise:
+            return self._one_palette(name, key, entry, rows, form, read_indices, read_table)
         indices = Blob(f"{key} indices", kind, int(np.prod(form)), read_indices)
         table = Blob(f"{key} table", "float16", int(np.prod(table_form)), read_table)
         return mb.constexpr_lut_to_dense(
             indices=self._constant(f"{name}_indices", form, indices),
             lut=self._constant(f"{name}_table", table_form, table),
+            name=name,
+        )
+
+    def _one_palette(
+        self,
+        name: str,
+        key: str,
+        entry: Entry,
+        rows: Rows,
+        form: tuple[int, ...],
+        read_indices: Callable[[], NDArray[Any]],
+        read_table: Callable[[], NDArray[Any]],
+    ) -> Any:
+        """Before iOS 18: one table, and indices packed from the lowest bit on."""
+        nbytes = -(-int(np.prod(form)) * entry.bits // 8)
+
+        def read_packed() -> NDArray[Any]:
+            every = np.unpackbits(read_indices().reshape(-1, 1), axis=1, bitorder="little")[:, : entry.bits]
+            return np.packbits(every, bitorder="little")
+
+        def read_first() -> NDArray[Any]:
+            return read_table().reshape(-1, 2**entry.bits)[0]
+
+        return mb.constexpr_lut_to_dense(
+            indices=self._constant(f"{name}_indices", (nbytes,), Blob(f"{key} packed", "uint8", nbytes, read_packed)),
+            lut=self._constant(
+                f"{name}_table", (2**entry.bits,), Blob(f"{key} table", "float16", 2**entry.bits, read_first)
+            ),
+            shape=np.array(form, np.uint32),
             name=name,
         )
 

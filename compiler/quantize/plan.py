@@ -18,7 +18,7 @@ from compiler.target import Stage
 # A fixed threshold lets glibc give large activations back to the system as soon as they are freed.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "67108864"}
 _TOOLS = ("torch", "transformers", "numpy", "safetensors")
-PALETTE_ROWS = 16
+PALETTE_ROWS = 8
 _IN_BLOCK = re.compile(r"\.\d+\..*weight$")
 
 
