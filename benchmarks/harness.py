@@ -23,7 +23,7 @@ from benchmarks.validity import Disturbance, judge
 from benchmarks.workload import Workload
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.registry import runtime_distributions
+from runtimes.registry import only_evaluated, runtime_distributions
 
 _MEMORY_FACTOR = 1.5  # what a runtime needs for a package, at least, of the package's own bytes
 
@@ -78,6 +78,12 @@ def bench(packages: Sequence[Package], workload: Workload, on_progress: Progress
     Raises:
         UnusableInput: a package cannot be run, or memory does not suffice to hold all of them.
     """
+    for package in packages:
+        if only_evaluated(package):
+            raise UnusableInput(
+                f"{package.name} is only evaluated on this machine, which says nothing of its speed on a device. Leave it "
+                "out, or measure it on macOS."
+            )
     needed = int(sum(package.nbytes for package in packages) * _MEMORY_FACTOR)
     if needed > psutil.virtual_memory().available:
         raise UnusableInput(

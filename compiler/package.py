@@ -60,6 +60,39 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Departure:
+    """An operator that does not run, or may not run, on the engine that a package is made for: its kind, its name, and why."""
+
+    operator: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which of a package's operators run on the engine that it is made for.
+
+    Attributes:
+        engine: its short name, such as `ane`.
+        source: `predicted` from a table, or `planned` by the system that runs it.
+        operators: how many there are, constants aside.
+        departures: those that leave the engine.
+        unsure: those on which sources contradict each other; they count as staying.
+    """
+
+    engine: str
+    source: str
+    operators: int
+    departures: tuple[Departure, ...]
+    unsure: tuple[Departure, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The share of operators that stay, 0 to 1."""
+        return 1 - len(self.departures) / max(1, self.operators)
+
+
+@dataclass(frozen=True)
 class Lowered:
     """What a target says of the files that it wrote.
 
@@ -69,6 +102,7 @@ class Lowered:
         inputs: signature, in the artifact's order.
         outputs: signature, in the artifact's order.
         weights: what became of the weights.
+        placement: where its operators run; None where the target has no account of that.
     """
 
     runtime: str
@@ -76,6 +110,7 @@ class Lowered:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     weights: Weights
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True)
@@ -202,12 +237,20 @@ def _package_from(document: Mapping[str, Any], folder: Path) -> Package:
             inputs=_ports(document["inputs"]),
             outputs=_ports(document["outputs"]),
             weights=weights_from_json(weights),
+            placement=_placement(document.get("placement")),
         ),
         tools=dict(document["tools"]),
         files={name: FileRecord(**record) for name, record in document["files"].items()},
         allowed=tuple(document["allowed"]),
         quality=document["quality"],
     )
+
+
+def _placement(value: Mapping[str, Any] | None) -> Placement | None:
+    if value is None:
+        return None
+    lists = {key: tuple(Departure(**entry) for entry in value[key]) for key in ("departures", "unsure")}
+    return Placement(value["engine"], value["source"], value["operators"], **lists)
 
 
 def _ports(entries: list[dict[str, Any]]) -> tuple[Port, ...]:
@@ -228,6 +271,7 @@ def lowered_from_json(value: Mapping[str, Any]) -> Lowered:
         _ports(value["inputs"]),
         _ports(value["outputs"]),
         weights_from_json(value["weights"]),
+        _placement(value["placement"]),
     )
 
 

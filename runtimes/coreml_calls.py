@@ -1,4 +1,4 @@
-"""How a Core ML package of edgec is called: chunks for prefill, positions, caches, parts. The same on macOS and in the evaluator.
+"""How a Core ML package of edgec is called, on macOS and in the evaluator alike: chunks for prefill, positions, caches, parts.
 
 Whoever runs one .mlpackage is a Caller; the sessions here know what its functions mean.
 """
@@ -69,7 +69,7 @@ class LanguageCalls:
         told = json.loads((package.folder / COREML).read_text(encoding="utf-8"))
         self.context_length = int(told["context_length"])
         self.vocabulary = told["vocabulary"]
-        self._names = {length: name for length, name in self._lengths(callers[0])}
+        self._names = dict(self._lengths(callers[0]))
         self._caches: list[dict[str, NDArray[Any]]] = [{} for _ in callers]
         self._position = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 from typing import cast
 
@@ -10,15 +11,19 @@ from compiler.errors import UnusableInput, missing_extra
 from compiler.package import Package
 from runtimes.session import Session
 
+# Elsewhere than on macOS packages are evaluated, which says what they compute and nothing of how fast.
+_COREML = "runtimes.coreml" if sys.platform == "darwin" else "runtimes.mil"
+_EVALUATORS = ("runtimes.mil",)
+
 # name, module, distributions that it needs, the extra that brings them
 RUNTIMES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("llamacpp", "runtimes.llamacpp", ("llama-cpp-python",), "gguf"),
     ("ortgenai", "runtimes.ortgenai", ("onnxruntime-genai", "onnxruntime"), "onnx"),
     ("onnxruntime", "runtimes.onnxruntime", ("onnxruntime",), "onnx"),
-    ("coreml", "runtimes.mil", ("coremltools", "torch"), "coreml"),
+    ("coreml", _COREML, ("coremltools", "torch"), "coreml"),
     ("litert", "runtimes.litert", ("ai-edge-litert",), "tflite"),
     ("tvm", "runtimes.tvm", ("apache-tvm",), "neo"),
-    ("gptq", "runtimes.gptq", ("torch", "transformers"), "quantize"),
+    ("gptq", "runtimes.gptq", ("torch", "transformers"), "reference"),
 )
 
 
@@ -50,3 +55,8 @@ def import_runtime(package: Package) -> ModuleType:
 def runtime_distributions(name: str) -> tuple[str, ...]:
     """The distributions whose versions a measurement with this runtime records."""
     return next((distributions for known, _, distributions, _ in RUNTIMES if known == name), ())
+
+
+def only_evaluated(package: Package) -> bool:
+    """Whether this machine can tell what the package computes, but nothing of its speed and memory."""
+    return any(name == package.lowered.runtime and module in _EVALUATORS for name, module, *_ in RUNTIMES)

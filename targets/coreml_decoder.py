@@ -68,7 +68,9 @@ def lower_decoder(
     (folder / "coreml.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     first, last = (_description(folder / name) for name in _ends(len(parts)))
     artifact = ARTIFACT if len(parts) == 1 else "."
-    return asdict(lowered(artifact, first.input, last.output, stored.values()))
+    names = [ARTIFACT] if len(parts) == 1 else [f"part-{number}.mlpackage" for number in range(len(parts))]
+    folders = [folder / name for name in names]
+    return asdict(lowered(artifact, first.input, last.output, stored.values(), folders))
 
 
 def plan_parts(config: DecoderConfig, bits: float, part_bytes: int) -> list[Part]:

@@ -22,11 +22,10 @@ from torch import fx, nn
 from torch.nn import functional
 
 from compiler.networks import cache, parts
+from targets.coreml_placement import LARGEST_EXTENT
 from targets.coreml_weights import Rows, Weights
 
 Emit = Callable[..., Any]
-# The longest axis that the Neural Engine takes (targets/coreml_placement.py has the source).
-LARGEST_EXTENT = 16384
 
 
 class _Tracer(fx.Tracer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ from compiler.quantize.plan import copy_tables
 from compiler.quantize.quantized import list_quantized
 from targets.coreml_graph import lower_function
 from targets.coreml_package import read_spec, write_mlpackage
+from targets.coreml_placement import join_placements, predict_placement
+from targets.coreml_plan import plan_placement
 from targets.coreml_weights import Stored, Weights
 
 ARTIFACT = "model.mlpackage"
@@ -58,7 +61,9 @@ def lower_encoder(
     for each in inputs:
         copy_tables(Path(each), folder)
     description = read_spec(folder / ARTIFACT).description
-    return asdict(lowered(ARTIFACT, description.input, description.output, weights.stored.values()))
+    return asdict(
+        lowered(ARTIFACT, description.input, description.output, weights.stored.values(), [folder / ARTIFACT])
+    )
 
 
 def weights_of(model: Model, sources: Mapping[str, Source], inputs: Sequence[str], ios: int) -> Weights:
@@ -71,7 +76,9 @@ def opset_of(ios: int) -> Any:
     return getattr(coremltools.target, f"iOS{ios}")
 
 
-def lowered(artifact: str, inputs: Iterable[Any], outputs: Iterable[Any], stored: Iterable[Stored]) -> Lowered:
+def lowered(
+    artifact: str, inputs: Iterable[Any], outputs: Iterable[Any], stored: Iterable[Stored], folders: Sequence[Path]
+) -> Lowered:
     """The account of a package: its ports from what was written, its weights from what was asked for."""
     kinds: dict[str, int] = {}
     total = 0.0
@@ -79,7 +86,9 @@ def lowered(artifact: str, inputs: Iterable[Any], outputs: Iterable[Any], stored
         kinds[each.type] = kinds.get(each.type, 0) + each.elements
         total += each.bits * each.elements
     taken, given = (tuple(_port(feature) for feature in features) for features in (inputs, outputs))
-    return Lowered("coreml", artifact, taken, given, Account(total / sum(kinds.values()), kinds))
+    place = plan_placement if sys.platform == "darwin" else predict_placement
+    placement = join_placements([place(folder) for folder in folders])
+    return Lowered("coreml", artifact, taken, given, Account(total / sum(kinds.values()), kinds), placement)
 
 
 _PORT_DTYPES = {65552: "float16", 65568: "float32", 131104: "int32"}

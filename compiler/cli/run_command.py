@@ -10,7 +10,7 @@ import click
 from compiler.cli.display import print_json, print_table
 from compiler.errors import UnusableInput
 from compiler.package import Package, check_files, read_package
-from runtimes.registry import open_session
+from runtimes.registry import only_evaluated, open_session
 from runtimes.session import EncoderSession, LanguageSession
 from runtimes.use import classify, cosine, embed, generate, label_tokens, text_to_inputs
 
@@ -39,12 +39,14 @@ def command(
         raise UnusableInput("There is nothing to run on. Add --prompt TEXT (or --image FILE for an image model).")
     session = open_session(read, threads)
     if isinstance(session, LanguageSession):
-        _generate(session, prompts, max_tokens, raw, as_json)
+        _generate(session, prompts, max_tokens, raw, as_json, timed=not only_evaluated(read))
     else:
         _encode(read, session, prompts, image, as_json)
 
 
-def _generate(session: LanguageSession, prompts: tuple[str, ...], max_tokens: int, raw: bool, as_json: bool) -> None:
+def _generate(
+    session: LanguageSession, prompts: tuple[str, ...], max_tokens: int, raw: bool, as_json: bool, timed: bool
+) -> None:
     answers = []
     for prompt in prompts:
         show = None if as_json else lambda piece: click.echo(piece, nl=False)
@@ -52,8 +54,8 @@ def _generate(session: LanguageSession, prompts: tuple[str, ...], max_tokens: in
         answers.append({"prompt": prompt, "text": generated.text, "new_tokens": generated.new_tokens})
         if not as_json:
             click.echo("")
-            speed = generated.new_tokens / generated.seconds
-            click.echo(f"[{generated.new_tokens} tokens, {speed:.1f} tok/s with the prompt]", err=True)
+            speed = f"{generated.new_tokens / generated.seconds:.1f} tok/s with the prompt"
+            click.echo(f"[{generated.new_tokens} tokens, {speed if timed else 'evaluated'}]", err=True)
     if as_json:
         print_json(answers)
 

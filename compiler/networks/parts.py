@@ -193,7 +193,8 @@ class OneOut(nn.Module):
 
 
 LEAVES = (
-    Projection, LayerNorm, RmsNorm, HeadNorm, Embedding, Segments, Positions, HiddenKeys, Patches, TokensOut, FirstToken, OneOut
+    Projection, LayerNorm, RmsNorm, HeadNorm, Embedding, Segments, Positions, HiddenKeys, Patches, TokensOut, FirstToken,
+    OneOut,
 )  # fmt: skip
 
 
