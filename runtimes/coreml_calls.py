@@ -40,18 +40,32 @@ class Caller(Protocol):
 
 
 class EncoderCalls:
-    """An encoder."""
+    """An encoder, of one length or of any of a few."""
 
     def __init__(self, package: Package, caller: Caller) -> None:
         self._caller = caller
         shapes = caller.input_shapes(None) or {}
         self.input_names = tuple(shapes)
         first = next(iter(shapes.values()))
-        self.fixed_sequence_length: int | None = first[1] if len(first) == 2 else None
+        told = package.folder / COREML
+        self._lengths = json.loads(told.read_text(encoding="utf-8"))["sequence_lengths"] if told.is_file() else []
+        self.fixed_sequence_length: int | None = first[1] if len(first) == 2 and not self._lengths else None
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        outputs = self._caller.run({name: inputs[name] for name in self.input_names}, None)
+        given = {name: inputs[name] for name in self.input_names}
+        if self._lengths:
+            given = self._padded(given)
+        outputs = self._caller.run(given, None)
         return {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+
+    def _padded(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Padded with zeros to the next length that the package takes."""
+        tokens = next(iter(inputs.values())).shape[1]
+        length = next((each for each in self._lengths if each >= tokens), None)
+        if length is None:
+            taken = ", ".join(map(str, self._lengths))
+            raise UnusableInput(f"An input of {tokens} tokens is longer than any that the package takes: {taken}.")
+        return {name: np.pad(value, ((0, 0), (0, length - tokens))) for name, value in inputs.items()}
 
     def tokenize(self, text: str) -> list[int] | None:
         return None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from compiler.lineage import origin_of
-from compiler.model import ENCODER_TASKS, TEXT_GENERATION, Model
+from compiler.model import ENCODER_TASKS, TEXT_ENCODER_TASKS, TEXT_GENERATION, Model
 from compiler.networks.families import refuse_network
 from compiler.quantize.plan import PALETTE_ROWS, plan_codes, refuse_rows
 from compiler.recipe import Recipe
@@ -21,7 +21,10 @@ _CODES = tuple(
 SCHEMES = ("fp16", "int8", "lut4", "lut6", *_CODES)
 # Core ML's own words mean: int8, a scale for each row; lut, a palette for 8 rows, or before iOS 18 for the whole matrix.
 _INT8 = "int8-rtn-pc"
-OPTIONS: tuple[str, ...] = ("plain", "argmax")
+# +plain: batch, sequence, channels, in place of the engine's layout. +argmax: a language model gives the token, not logits.
+# +lengths: an encoder takes any of _LENGTHS, not one length.
+OPTIONS: tuple[str, ...] = ("plain", "argmax", "lengths")
+_LENGTHS = (64, 128, 256, 512)
 VARIANTS = ("ios16", "ios17", "ios18")
 _NEWEST = "ios18"
 # iOS maps no file of more than a gigabyte; a package ends well below.
@@ -50,6 +53,8 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         )
     if "argmax" in recipe.options and not model.is_decoder:
         return "+argmax is for language models."
+    if "lengths" in recipe.options and model.task not in TEXT_ENCODER_TASKS:
+        return "+lengths is for text encoders."
     if reason := refuse_network(model):
         return reason
     if recipe.scheme.method == "gptq" and model.task == "image-classification":
@@ -75,7 +80,11 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         arguments |= {"bits": recipe.scheme.bits_per_weight, "greedy": "argmax" in recipe.options}
         function = "targets.coreml_decoder:lower_decoder"
     else:
-        arguments |= {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
+        lengths = [recipe.shapes.sequence_length]
+        if "lengths" in recipe.options:
+            longest = model.geometry.context_length or _LENGTHS[-1]
+            lengths = [length for length in _LENGTHS if length <= longest] or lengths
+        arguments |= {"sequence_lengths": lengths, "batch": recipe.shapes.batch}
         function = "targets.coreml_lower:lower_encoder"
     inputs = _codes(model, recipe)
     return Stage("lower to Core ML", function, arguments, ("coremltools", "torch", "numpy"), inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import coremltools
+import numpy as np
 import torch
 from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import types
+from coremltools.converters.mil.mil import get_new_symbol, types
 
 from compiler.encoder_wrap import OUTPUT_NAMES
 from compiler.lineage import write_lineage
@@ -40,11 +42,11 @@ def lower_encoder(
     out: str,
     layout: Layout,
     ios: int,
-    sequence_length: int,
+    sequence_lengths: list[int],
     batch: int,
     origin: dict[str, str],
 ) -> dict[str, Any]:
-    """Write `model.mlpackage` with one function, int32 inputs (batch, sequence_length), float16 outputs."""
+    """Write `model.mlpackage` with one function, int32 inputs (batch, one of the lengths), float16 outputs."""
     folder = Path(out)
     source = write_lineage(Path(model), origin, folder, processor=True)
     config = describe_encoder(source)
@@ -54,9 +56,18 @@ def lower_encoder(
     if config.image:
         placeholders = {"pixel_values": mb.placeholder((batch, *config.image[0]), types.fp16)}
     else:
-        placeholders = {name: mb.placeholder((batch, sequence_length), types.int32) for name in network.input_names}
+        length = sequence_lengths[0] if len(sequence_lengths) == 1 else get_new_symbol()
+        placeholders = {name: mb.placeholder((batch, length), types.int32) for name in network.input_names}
     names = {name: name for name in placeholders}
     function = lower_function(network, placeholders, names, weights, OUTPUT_NAMES[source.task], opset_of(ios))
+    if len(sequence_lengths) > 1:
+        # All inputs have the same length, which Core ML cannot say: it is told each one's.
+        shapes = coremltools.EnumeratedShapes([(batch, each) for each in sequence_lengths])
+        function.set_input_types(
+            tuple(coremltools.TensorType(name=name, shape=shapes, dtype=np.int32) for name in placeholders)
+        )
+        told = json.dumps({"sequence_lengths": sequence_lengths}, indent=1)
+        (folder / "coreml.json").write_text(told + "\n", encoding="utf-8")
     write_mlpackage(folder / ARTIFACT, {"main": function}, weights.blobs, SPECIFICATIONS[ios], origin["source"])
     for each in inputs:
         copy_tables(Path(each), folder)
@@ -95,5 +106,12 @@ _PORT_DTYPES = {65552: "float16", 65568: "float32", 131104: "int32"}
 
 
 def _port(feature: Any) -> Port:
+    """Sizes that are one of several have a name."""
     array = feature.type.multiArrayType
-    return Port(feature.name, _PORT_DTYPES[array.dataType], tuple(int(size) for size in array.shape))
+    every = [tuple(int(size) for size in each.shape) for each in array.enumeratedShapes.shapes]
+    sizes: tuple[int | str, ...] = tuple(int(size) for size in array.shape)
+    if every:
+        sizes = tuple(
+            size if len({each[axis] for each in every}) == 1 else "sequence" for axis, size in enumerate(sizes)
+        )
+    return Port(feature.name, _PORT_DTYPES[array.dataType], sizes)

@@ -29,6 +29,7 @@ _HEAVY = (
     "onnx",
     "tvm",
     "litert_torch",
+    "coremltools",
     "plotly",
 )
 
@@ -59,7 +60,7 @@ def test_imports_point_one_way(room: str) -> None:
 @pytest.mark.parametrize("room", ["targets", "runtimes"])
 def test_no_target_imports_another_and_no_runtime_another(room: str) -> None:
     families = {
-        "targets": ("gguf", "onnx", "tflite", "neo"),
+        "targets": ("gguf", "onnx", "coreml", "tflite", "neo"),
         "runtimes": ("llamacpp", "ortgenai", "litert", "tvm", "torch"),
     }
     for path in _sources(room):

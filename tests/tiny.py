@@ -23,6 +23,15 @@ _DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", {**_SIZES, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True}),
     "gemma": ("GemmaConfig", {**_SIZES, "num_key_value_heads": 1, "head_dim": 16}),
     "phi3": ("Phi3Config", {**_SIZES, "num_key_value_heads": 2, "original_max_position_embeddings": 256}),
+    "mistral": ("MistralConfig", {**_SIZES, "num_key_value_heads": 2, "sliding_window": 8}),
+    "gemma2": (
+        "Gemma2Config",
+        {**_SIZES, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 24},
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {**_SIZES, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 2},
+    ),
     "gpt2": ("GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
 }
 _ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -37,6 +46,11 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 256},
     ),
     "roberta": ("RobertaConfig", "RobertaModel", {**_SIZES, "max_position_embeddings": 258, "type_vocab_size": 1}),
+    "xlm-roberta": (
+        "XLMRobertaConfig",
+        "XLMRobertaForTokenClassification",
+        {**_SIZES, "max_position_embeddings": 258, "type_vocab_size": 1, "num_labels": 3},
+    ),
     "vit": (
         "ViTConfig",
         "ViTForImageClassification",
@@ -44,8 +58,12 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
-DECODERS = tuple(_DECODERS)
-ENCODERS = tuple(_ENCODERS)
+_ONLY_REAUTHORED = ("mistral", "gemma2", "gemma3", "xlm-roberta")
+DECODERS = tuple(kind for kind in _DECODERS if kind not in _ONLY_REAUTHORED)
+ENCODERS = tuple(kind for kind in _ENCODERS if kind not in _ONLY_REAUTHORED)
+# Those that have a re-authored network (compiler/networks).
+REAUTHORED_DECODERS = tuple(kind for kind in _DECODERS if kind != "gpt2")
+REAUTHORED_ENCODERS = tuple(_ENCODERS)
 
 
 def save_decoder(kind: str, tokenizer_from: Path, folder: Path, dtype: str = "float32") -> Path:
