@@ -243,8 +243,8 @@ def _check_placement(
         raise CheckFailed(
             PLACEMENT,
             f"{recipe}: {placement.share:.2%} of {placement.operators} operators stay on {wanted.engine}, and "
-            f"{wanted.share:.2%} are required. The first of {len(placement.departures)} that leave is {first.operator} ({first.name}): "
-            f"{first.reason}. Ask for less, or accept this with --allow {PLACEMENT}.",
+            f"{wanted.share:.2%} are required. The first of {len(placement.departures)} that leave is {first.operator} "
+            f"({first.name}): {first.reason}. Ask for less, or accept this with --allow {PLACEMENT}.",
         )
     return ()
 

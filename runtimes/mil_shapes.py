@@ -94,7 +94,14 @@ def slice_by_index(
     end_mask: Tensor | None = None,
     squeeze_mask: Tensor | None = None,
 ) -> Tensor:
-    return x[_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)]
+    return _taken(x, _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask))
+
+
+def _taken(x: Tensor, places: tuple[slice | Tensor | int, ...]) -> Tensor:
+    """Axis by axis, last first: several vectors in one index would be taken together."""
+    for axis in reversed(range(x.dim())):
+        x = x[(slice(None),) * axis + (places[axis],)]
+    return x
 
 
 @operator("slice_by_size")
@@ -116,7 +123,12 @@ def slice_update(
     in_place: bool = False,
 ) -> Tensor:
     out = x if in_place else x.clone()
-    out[_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)] = update
+    places = _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    if all(isinstance(place, slice) for place in places):
+        out[places] = update
+    else:
+        numbers = _taken(torch.arange(x.numel()).reshape(x.shape), places)
+        out.view(-1)[numbers] = update.reshape(numbers.shape)
     return out
 
 

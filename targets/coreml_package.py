@@ -35,6 +35,10 @@ class _Exporter(MILProtoExporter):
         self._blobs = blobs
         self._offsets: dict[str, int] = {}
 
+    def get_milproto_value(self, var: Any) -> Any:
+        """Small constants stand in the program, unless they are stand-ins, whose zeros mean nothing."""
+        return self.create_file_value(var) if var.op.name in self._blobs else super().get_milproto_value(var)
+
     def create_file_value(self, var: Any) -> Any:
         blob = self._blobs.get(var.op.name)
         if blob is None:

@@ -1,0 +1,364 @@
+"""Core ML packages: what they compute, what they carry, what is refused, and that two builds give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers
+from conftest import Run, assert_refused
+from numpy.typing import NDArray
+
+from compiler.encoder_wrap import load_encoder
+from compiler.model import Model, read_model
+from compiler.package import read_package
+from compiler.quantize.quantized import list_quantized, read_quantized
+from compiler.quantize.settings import Quantization
+from compiler.quantize.stage import quantize
+from runtimes.coreml import CoreMlCaller
+from runtimes.coreml_calls import LanguageCalls
+from runtimes.mil import Evaluator, EvaluatorCaller
+from runtimes.mil_program import BlobValue, read_blob, read_mil
+from runtimes.torch import draw_images
+from targets.coreml_decoder import lower_decoder
+from targets.coreml_lower import lower_encoder
+from targets.coreml_placement import predict_placement
+
+CONTEXT = 96
+
+
+@pytest.fixture(scope="module")
+def made(minilm_folder: Path, smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("coreml")
+    for kind in tiny.REAUTHORED_ENCODERS:
+        tiny.save_encoder(kind, minilm_folder, root / kind)
+    for kind in (*tiny.REAUTHORED_DECODERS, "gpt2"):
+        tiny.save_decoder(kind, smollm2.folder, root / kind)
+    return root
+
+
+def origin(folder: Path, recipe: str = "coreml:fp16") -> dict[str, str]:
+    return {"name": folder.name, "source": folder.name, "task": read_model(folder).task, "recipe": recipe}
+
+
+def lower(folder: Path, out: Path, codes: Path | None = None, **changes: Any) -> dict[str, Any]:
+    """One package in this process."""
+    out.mkdir(parents=True)
+    inputs = [str(codes)] if codes else []
+    shared = {"layout": "ane", "ios": 18, "origin": origin(folder)}
+    if read_model(folder).is_decoder:
+        own = {"context_length": CONTEXT, "part_bytes": 10**9, "bits": 16.0, "greedy": False}
+        return lower_decoder(str(folder), inputs, str(out), **{**shared, **own, **changes})
+    return lower_encoder(str(folder), inputs, str(out), **{**shared, "sequence_lengths": [32], "batch": 1, **changes})
+
+
+def codes_of(folder: Path, out: Path, bits: int, group: int, rows_per_palette: int | None = None) -> Path:
+    """Codes by rounding."""
+    out.mkdir(parents=True)
+    model, settings = read_model(folder), Quantization().full()
+    quantize(
+        str(folder), [], str(out), model.task, "rtn", bits, group, rows_per_palette is None, settings, rows_per_palette
+    )
+    return out
+
+
+def assert_near(ours: NDArray[Any], theirs: NDArray[Any], tolerance: float) -> None:
+    assert np.abs(ours - theirs).max() < tolerance * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("layout", ["ane", "plain"])
+@pytest.mark.parametrize("kind", tiny.REAUTHORED_ENCODERS)
+def test_an_encoder_of_every_family_computes_what_torch_does(
+    kind: str, layout: str, made: Path, tmp_path: Path
+) -> None:
+    model = read_model(made / kind)
+    lower(made / kind, tmp_path / "out", layout=layout, ios=16)
+    reference = load_encoder(made / kind, model.task)
+    if reference.image_shape:
+        given: dict[str, Any] = {"pixel_values": draw_images(reference.image_shape)[2][None]}
+    else:
+        ids = np.random.default_rng(0).integers(200, 5000, (1, 32))
+        given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": ids % 2}
+        given["attention_mask"][:, 27:] = 0
+    with torch.inference_mode():
+        wanted = reference.module(*(torch.from_numpy(given[name]) for name in reference.input_names))
+    for precision, tolerance in (("fp32", 3e-3), ("fp16", 2e-2)):
+        outputs = Evaluator(tmp_path / "out" / "model.mlpackage", precision).run(given)
+        for name, other in zip(reference.output_names, wanted, strict=True):
+            ours, theirs = outputs[name], other.numpy()
+            real = slice(0, 27) if ours.ndim > 1 and ours.shape[1] == 32 else slice(None)
+            assert_near(ours[:, real], theirs[:, real], tolerance)
+
+
+@pytest.mark.parametrize(("ios", "layout"), [(18, "ane"), (18, "plain"), (17, "ane")])
+@pytest.mark.parametrize("kind", tiny.REAUTHORED_DECODERS)
+def test_a_decoder_of_every_family_prefills_and_goes_on(
+    kind: str, ios: int, layout: str, made: Path, tmp_path: Path
+) -> None:
+    lower(made / kind, tmp_path / "out", layout=layout, ios=ios)
+    session = language_session(tmp_path / "out")
+    ids = [int(token) for token in np.random.default_rng(0).integers(5, 5000, 45)]
+    model = transformers.AutoModelForCausalLM.from_pretrained(made / kind).eval()
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids])).logits[0].numpy()
+    assert_near(session.score(ids[:44]), expected[:44], 2e-2)
+    assert_near(session.prefill(ids[:44]), expected[43], 2e-2)
+    assert_near(session.decode(ids[44]), expected[44], 2e-2)
+
+
+def language_session(out: Path, names: tuple[str, ...] = ("model.mlpackage",)) -> LanguageCalls:
+    package: Any = SimpleNamespace(folder=out)
+    return LanguageCalls(package, [EvaluatorCaller(out / name) for name in names])
+
+
+def test_a_decoder_in_parts_and_one_that_gives_tokens_agree_with_the_whole(made: Path, tmp_path: Path) -> None:
+    ids = [int(token) for token in np.random.default_rng(3).integers(5, 5000, 40)]
+    lower(made / "llama", tmp_path / "whole")
+    whole = language_session(tmp_path / "whole").score(ids)
+    lower(made / "llama", tmp_path / "parts", part_bytes=100_000)
+    names = tuple(sorted(path.name for path in (tmp_path / "parts").glob("part-*.mlpackage")))
+    assert len(names) == 4  # the embedding, two layers, the head
+    np.testing.assert_allclose(language_session(tmp_path / "parts", names).score(ids), whole, atol=1e-3)
+    lower(made / "llama", tmp_path / "greedy", greedy=True)
+    tokens = language_session(tmp_path / "greedy").score(ids).argmax(1)
+    assert (tokens == whole.argmax(1)).all()
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 64)])
+def test_codes_are_in_the_saved_package_to_the_bit(bits: int, group: int, made: Path, tmp_path: Path) -> None:
+    codes = codes_of(made / "llama", tmp_path / "codes", bits, group)
+    account = lower(made / "llama", tmp_path / "out", codes)
+    found = {
+        (tuple(read_blob(op.arguments["data"][0]).reshape(-1)[:64]), tuple(read_blob(op.arguments["scale"][0]).reshape(-1)))
+        for function in read_mil(tmp_path / "out" / "model.mlpackage").functions.values()
+        for op in function.operations
+        if op.kind == "constexpr_blockwise_shift_scale"
+        if isinstance(op.arguments["data"][0], BlobValue) and isinstance(op.arguments["scale"][0], BlobValue)
+    }  # fmt: skip
+    entries = [read_quantized(entry) for entry in list_quantized(codes).values()]
+    for tensor in entries:
+        signed = tensor.codes.astype(np.int16) - 2 ** (tensor.bits - 1)
+        assert (tuple(signed.reshape(-1)[:64]), tuple(tensor.scales.reshape(-1))) in found, tensor.name
+    weights = sum(path.stat().st_size for path in (tmp_path / "out").rglob("weight.bin"))
+    stored = sum(account["weights"]["types"].values()) * account["weights"]["effective_bits_per_weight"] / 8
+    tables = 2 * 2 * CONTEXT * 65 * 2 * 2  # masks of both functions, and positions
+    assert stored <= weights <= stored * 1.03 + tables + 64 * 200
+
+
+@pytest.mark.parametrize("ios", [16, 18])
+@pytest.mark.parametrize("bits", [4, 6])
+def test_palettes_are_evaluated_as_they_were_found(bits: int, ios: int, made: Path, tmp_path: Path) -> None:
+    codes = codes_of(made / "bert", tmp_path / "codes", bits, 0, 8 if ios == 18 else 0)
+    lower(made / "bert", tmp_path / "out", codes, ios=ios)
+    evaluator = Evaluator(tmp_path / "out" / "model.mlpackage")
+    ids = np.random.default_rng(0).integers(200, 5000, (1, 32))
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    observed = evaluator.run(given)["last_hidden_state"]
+    reference = transformers.AutoModel.from_pretrained(made / "bert").eval()
+    parameters = dict(reference.named_parameters())
+    with torch.inference_mode():
+        for name, entry in list_quantized(codes).items():
+            restored = read_quantized(entry)
+            assert restored.palette is not None and len(np.unique(restored.palette[0])) <= 2**restored.bits
+            parameters[name].copy_(torch.from_numpy(restored.dequantize()))
+        expected = reference(**{name: torch.from_numpy(value) for name, value in given.items()}).last_hidden_state
+    assert_near(observed, expected.numpy(), 1e-2)
+
+
+def test_more_values_and_fewer_rows_bring_a_palette_nearer() -> None:
+    from compiler.quantize.gptq import Solver, damped
+    from compiler.quantize.grid import Grid
+    from compiler.quantize.matrix import restore, round_matrix, solve_matrix
+
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 96, generator=generator) * torch.linspace(0.2, 3, 64)[:, None]
+
+    def error(bits: int, rows: int) -> float:
+        return float((weight - restore(*round_matrix(weight, Grid(bits, 0, False, rows)))).square().mean())
+
+    assert error(6, 8) < error(4, 8) / 8
+    assert error(4, 8) < error(4, 0) / 2
+    # Sixteen evenly spaced values are one of the palettes that k-means may choose.
+    span = weight.abs().max() * 2 / 15
+    assert error(4, 0) < float(((weight / span).round() * span - weight).square().mean())
+    inputs = torch.randn(400, 96, generator=generator) @ torch.randn(96, 96, generator=generator)
+    moments = damped(inputs.t() @ inputs, Solver(), "weight")
+    grid = Grid(4, 0, False, 8)
+
+    def lost(restored: torch.Tensor) -> float:
+        return float((inputs @ (weight - restored).t()).square().sum())
+
+    assert (
+        lost(restore(*solve_matrix(weight, moments, grid, Solver()))) < lost(restore(*round_matrix(weight, grid))) / 3
+    )
+
+
+def _bytes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_two_builds_give_the_same_bytes(kind: str, made: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        lower(made / kind, tmp_path / name)
+    assert _bytes(tmp_path / "first") == _bytes(tmp_path / "second")
+
+
+def test_both_functions_share_one_set_of_weights(made: Path, tmp_path: Path) -> None:
+    lower(made / "llama", tmp_path / "out")
+    weights = next((tmp_path / "out").rglob("weight.bin")).stat().st_size
+    parameters = read_model(made / "llama").parameters
+    assert weights < parameters * 2 * 1.05
+    assert set(read_mil(tmp_path / "out" / "model.mlpackage").functions) == {"prefill", "decode"}
+
+
+def test_a_package_of_several_lengths_takes_each_and_no_longer_one(made: Path, edgec: Run, tmp_path: Path) -> None:
+    done = edgec("build", made / "bert", "-r", "coreml:fp16+lengths", "-o", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    package = read_package(tmp_path / "out" / "coreml-fp16-lengths")
+    assert package.lowered.inputs[0].shape == (1, "sequence")
+    told = json.loads((package.folder / "coreml.json").read_text())
+    assert told["sequence_lengths"] == [64, 128, 256]  # the model ends at 256
+    ran = edgec("run", package.folder, "-p", "short", "-p", "word " * 200, "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert_refused(edgec("run", package.folder, "-p", "word " * 400), 2, "longer than any", "64, 128, 256")
+
+
+def test_minilm_stays_on_the_neural_engine_and_is_right(minilm_folder: Path, edgec: Run, tmp_path: Path) -> None:
+    arguments = ["-r", "coreml:fp16", "--require", "ane>=0.99", "-o", tmp_path / "out", "--verify"]
+    done = edgec("build", minilm_folder, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stay on ane" in done.stdout
+    package = read_package(tmp_path / "out" / "coreml-fp16")
+    assert (package.quality or {})["min_cosine"] > 0.9999
+    placement = package.lowered.placement
+    assert placement is not None and placement.source == "predicted"
+    assert {each.operator for each in placement.departures} == {"gather", "cast"}
+    assert_refused(edgec("bench", tmp_path / "out" / "coreml-fp16"), 2, "only evaluated", "macOS")
+    refused = edgec("build", minilm_folder, "-r", "coreml:fp16", "--require", "ane>=0.999", "-o", tmp_path / "strict")
+    assert_refused(refused, 1, "99.26%", "gather", "--allow placement")
+    assert not (tmp_path / "strict").exists()
+    refused = edgec("build", minilm_folder, "-r", "tflite:fp32", "--require", "ane>=0.9", "-o", tmp_path / "strict")
+    assert_refused(refused, 2, "no account")
+    assert (
+        edgec("build", minilm_folder, "-r", "coreml:fp16", "--require", "ane>1", "-o", tmp_path / "x").returncode == 2
+    )
+
+
+def test_what_leaves_the_engine_is_named_with_its_source(made: Path, tmp_path: Path) -> None:
+    lower(made / "llama", tmp_path / "out", greedy=True)
+    placement = predict_placement(tmp_path / "out" / "model.mlpackage")
+    reasons = {each.operator: each.reason for each in placement.departures}
+    assert "index" in reasons["reduce_argmax"] and "look-up" in reasons["gather"]
+    assert 0.5 < placement.share < 1
+    codes = codes_of(made / "bert", tmp_path / "codes", 4, 32)
+    lower(made / "bert", tmp_path / "blocks", codes)
+    unsure = predict_placement(tmp_path / "blocks" / "model.mlpackage").unsure
+    assert any(each.operator == "conv" and "block of a row" in each.reason for each in unsure)
+
+
+def test_a_language_model_goes_the_whole_way(made: Path, edgec: Run, tmp_path: Path) -> None:
+    arguments = [
+        "-r",
+        "coreml:fp16",
+        "-r",
+        "coreml:int4-gptq-g32",
+        "--context-length",
+        "128",
+        "--calibration-samples",
+        "4",
+    ]
+    limits = ["--calibration-tokens", "32"]
+    done = edgec("build", made / "llama", *arguments, *limits, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    checked = edgec("verify", tmp_path / "out" / "coreml-fp16")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert (read_package(tmp_path / "out" / "coreml-fp16").quality or {})["mean_kl"] < 2e-3
+    ran = edgec("run", tmp_path / "out" / "coreml-int4-gptq-g32", "-p", "Name an animal.", "-n", "4", "--json")
+    assert json.loads(ran.stdout)[0]["new_tokens"] == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("gpt2", ["-r", "coreml:fp16"], ("llama", "gemma2", "gpt2")),
+        ("llama", ["-r", "coreml:fp16", "--context-length", "512"], ("at most 256", "512")),
+        ("llama", ["-r", "coreml:fp16", "--context-length", "100"], ("multiple of 32",)),
+        ("bert", ["-r", "coreml:fp16", "--sequence-length", "300"], ("at most 256", "300")),
+        ("bert", ["-r", "coreml:int4-rtn-g32@ios16"], ("iOS 18", "@ios16")),
+        ("bert", ["-r", "coreml:fp16@ios15"], ("@ios16", "@ios15")),
+        ("bert", ["-r", "coreml:fp16+argmax"], ("language models",)),
+        ("vit", ["-r", "coreml:fp16+lengths"], ("text encoders",)),
+        ("vit", ["-r", "coreml:int4-gptq-g32"], ("images",)),
+    ],
+)
+def test_what_cannot_be_made_is_refused(
+    kind: str, arguments: list[str], words: tuple[str, ...], made: Path, edgec: Run, tmp_path: Path
+) -> None:
+    assert_refused(edgec("build", made / kind, *arguments, "-o", tmp_path / "out"), 2, *words)
+    assert not (tmp_path / "out").exists()
+
+
+class _FakeModel:
+    """The calls that runtimes/coreml.py makes of an MLModel, answered by the evaluator."""
+
+    made: int = 0
+
+    def __init__(self, path: str, compute_units: str, function_name: str | None = None) -> None:
+        assert compute_units == "all"
+        self._path, self._function = Path(path), function_name
+
+    def get_spec(self) -> Any:
+        from coremltools.models.utils import load_spec
+
+        return load_spec(str(self._path))
+
+    def make_state(self) -> Evaluator:
+        _FakeModel.made += 1
+        return Evaluator(self._path)
+
+    def predict(self, inputs: Mapping[str, Any], state: Evaluator | None = None) -> dict[str, Any]:
+        for value in inputs.values():
+            assert value.dtype in (np.int32, np.float16, np.float32)
+        return (state or Evaluator(self._path)).run(inputs, self._function)
+
+
+def test_the_runtime_on_macos_makes_the_calls_that_core_ml_wants(made: Path, tmp_path: Path) -> None:
+    import coremltools
+
+    library = SimpleNamespace(
+        ComputeUnit=SimpleNamespace(ALL="all"),
+        models=SimpleNamespace(MLModel=_FakeModel, utils=coremltools.models.utils),
+    )
+    lower(made / "llama", tmp_path / "out")
+    package: Any = SimpleNamespace(folder=tmp_path / "out")
+    real = LanguageCalls(package, [CoreMlCaller(tmp_path / "out" / "model.mlpackage", library)])
+    evaluated = language_session(tmp_path / "out")
+    ids = [int(token) for token in np.random.default_rng(0).integers(5, 5000, 40)]
+    for session in (real, evaluated):
+        session.prefill(ids[:39])
+    np.testing.assert_allclose(real.decode(ids[39]), evaluated.decode(ids[39]), atol=1e-3)
+    assert _FakeModel.made == 1  # prefill and decode share it
+    real.prefill(ids)
+    assert _FakeModel.made == 2
+
+
+def test_elsewhere_than_on_macos_core_ml_says_what_it_needs(made: Path, tmp_path: Path) -> None:
+    from compiler.errors import UnusableInput
+    from runtimes.coreml import open_session
+
+    package: Any = SimpleNamespace(name="coreml-fp16")
+    with pytest.raises(UnusableInput, match="needs macOS"):
+        open_session(package, 2)
