@@ -19,6 +19,8 @@ from runtimes.session import Message
 from runtimes.text import HuggingFaceText
 
 CACHES = ("keys", "values")
+# Outputs of two axes that have a value for each token.
+_BY_TOKEN = ("start_logits", "end_logits")
 # Beside the parts: what a program that runs them must know.
 COREML = "coreml.json"
 
@@ -53,13 +55,19 @@ class EncoderCalls:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         given = {name: inputs[name] for name in self.input_names}
-        if self._lengths:
-            given = self._padded(given)
-        outputs = self._caller.run(given, None)
-        return {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+        tokens = next(iter(given.values())).shape[1]
+        outputs = self._caller.run(self._padded(given), None)
+        return {name: self._cut(name, np.asarray(value, np.float32), tokens) for name, value in outputs.items()}
+
+    def _cut(self, name: str, value: NDArray[np.float32], tokens: int) -> NDArray[np.float32]:
+        """Without the places that padding took."""
+        by_token = value.ndim == 3 or name in _BY_TOKEN
+        return value[:, :tokens] if self._lengths and by_token else value
 
     def _padded(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Padded with zeros to the next length that the package takes."""
+        """Padded with zeros to the next of several lengths that the package takes."""
+        if not self._lengths:
+            return inputs
         tokens = next(iter(inputs.values())).shape[1]
         length = next((each for each in self._lengths if each >= tokens), None)
         if length is None:
