@@ -40,6 +40,7 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.kl_agreement
 	$(BIN)/python -P -m benchmarks.peers.help_cost
 	$(BIN)/python -P -m benchmarks.peers.gptq
+	$(BIN)/python -P -m benchmarks.peers.coreml
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT)
