@@ -70,6 +70,7 @@ SCHEMES: tuple[Scheme, ...] = (
     *CODE_SCHEMES,
     MIXED,
     *PALETTES,
+    Scheme("w8a8", "integer", 8),
     Scheme("F32", "gguf", 32),
     Scheme("F16", "gguf", 16),
     Scheme("BF16", "gguf", 16),

@@ -24,6 +24,7 @@ THRESHOLDS: tuple[tuple[str, Thresholds], ...] = (
     ("bf16", _limits(5e-3, 0.95, 0.99)),
     ("BF16", _limits(5e-3, 0.95, 0.99)),
     ("int8", _limits(0.02, 0.85, 0.85)),
+    ("w8a8", _limits(0.05, 0.75, 0.85)),
     ("Q8_0", _limits(0.02, 0.92, 0.99)),
     ("Q6_K", _limits(0.06, 0.82, 0.97)),
     ("Q5_K_M", _limits(0.15, 0.70, 0.95)),
@@ -52,15 +53,15 @@ def thresholds_for(scheme: str, own: Thresholds) -> Thresholds:
 
 def _of_codes(scheme: Scheme) -> Thresholds:
     """Limits by bits and group; GPTQ must be well below rounding. A mixture has at least 4 bits everywhere."""
+    if scheme.method == "lut":
+        # Without a scale for each group of columns, palettes of few values are far off unless calibrated.
+        return _limits(0.1, 0.7, 0.95) if scheme.code_bits == 6 else _limits(1.5, 0.3, 0.6)
     kl, same, cosine = {
         8: (0.03, 0.85, 0.97),
         4: (1.0, 0.38, 0.85),
         3: (3.0, 0.1, 0.6),
         2: (12.0, 0.0, 0.0),
     }[scheme.code_bits or 4]
-    if scheme.method == "lut":
-        # Without a scale for each group of columns, palettes of few values are far off unless calibrated.
-        return _limits(0.1, 0.7, 0.95) if scheme.code_bits == 6 else _limits(1.5, 0.3, 0.6)
     coarse = 1.0 if scheme.block == 32 else 1.8
     if scheme.method == "gptq" and scheme.code_bits < 8:
         return _limits(0.4 * kl * coarse, min(1.0, same * 1.2), cosine)

@@ -18,7 +18,7 @@ EXTRA = "coreml"
 _CODES = tuple(
     f"int{bits}-{method}-g{group}" for method in ("rtn", "gptq") for bits in (4, 8) for group in (32, 64, 128)
 )
-SCHEMES = ("fp16", "int8", "lut4", "lut6", *_CODES)
+SCHEMES = ("fp16", "int8", "w8a8", "lut4", "lut6", *_CODES)
 # Core ML's own words mean: int8, a scale for each row; lut, a palette for 8 rows, or before iOS 18 for the whole matrix.
 _INT8 = "int8-rtn-pc"
 # +plain: batch, sequence, channels, in place of the engine's layout. +argmax: a language model gives the token, not logits.
@@ -38,6 +38,10 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     if model.task not in (TEXT_GENERATION, *ENCODER_TASKS):
         return f"the task {model.task} is not one of {', '.join((TEXT_GENERATION, *ENCODER_TASKS))}."
     variant = recipe.variant or _NEWEST
+    if recipe.scheme.name == "w8a8" and model.task not in TEXT_ENCODER_TASKS:
+        return "activations in 8 bits are for text encoders; use int8."
+    if recipe.scheme.name == "w8a8" and variant == "ios16":
+        return "activations in 8 bits need iOS 17, and @ios16 is older; leave the variant out, or use int8."
     if recipe.scheme.block and variant != "ios18":
         return (
             f"block-wise codes need iOS 18, and @{variant} is older; leave the variant out, or use int8, lut4 or lut6."
@@ -91,10 +95,14 @@ def plan(model: Model, recipe: Recipe) -> Stage:
 
 
 def _codes(model: Model, recipe: Recipe) -> tuple[Stage, ...]:
-    if recipe.scheme.name == "int8":
+    if recipe.scheme.name in ("int8", "w8a8"):
         by_row = find_scheme(_INT8)
         assert by_row is not None
-        return (plan_codes(model, replace(recipe, scheme=by_row)),)
+        codes = plan_codes(model, replace(recipe, scheme=by_row))
+        if recipe.scheme.name == "int8":
+            return (codes,)
+        function = "targets.coreml_activations:measure_ranges"
+        return (codes, Stage("measure activations", function, {"task": model.task}, ("torch", "transformers")))
     if recipe.scheme.method == "lut":
         return (
             plan_codes(model, recipe, rows_per_palette=PALETTE_ROWS if (recipe.variant or _NEWEST) == _NEWEST else 0),

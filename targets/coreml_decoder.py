@@ -21,7 +21,8 @@ from compiler.networks.decoder_families import decoder_sources, describe_decoder
 from compiler.networks.parts import Layout
 from compiler.quantize.plan import copy_tables
 from compiler.worker import report_progress
-from targets.coreml_graph import CACHES, lower_function
+from targets.coreml_cache import CACHES
+from targets.coreml_graph import lower_function
 from targets.coreml_lower import ARTIFACT, SPECIFICATIONS, lowered, opset_of, weights_of
 from targets.coreml_package import read_spec, write_mlpackage
 from targets.coreml_weights import Stored, Weights
@@ -65,12 +66,18 @@ def lower_decoder(
     for each in inputs:
         copy_tables(Path(each), folder)
     told = {"context_length": context_length, "vocabulary": config.vocabulary, "parts": len(parts)}
+    told["prefill_tokens"] = _prefill_tokens(config) if ios >= 18 else 1
     (folder / "coreml.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     first, last = (_description(folder / name) for name in _ends(len(parts)))
     artifact = ARTIFACT if len(parts) == 1 else "."
     names = [ARTIFACT] if len(parts) == 1 else [f"part-{number}.mlpackage" for number in range(len(parts))]
     folders = [folder / name for name in names]
     return asdict(lowered(artifact, first.input, last.output, stored.values(), folders))
+
+
+def _prefill_tokens(config: DecoderConfig) -> int:
+    """Tokens at a time, which must divide the context: the last ones would be written beyond its end."""
+    return _PREFILL if config.context % _PREFILL == 0 else _PREFILL // 2
 
 
 def plan_parts(config: DecoderConfig, bits: float, part_bytes: int) -> list[Part]:
@@ -90,8 +97,7 @@ def plan_parts(config: DecoderConfig, bits: float, part_bytes: int) -> list[Part
 def _functions(
     config: DecoderConfig, part: Part, tables: Tables, layout: Layout, ios: int, greedy: bool, weights: Weights
 ) -> Mapping[str, Function]:
-    prefill = _PREFILL if config.context % _PREFILL == 0 else _PREFILL // 2
-    lengths = {"decode": 1, "prefill": prefill} if ios >= 18 else {"main": 1}
+    lengths = {"decode": 1, "prefill": _prefill_tokens(config)} if ios >= 18 else {"main": 1}
     functions = {}
     for name, length in lengths.items():
         with torch.device("meta"):

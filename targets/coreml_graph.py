@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import Function, types
+from coremltools.converters.mil.mil import Function
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional
 
 from compiler.networks import cache, parts
+from targets.coreml_cache import Pieces, beginning, incoming, places
 from targets.coreml_placement import LARGEST_EXTENT
 from targets.coreml_weights import Rows, Weights
 
@@ -60,7 +61,7 @@ def lower_function(
             arguments = fx.map_arg(node.args, values.get)
             named = fx.map_arg(node.kwargs, values.get)
             if node.op == "placeholder":
-                values[node] = _incoming(function, names.get(node.target))
+                values[node] = incoming(function, names.get(node.target))
             elif node.op == "get_attr":
                 raise TypeError(f"the network uses the tensor {node.target} outside its parts")
             elif node.op == "call_module":
@@ -94,93 +95,20 @@ class _Named:
         """Whether no other parameter is made of the same tensor, so that it may be stored in pieces."""
         return self._weights.alone(f"{self._prefix}.{name}")
 
+    def input_scale(self) -> float | None:
+        """The step of the part's input in 8 bits; None where it stays a float."""
+        return self._weights.input_scales.get(self._prefix)
+
     def account(self, name: str, shape: Sequence[int]) -> NDArray[np.float32]:
         """Values that the program holds in another arrangement than the model's."""
         return self._weights.account(f"{self._prefix}.{name}", tuple(shape))
 
 
-def _incoming(function: Function, name: str | None) -> Any:
-    variable = function.inputs.get(name)
-    if variable is not None and types.is_state(variable.sym_type):
-        return Pieces(variable, True)
-    return Pieces(variable, False) if name in CACHES else variable
-
-
-CACHES = ("keys", "values")
-
-
-class Pieces:
-    """A cache while a function is built: a state that is written in place, or an input whose layers are replaced."""
-
-    def __init__(self, placeholder: Any, state: bool) -> None:
-        self._placeholder, self._state = placeholder, state
-        self._layers: dict[int, Any] = {}
-        self._whole = placeholder
-
-    def store(self, layer: int, axis: int, position: Any, new: Any) -> Any:
-        """Emit the update of a layer; the layer (1, a, b, c) as it is afterwards."""
-        if self._state:
-            shape = self._placeholder.sym_type.wrapped_type().get_shape()
-            begin = _beginning(4, {0: _places(layer), axis: position})
-            end = [layer + 1, *shape[1:]]
-            ends = _beginning(
-                4, {a: _places(end[a]) for a in range(4) if a != axis} | {axis: _after(position, new, axis)}
-            )
-            if self._whole is self._placeholder:
-                self._whole = mb.read_state(input=self._placeholder)
-            updated = mb.slice_update(x=self._whole, update=new, begin=begin, end=ends)
-            self._whole = mb.coreml_update_state(state=self._placeholder, value=updated)
-            return mb.slice_by_index(x=self._whole, begin=[layer, 0, 0, 0], end=end)
-        old = _layer_of(self._placeholder, layer)
-        self._layers[layer] = _blend(old, axis, position, new)
-        return self._layers[layer]
-
-    def joined(self) -> Any | None:
-        """What leaves the function: nothing for a state, all layers for a tensor."""
-        if self._state:
-            return None
-        return mb.concat(values=[self._layers[layer] for layer in sorted(self._layers)], axis=0)
-
-
-def _places(*places: Any) -> Any:
-    return np.array(places, np.int32)
-
-
-def _after(position: Any, new: Any, axis: int) -> Any:
-    return mb.add(x=position, y=_places(new.shape[axis]))
-
-
-def _beginning(rank: int, parts_by_axis: Mapping[int, Any]) -> Any:
-    """An index vector: the given parts, 0 elsewhere."""
-    return mb.concat(values=[parts_by_axis.get(axis, _places(0)) for axis in range(rank)], axis=0)
-
-
-def _layer_of(whole: Any, layer: int) -> Any:
-    return mb.slice_by_index(x=whole, begin=[layer, 0, 0, 0], end=[layer + 1, *whole.shape[1:]])
-
-
-def _blend(old: Any, axis: int, position: Any, new: Any) -> Any:
-    """`old` with `new` from `position` on, by products with a shifted matrix of ones: no scatter, any position."""
-    context, length = old.shape[axis], new.shape[axis]
-    shifted = np.zeros((2 * context, length), np.float16)
-    shifted[context + np.arange(length), np.arange(length)] = 1
-    start = _beginning(2, {0: mb.sub(x=_places(context), y=position)})
-    place = mb.slice_by_size(x=shifted, begin=start, size=[context, length])
-    taken = mb.reduce_sum(x=place, axes=[1], keep_dims=True)
-    if axis == 3:
-        moved = mb.matmul(x=new, y=place, transpose_y=True)
-        kept = mb.reshape(x=mb.sub(x=np.float16(1), y=taken), shape=[1, 1, 1, context])
-    elif axis == 2:
-        moved = mb.matmul(x=place, y=new)
-        kept = mb.sub(x=np.float16(1), y=taken)
-    else:
-        moved = mb.expand_dims(x=mb.matmul(x=place, y=mb.squeeze(x=new, axes=[2])), axes=[2])
-        kept = mb.reshape(x=mb.sub(x=np.float16(1), y=taken), shape=[1, context, 1, 1])
-    return mb.add(x=mb.mul(x=old, y=kept), y=moved)
-
-
 def _projection(module: parts.Projection, own: _Named, x: Any) -> Any:
     outputs, inputs = module.weight.shape
+    if (step := own.input_scale()) is not None:
+        coded = mb.quantize(input=x, scale=np.float16(step), output_dtype="int8")
+        x = mb.dequantize(input=coded, scale=np.float16(step))
     bias = {"bias": own.vector("bias", (outputs,), (outputs,))} if module.bias is not None else {}
     if module.layout == "ane" and outputs > LARGEST_EXTENT and own.alone("weight"):
         count = -(-outputs // LARGEST_EXTENT)
@@ -261,9 +189,9 @@ def _positions(module: parts.Positions, own: _Named, ids: Any) -> Any:
     table = table.T[None, :, None] if ane else table[None]
     if not is_symbolic(ids.shape[1]):
         return mb.const(val=np.ascontiguousarray(table[..., : ids.shape[1]] if ane else table[:, : ids.shape[1]]))
-    length = mb.gather(x=mb.shape(x=ids), indices=_places(1), axis=0)
+    length = mb.gather(x=mb.shape(x=ids), indices=places(1), axis=0)
     axis = 3 if ane else 1
-    end = _beginning(table.ndim, {a: _places(n) for a, n in enumerate(table.shape)} | {axis: length})
+    end = beginning(table.ndim, {a: places(n) for a, n in enumerate(table.shape)} | {axis: length})
     return mb.slice_by_index(x=np.ascontiguousarray(table), begin=[0] * table.ndim, end=end)
 
 
@@ -307,7 +235,7 @@ def _rotary(module: cache.Rotary, own: _Named, position: Any) -> tuple[Any, Any]
         values = np.ascontiguousarray(values.T[None, :, None] if ane else values[None, None])
         axis = 3 if ane else 2
         size = [module.length if a == axis else n for a, n in enumerate(values.shape)]
-        found.append(mb.slice_by_size(x=values, begin=_beginning(4, {axis: position}), size=size))
+        found.append(mb.slice_by_size(x=values, begin=beginning(4, {axis: position}), size=size))
     return found[0], found[1]
 
 
@@ -316,9 +244,9 @@ def _causal(module: cache.Causal, own: _Named, position: Any) -> Any:
     values = module.table().numpy().astype(np.float16)
     values = np.ascontiguousarray(values[None, :, None] if ane else values.T[None, None])
     axis = 1 if ane else 3
-    start = mb.sub(x=_places(module.context), y=position)
+    start = mb.sub(x=places(module.context), y=position)
     size = [module.context if a == axis else n for a, n in enumerate(values.shape)]
-    return mb.slice_by_size(x=values, begin=_beginning(4, {axis: start}), size=size)
+    return mb.slice_by_size(x=values, begin=beginning(4, {axis: start}), size=size)
 
 
 _PARTS: Mapping[type, Emit] = {

@@ -26,6 +26,7 @@ from compiler.package import Lowered, Port
 from compiler.package import Weights as Account
 from compiler.quantize.plan import copy_tables
 from compiler.quantize.quantized import list_quantized
+from targets.coreml_activations import RANGES
 from targets.coreml_graph import lower_function
 from targets.coreml_package import read_spec, write_mlpackage
 from targets.coreml_placement import join_placements, predict_placement
@@ -78,8 +79,10 @@ def lower_encoder(
 
 
 def weights_of(model: Model, sources: Mapping[str, Source], inputs: Sequence[str], ios: int) -> Weights:
+    """The parameters; `inputs` are the folders of codes and of ranges, where there are any."""
     codes = list_quantized(Path(inputs[0])) if inputs else {}
-    return Weights({info.name: info for info in model.tensors}, sources, codes, ios >= 18)
+    scales = json.loads((Path(inputs[1]) / RANGES).read_text(encoding="utf-8")) if len(inputs) > 1 else {}
+    return Weights({info.name: info for info in model.tensors}, sources, codes, ios >= 18, scales)
 
 
 def opset_of(ios: int) -> Any:

@@ -67,6 +67,7 @@ class Weights:
         codes: codes of matrices, by the tensor's name; empty where none are carried.
         blockwise: whether the iOS has the operators of iOS 18 for codes; older ones have a scale for each row, and one palette
             for a whole matrix.
+        input_scales: the step of each projection's input in 8 bits, by the projection; empty where they stay floats.
         blobs: what has been asked for, by the constant's name.
         stored: the account of parameters, by what they are made of.
     """
@@ -75,6 +76,7 @@ class Weights:
     sources: Mapping[str, Source]
     codes: Mapping[str, Entry] = field(default_factory=dict)
     blockwise: bool = True
+    input_scales: Mapping[str, float] = field(default_factory=dict)
     blobs: dict[str, Blob] = field(default_factory=dict)
     stored: dict[str, Stored] = field(default_factory=dict)
 

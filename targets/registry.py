@@ -9,7 +9,7 @@ TARGETS: tuple[tuple[str, str], ...] = (
     ("gguf", "targets.gguf"),
     ("onnx", "targets.onnx"),
     ("gptq", "targets.gptq"),
-    ("coreml", "targets.coreml"),
+    ("coreml", "targets.coreml"),  # Core AI, Apple's announced successor, would be a line and a file of its own here
     ("tflite", "targets.tflite"),
     ("neo", "targets.neo"),
 )

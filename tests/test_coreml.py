@@ -253,6 +253,31 @@ def test_a_package_of_several_lengths_takes_each_and_no_longer_one(made: Path, e
     assert_refused(edgec("run", package.folder, "-p", "word " * 400), 2, "longer than any", "64, 128, 256")
 
 
+def test_activations_in_8_bits_are_rounded_in_the_package_too(made: Path, tmp_path: Path) -> None:
+    from targets.coreml_activations import measure_ranges
+
+    codes, ranges = codes_of(made / "bert", tmp_path / "codes", 8, 0), tmp_path / "ranges"
+    ranges.mkdir()
+    measure_ranges(str(made / "bert"), [], str(ranges), "feature-extraction")
+    scales = json.loads((ranges / "ranges.json").read_text())
+    assert len(scales) == 12 and all(0 < scale < 1 for scale in scales.values())
+    (tmp_path / "out").mkdir()
+    folders = [str(codes), str(ranges)]
+    shared = {"layout": "ane", "ios": 17, "sequence_lengths": [32], "batch": 1, "origin": origin(made / "bert")}
+    lower_encoder(str(made / "bert"), folders, str(tmp_path / "out"), **shared)
+    package = read_mil(tmp_path / "out" / "model.mlpackage")
+    kinds = [operation.kind for operation in package.functions["main"].operations]
+    assert kinds.count("quantize") == kinds.count("dequantize") == 12
+    ids = np.random.default_rng(0).integers(200, 5000, (1, 32))
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    observed = Evaluator(tmp_path / "out" / "model.mlpackage").run(given)["last_hidden_state"]
+    reference = transformers.AutoModel.from_pretrained(made / "bert").eval()
+    with torch.inference_mode():
+        wanted = reference(**{name: torch.from_numpy(value) for name, value in given.items()}).last_hidden_state.numpy()
+    cosine = (observed * wanted).sum(-1) / np.linalg.norm(observed, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    assert 0.99 < cosine.min() < 1 - 1e-6
+
+
 def test_minilm_stays_on_the_neural_engine_and_is_right(minilm_folder: Path, edgec: Run, tmp_path: Path) -> None:
     arguments = ["-r", "coreml:fp16", "--require", "ane>=0.99", "-o", tmp_path / "out", "--verify"]
     done = edgec("build", minilm_folder, *arguments)
@@ -303,7 +328,7 @@ def test_a_language_model_goes_the_whole_way(made: Path, edgec: Run, tmp_path: P
     checked = edgec("verify", tmp_path / "out" / "coreml-fp16")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert (read_package(tmp_path / "out" / "coreml-fp16").quality or {})["mean_kl"] < 2e-3
-    ran = edgec("run", tmp_path / "out" / "coreml-int4-gptq-g32", "-p", "Name an animal.", "-n", "4", "--json")
+    ran = edgec("run", tmp_path / "out" / "coreml-int4-rtn-g32", "-p", "Name an animal.", "-n", "4", "--json")
     assert json.loads(ran.stdout)[0]["new_tokens"] == 4
 
 
@@ -316,6 +341,8 @@ def test_a_language_model_goes_the_whole_way(made: Path, edgec: Run, tmp_path: P
         ("bert", ["-r", "coreml:fp16", "--sequence-length", "300"], ("at most 256", "300")),
         ("bert", ["-r", "coreml:int4-rtn-g32@ios16"], ("iOS 18", "@ios16")),
         ("bert", ["-r", "coreml:fp16@ios15"], ("@ios16", "@ios15")),
+        ("bert", ["-r", "coreml:w8a8@ios16"], ("iOS 17",)),
+        ("llama", ["-r", "coreml:w8a8"], ("text encoders", "int8")),
         ("bert", ["-r", "coreml:fp16+argmax"], ("language models",)),
         ("vit", ["-r", "coreml:fp16+lengths"], ("text encoders",)),
         ("vit", ["-r", "coreml:int4-gptq-g32"], ("images",)),

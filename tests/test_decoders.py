@@ -205,6 +205,7 @@ def test_half_precision_and_shards_are_read(smollm2: Model, edgec: Run, tmp_path
         "gguf": True,
         "onnx": True,
         "gptq": True,
+        "coreml": True,
         "tflite": False,
         "neo": False,
     }

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.peers.off_lattice import write_off_lattice
 from benchmarks.peers.timing import carried_file, edgec_script, parse_with_texts, print_ratio, run_command
 from compiler.package import Package, read_package

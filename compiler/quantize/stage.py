@@ -50,8 +50,8 @@ def quantize(
     bits: int,
     group_size: int,
     symmetric: bool,
-    rows_per_palette: int | None,
     quantization: dict[str, Any],
+    rows_per_palette: int | None = None,
 ) -> dict[str, Any]:
     """Find the codes of every matrix of a model: a stage.
 

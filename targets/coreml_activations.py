@@ -1,0 +1,69 @@
+"""What the inputs of an encoder's projections range over, for activations in 8 bits: a stage that writes `ranges.json`.
+
+The re-authored network runs in fp32 on the project's own passages. Each projection gets the scale with the least squared error
+of rounding what it is given to 255 steps around zero.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compiler import corpus
+from compiler.model import read_model
+from compiler.networks.encoder import build_encoder
+from compiler.networks.encoder_families import describe_encoder, encoder_sources
+from compiler.networks.parts import Projection
+from compiler.networks.weights import fill
+
+RANGES = "ranges.json"
+_LARGEST_CODE = 127
+_SHRINKS = [1.0 - 0.04 * step for step in range(20)]
+
+
+@torch.inference_mode()
+def measure_ranges(model: str, inputs: list[str], out: str, task: str) -> dict[str, Any]:
+    """Write the scale of each projection's input, by the projection's name."""
+    from transformers import AutoTokenizer
+
+    source = read_model(Path(model), task=task)
+    config = describe_encoder(source)
+    with torch.device("meta"):
+        network = build_encoder(config, "plain").eval()
+    fill(network, source, encoder_sources(source, config))
+    given: dict[str, list[Tensor]] = {}
+
+    def watch(name: str) -> Any:
+        def keep(module: Any, arguments: tuple[Tensor, ...]) -> None:
+            given.setdefault(name, []).append(arguments[0].reshape(-1, arguments[0].shape[-1]))
+
+        return keep
+
+    for name, module in network.named_modules():
+        if isinstance(module, Projection):
+            module.register_forward_pre_hook(watch(name))
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    longest = config.positions - config.position_offset
+    for passage in corpus.PASSAGES:
+        ids = torch.tensor([tokenizer.encode(passage, truncation=True, max_length=longest)])
+        network(ids, torch.ones_like(ids), *([torch.zeros_like(ids)] if config.segments else []))
+    scales = {name: fit_scale(torch.cat(parts)) for name, parts in sorted(given.items())}
+    (Path(out) / RANGES).write_text(json.dumps(scales, indent=1) + "\n", encoding="utf-8")
+    return {"projections": len(scales)}
+
+
+def fit_scale(values: Tensor) -> float:
+    """The step between codes -127 to 127, a number that float16 holds, with the least squared error over the values."""
+    largest = float(values.abs().max())
+    best, least = 1.0, float("inf")
+    for shrink in _SHRINKS:
+        scale = float(torch.tensor(max(largest * shrink / _LARGEST_CODE, 1e-6)).half())
+        rounded = (values / scale).round().clamp(-_LARGEST_CODE - 1, _LARGEST_CODE) * scale
+        error = float((rounded - values).square().mean())
+        if error < least:
+            best, least = scale, error
+    return best

@@ -1,0 +1,269 @@
+"""A Swift package around a Core ML package: a typed wrapper, the tokenizer's files, a README. Nothing is compiled."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from string import Template
+
+from compiler.errors import UnusableInput
+from compiler.model import TEXT_GENERATION
+from compiler.package import Package, Port
+
+_TOKENIZER = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|config|generation_config|coreml)\.json|vocab\..*"
+)
+_PLATFORMS = {
+    "ios16": ".iOS(.v16), .macOS(.v13)",
+    "ios17": ".iOS(.v17), .macOS(.v14)",
+    "ios18": ".iOS(.v18), .macOS(.v15)",
+}
+
+_MANIFEST = Template("""// swift-tools-version: 5.9
+// $tools
+import PackageDescription
+
+let package = Package(
+    name: "$name",
+    platforms: [$platforms],
+    products: [.library(name: "$name", targets: ["$name"])],
+    targets: [.target(name: "$name", resources: [.copy("Resources")])]
+)
+""")
+
+_HEAD = Template("""import CoreML
+import Foundation
+
+/// $model as `$recipe`. Made by edgec; make it again rather than edit it.
+public final class $name {
+    /// Where the model and the tokenizer's files are.
+    public static let resources = Bundle.module.url(forResource: "Resources", withExtension: nil)!
+
+    private static func load(_ function: String?, _ configuration: MLModelConfiguration) async throws -> MLModel {
+        let configuration = configuration.copy() as! MLModelConfiguration
+        $function
+        let compiled = try await MLModel.compileModel(at: resources.appendingPathComponent("model.mlpackage"))
+        return try await MLModel.load(contentsOf: compiled, configuration: configuration)
+    }
+""")
+
+_ENCODER = Template("""
+    private let model: MLModel
+
+    public init(configuration: MLModelConfiguration = .init()) async throws {
+        model = try await Self.load(nil, configuration)
+    }
+
+    /// $lengths
+    ///
+    /// - Parameters: each input as a flat array, row by row.
+    /// - Returns: outputs by name: $outputs.
+    public func callAsFunction($parameters) throws -> [String: MLMultiArray] {
+        var features: [String: MLFeatureValue] = [:]
+$features
+        let answer = try model.prediction(from: MLDictionaryFeatureProvider(dictionary: features))
+        var arrays: [String: MLMultiArray] = [:]
+        for name in answer.featureNames { arrays[name] = answer.featureValue(for: name)?.multiArrayValue }
+        return arrays
+    }
+}
+""")
+
+_DECODER = Template("""
+    /// Tokens that the cache holds.
+    public static let contextLength = $context
+    private static let chunk = $chunk
+    private let prefill: MLModel
+    private let decode: MLModel
+    private var state: MLState
+    private var position = 0
+
+    public init(configuration: MLModelConfiguration = .init()) async throws {
+        prefill = try await Self.load("prefill", configuration)
+        decode = try await Self.load("decode", configuration)
+        state = prefill.makeState()
+    }
+
+    /// Forget the conversation.
+    public func reset() {
+        state = prefill.makeState()
+        position = 0
+    }
+
+    /// Continue a prompt with the most probable tokens, until `isEnd` says so, `count` are there, or the context is full.
+    public func generate(_ prompt: [Int32], count: Int, isEnd: (Int32) -> Bool) throws -> [Int32] {
+        precondition(!prompt.isEmpty && position + prompt.count <= Self.contextLength)
+        var token: Int32 = 0
+        var start = 0
+        while start < prompt.count {
+            // A whole chunk is written to the cache, and must end within it.
+            let fits = position + Self.chunk <= Self.contextLength
+            let size = fits ? min(Self.chunk, prompt.count - start) : 1
+            token = try step(Array(prompt[start..<start + size]))
+            start += size
+        }
+        var new: [Int32] = []
+        while new.count < count && !isEnd(token) {
+            new.append(token)
+            if position == Self.contextLength { break }
+            token = try step([token])
+        }
+        return new
+    }
+
+    /// Take tokens; the most probable one after them.
+    private func step(_ tokens: [Int32]) throws -> Int32 {
+        let length = tokens.count > 1 ? Self.chunk : 1
+        let ids = try MLMultiArray(shape: [1, NSNumber(value: length)], dataType: .int32)
+        for index in 0..<length { ids[index] = NSNumber(value: index < tokens.count ? tokens[index] : 0) }
+        let place = try MLMultiArray(shape: [1], dataType: .int32)
+        place[0] = NSNumber(value: position)
+        let given = try MLDictionaryFeatureProvider(dictionary: ["input_ids": ids, "position": place])
+        let answer = try (length > 1 ? prefill : decode).prediction(from: given, using: state)
+        position += tokens.count
+        let output = answer.featureValue(for: "$output")!.multiArrayValue!
+        return $choice
+    }
+$most_probable}
+""")
+
+_MOST_PROBABLE = """
+    private func mostProbable(_ logits: MLMultiArray, at row: Int) -> Int32 {
+        let width = logits.shape[2].intValue
+        var best = 0
+        var largest = -Float.infinity
+        for index in 0..<width {
+            let value = logits[[0, NSNumber(value: row), NSNumber(value: index)]].floatValue
+            if value > largest { (largest, best) = (value, index) }
+        }
+        return Int32(best)
+    }
+"""
+
+
+def swift_name(model: str) -> str:
+    """A Swift type's name for a model: `all-MiniLM-L6-v2` is `AllMiniLML6V2`."""
+    words = re.findall(r"[A-Za-z0-9]+", model)
+    name = "".join(word[0].upper() + word[1:] for word in words)
+    return name if name and not name[0].isdigit() else f"Model{name}"
+
+
+def write_kit(package: Package, out: Path) -> list[str]:
+    """Write the Swift package to `out`; the names of its files.
+
+    Raises:
+        UnusableInput: `out` exists, the package is not Core ML's, or it is of a form that the wrapper does not know.
+    """
+    _refuse(package, out)
+    name = swift_name(package.model.name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=out.parent) as temporary:
+        root = Path(temporary) / "kit"
+        resources = root / "Sources" / name / "Resources"
+        shutil.copytree(package.artifact, resources / package.lowered.artifact)
+        for file in sorted(package.folder.iterdir()):
+            if _TOKENIZER.fullmatch(file.name):
+                shutil.copyfile(file, resources / file.name)
+        variant = package.recipe_full["variant"] or "ios18"
+        manifest = _MANIFEST.substitute(name=name, platforms=_PLATFORMS[variant], tools=package.recipe)
+        (root / "Package.swift").write_text(manifest, encoding="utf-8")
+        (resources.parent / f"{name}.swift").write_text(_wrapper(package, name), encoding="utf-8")
+        (root / "README.md").write_text(_readme(package, name), encoding="utf-8")
+        root.rename(out)
+    return [path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_file()]
+
+
+def _refuse(package: Package, out: Path) -> None:
+    if out.exists():
+        raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
+    if package.lowered.runtime != "coreml":
+        raise UnusableInput(
+            f"{package.name} is run by {package.lowered.runtime}; a kit for iOS needs a coreml package."
+        )
+    if package.lowered.artifact == ".":
+        raise UnusableInput(f"{package.name} is cut into parts, which the kit's wrapper does not know. Use fewer bits.")
+    if package.model.task == TEXT_GENERATION and package.recipe_full["variant"] not in (None, "ios18"):
+        raise UnusableInput(
+            f"{package.name} has no states; the kit's wrapper of language models needs a package for iOS 18."
+        )
+
+
+def _wrapper(package: Package, name: str) -> str:
+    told_path = package.folder / "coreml.json"
+    told = json.loads(told_path.read_text(encoding="utf-8")) if told_path.is_file() else {}
+    several = package.model.task == TEXT_GENERATION
+    function = "configuration.functionName = function" if several else "precondition(function == nil)"
+    head = _HEAD.substitute(model=package.model.name, recipe=package.recipe, name=name, function=function)
+    if not several:
+        return head + _encoder(package, told.get("sequence_lengths", []))
+    greedy = package.lowered.outputs[0].name == "token"
+    return head + _DECODER.substitute(
+        context=told["context_length"],
+        chunk=told["prefill_tokens"],
+        output="token" if greedy else "logits",
+        choice="output[tokens.count - 1].int32Value" if greedy else "mostProbable(output, at: tokens.count - 1)",
+        most_probable="" if greedy else _MOST_PROBABLE,
+    )
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _encoder(package: Package, lengths: list[int]) -> str:
+    ports = package.lowered.inputs
+    swift = {"int32": "Int32", "float16": "Float"}
+    features = []
+    for port in ports:
+        shape = ", ".join(_size(port, axis) for axis in range(len(port.shape)))
+        own = _camel(port.name)
+        features += [
+            f"        let {own}Array = try MLMultiArray(shape: [{shape}], dataType: .{port.dtype})",
+            f"        for index in 0..<{own}.count {{ {own}Array[index] = NSNumber(value: {own}[index]) }}",
+            f'        features["{port.name}"] = MLFeatureValue(multiArray: {own}Array)',
+        ]
+    fixed = "Inputs have one of the lengths " + ", ".join(map(str, lengths)) + "; pad with zeros."
+    sizes = " x ".join(map(str, ports[0].shape))
+    return _ENCODER.substitute(
+        lengths=fixed if lengths else f"Inputs have the shape {sizes}; pad with zeros.",
+        outputs=", ".join(port.name for port in package.lowered.outputs),
+        parameters=", ".join(f"{_camel(port.name)}: [{swift[port.dtype]}]" for port in ports),
+        features="\n".join(features),
+    )
+
+
+def _size(port: Port, axis: int) -> str:
+    """A size as Swift: a number, or what is left of the array where it is free."""
+    size = port.shape[axis]
+    return f"NSNumber(value: {_camel(port.name)}.count / {port.shape[0]})" if isinstance(size, str) else str(size)
+
+
+def _readme(package: Package, name: str) -> str:
+    use = (
+        f"let model = try await {name}()\nlet new = try model.generate(tokenIds, count: 64) {{ $0 == endOfText }}"
+        if package.model.task == TEXT_GENERATION
+        else f"let model = try await {name}()\nlet outputs = try model("
+        + ", ".join(f"{_camel(port.name)}: ..." for port in package.lowered.inputs)
+        + ")"
+    )
+    return f"""# {name}
+
+{package.model.name} as `{package.recipe}`, made by edgec. Licence of the model: {package.model.licence or "not stated"}.
+
+Add this folder to an app as a local Swift package.
+
+```swift
+import {name}
+
+{use}
+```
+
+Token ids come from the tokenizer's files in `{name}.resources`, which swift-transformers reads
+(`AutoTokenizer.from(modelFolder:)`). The model is compiled for the device when it is first loaded.
+
+This text was generated on a machine without Swift; it was not compiled there.
+"""
