@@ -312,18 +312,8 @@ def test_what_leaves_the_engine_is_named_with_its_source(made: Path, tmp_path: P
 
 
 def test_a_language_model_goes_the_whole_way(made: Path, edgec: Run, tmp_path: Path) -> None:
-    arguments = [
-        "-r",
-        "coreml:fp16",
-        "-r",
-        "coreml:int4-gptq-g32",
-        "--context-length",
-        "128",
-        "--calibration-samples",
-        "4",
-    ]
-    limits = ["--calibration-tokens", "32"]
-    done = edgec("build", made / "llama", *arguments, *limits, "-o", tmp_path / "out")
+    arguments = ["-r", "coreml:fp16", "-r", "coreml:int4-rtn-g32", "--context-length", "128"]
+    done = edgec("build", made / "llama", *arguments, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     checked = edgec("verify", tmp_path / "out" / "coreml-fp16")
     assert checked.returncode == 0, checked.stdout + checked.stderr
