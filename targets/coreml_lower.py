@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from compiler.networks.encoder import build_encoder
 from compiler.networks.encoder_families import describe_encoder, encoder_sources
 from compiler.networks.parts import Layout
 from compiler.networks.weights import Source
-from compiler.package import Lowered, Port
+from compiler.package import Deviation, Lowered, Port
 from compiler.package import Weights as Account
 from compiler.quantize.plan import copy_tables
 from compiler.quantize.quantized import list_quantized
@@ -73,15 +73,26 @@ def lower_encoder(
     for each in inputs:
         copy_tables(Path(each), folder)
     description = read_spec(folder / ARTIFACT).description
-    return asdict(
-        lowered(ARTIFACT, description.input, description.output, weights.stored.values(), [folder / ARTIFACT])
+    account = lowered(ARTIFACT, description.input, description.output, weights.stored.values(), [folder / ARTIFACT])
+    floats = tuple(
+        Deviation(f"input of {name}", "fp16", "a few channels are too large for 8 bits to do for the others", False)
+        for name in _ranges(inputs).get("float_errors", {})
     )
+    return asdict(replace(account, weights=replace(account.weights, deviations=floats)))
+
+
+def _ranges(inputs: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What `targets.coreml_activations` wrote; empty where activations stay floats."""
+    if len(inputs) < 2:
+        return {}
+    found: dict[str, dict[str, float]] = json.loads((Path(inputs[1]) / RANGES).read_text(encoding="utf-8"))
+    return found
 
 
 def weights_of(model: Model, sources: Mapping[str, Source], inputs: Sequence[str], ios: int) -> Weights:
     """The parameters; `inputs` are the folders of codes and of ranges, where there are any."""
     codes = list_quantized(Path(inputs[0])) if inputs else {}
-    scales = json.loads((Path(inputs[1]) / RANGES).read_text(encoding="utf-8")) if len(inputs) > 1 else {}
+    scales = _ranges(inputs).get("scales", {})
     return Weights({info.name: info for info in model.tensors}, sources, codes, ios >= 18, scales)
 
 

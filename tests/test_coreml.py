@@ -259,15 +259,17 @@ def test_activations_in_8_bits_are_rounded_in_the_package_too(made: Path, tmp_pa
     codes, ranges = codes_of(made / "bert", tmp_path / "codes", 8, 0), tmp_path / "ranges"
     ranges.mkdir()
     measure_ranges(str(made / "bert"), [], str(ranges), "feature-extraction")
-    scales = json.loads((ranges / "ranges.json").read_text())
-    assert len(scales) == 12 and all(0 < scale < 1 for scale in scales.values())
+    told = json.loads((ranges / "ranges.json").read_text())
+    scales, floats = told["scales"], told["float_errors"]
+    assert len(scales) + len(floats) == 12 and len(scales) > 6
+    assert all(0 < scale < 1 for scale in scales.values())
     (tmp_path / "out").mkdir()
     folders = [str(codes), str(ranges)]
     shared = {"layout": "ane", "ios": 17, "sequence_lengths": [32], "batch": 1, "origin": origin(made / "bert")}
     lower_encoder(str(made / "bert"), folders, str(tmp_path / "out"), **shared)
     package = read_mil(tmp_path / "out" / "model.mlpackage")
     kinds = [operation.kind for operation in package.functions["main"].operations]
-    assert kinds.count("quantize") == kinds.count("dequantize") == 12
+    assert kinds.count("quantize") == kinds.count("dequantize") == len(scales)
     ids = np.random.default_rng(0).integers(200, 5000, (1, 32))
     given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     observed = Evaluator(tmp_path / "out" / "model.mlpackage").run(given)["last_hidden_state"]
