@@ -19,6 +19,8 @@ from targets.coreml_package import read_spec
 ENGINE = "ane"
 # Sizes of axes in the compiler's own error message, "N[1-65536] D[1-16384] C[1-65536] H[1-16384] W[1-16384]" (A15).
 _LARGEST = {"N": 65536, "C": 65536, "D": 16384, "H": 16384, "W": 16384}
+# The names of the axes by rank.
+_AXES = ("", "W", "NW", "NCW", "NCHW", "NDCHW")
 # The longest last axis, which is also where a projection is cut: its outputs end up there.
 LARGEST_EXTENT = _LARGEST["W"]
 _LARGEST_RANK = 5  # coremltools, converters/mil/mil/program.py
@@ -162,11 +164,10 @@ def _against(operation: Any, values: Mapping[str, _Value]) -> Iterator[tuple[boo
         if len(each.shape) > _LARGEST_RANK:
             yield True, f"{len(each.shape)} axes, at most {_LARGEST_RANK} (coremltools, mil/program.py)"
         for axis, size in zip(
-            "NDCHW"[-len(each.shape) :] if len(each.shape) == 5 else "NCHW", each.shape, strict=False
+            _AXES[len(each.shape)] if len(each.shape) <= _LARGEST_RANK else "", each.shape, strict=False
         ):
-            last = "W" if axis == "NCHW"[len(each.shape) - 1 : len(each.shape)] else axis
-            if size > _LARGEST[last]:
-                yield True, f"an axis of {size}, at most {_LARGEST[last]} (the compiler's own message, A15)"
+            if size > _LARGEST[axis]:
+                yield True, f"an axis of {size}, at most {_LARGEST[axis]} (the compiler's own message, A15)"
     if operation.type == "conv":
         yield from _of_conv(operation, values)
     if any(each.blocks for each in taken):

@@ -17,7 +17,7 @@ from compiler.quantize.settings import Quantization
 
 TABLE_GROUP = 32
 # Rows that share a palette in a table: it has many, and 8 bits are 256 values.
-PALETTE_ROWS = 64
+TABLE_PALETTE_ROWS = 64
 _ROWS_AT_ONCE = 4096
 
 
@@ -56,7 +56,7 @@ def find_tables(network: Network, model: Model, settings: Quantization, layers: 
         if storage == "kept":
             return None
         if layers.rows_per_palette is not None:
-            return Grid(bits, 0, False, layers.rows_per_palette and PALETTE_ROWS)
+            return Grid(bits, 0, False, layers.rows_per_palette and TABLE_PALETTE_ROWS)
         if layers.group_size == 0 and layers.bits == 8:
             return Grid(8, 0, True)
         return Grid(bits, TABLE_GROUP, layers.symmetric or bits == 8) if fits else None
