@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
-from compiler.model import TEXT_GENERATION
+from compiler.model import IMAGE_CLASSIFICATION, TEXT_GENERATION
 
 # The output fields of transformers' model output for each task, in order.
 OUTPUT_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -17,7 +17,7 @@ OUTPUT_NAMES: Mapping[str, tuple[str, ...]] = {
     "token-classification": ("logits",),
     "question-answering": ("start_logits", "end_logits"),
     "fill-mask": ("logits",),
-    "image-classification": ("logits",),
+    IMAGE_CLASSIFICATION: ("logits",),
 }
 
 AUTO_CLASSES = {
@@ -26,7 +26,7 @@ AUTO_CLASSES = {
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
     "fill-mask": "AutoModelForMaskedLM",
-    "image-classification": "AutoModelForImageClassification",
+    IMAGE_CLASSIFICATION: "AutoModelForImageClassification",
 }
 
 
@@ -91,7 +91,7 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
         )
     model.eval()
     config = model.config
-    if task == "image-classification":
+    if task == IMAGE_CLASSIFICATION:
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         names: tuple[str, ...] = ("pixel_values",)

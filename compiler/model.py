@@ -13,6 +13,7 @@ from compiler.errors import UnusableInput
 from compiler.tensors import TensorInfo, find_tensors
 
 TEXT_GENERATION = "text-generation"
+IMAGE_CLASSIFICATION = "image-classification"
 TEXT_ENCODER_TASKS = (
     "feature-extraction",
     "text-classification",
@@ -20,7 +21,7 @@ TEXT_ENCODER_TASKS = (
     "question-answering",
     "fill-mask",
 )
-ENCODER_TASKS = (*TEXT_ENCODER_TASKS, "image-classification")
+ENCODER_TASKS = (*TEXT_ENCODER_TASKS, IMAGE_CLASSIFICATION)
 TASKS = (TEXT_GENERATION, *ENCODER_TASKS)
 
 # The end of an architecture's class name tells the task; first match wins.
@@ -33,7 +34,7 @@ _TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
     ("ForQuestionAnswering", "question-answering"),
     ("ForMaskedLM", "fill-mask"),
     ("ForPreTraining", "fill-mask"),
-    ("ForImageClassification", "image-classification"),
+    ("ForImageClassification", IMAGE_CLASSIFICATION),
     ("Model", "feature-extraction"),
 )
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from compiler.lineage import origin_of
-from compiler.model import ENCODER_TASKS, TEXT_ENCODER_TASKS, TEXT_GENERATION, Model
+from compiler.model import ENCODER_TASKS, IMAGE_CLASSIFICATION, TEXT_ENCODER_TASKS, TEXT_GENERATION, Model
 from compiler.networks.families import refuse_network
-from compiler.quantize.plan import PALETTE_ROWS, plan_codes, refuse_rows
+from compiler.quantize.plan import PALETTE_ROWS, plan_codes, plan_samples, refuse_rows
 from compiler.recipe import Recipe
 from compiler.scheme import find_scheme
 from compiler.target import Stage
@@ -38,8 +38,8 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     if model.task not in (TEXT_GENERATION, *ENCODER_TASKS):
         return f"the task {model.task} is not one of {', '.join((TEXT_GENERATION, *ENCODER_TASKS))}."
     variant = recipe.variant or _NEWEST
-    if recipe.scheme.name == "w8a8" and model.task not in TEXT_ENCODER_TASKS:
-        return "activations in 8 bits are for text encoders; use int8."
+    if recipe.scheme.name == "w8a8" and model.is_decoder:
+        return "activations in 8 bits are for encoders; use int8."
     if recipe.scheme.name == "w8a8" and variant == "ios16":
         return "activations in 8 bits need iOS 17, and @ios16 is older; leave the variant out, or use int8."
     if recipe.scheme.block and variant != "ios18":
@@ -48,7 +48,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         )
     longest = model.geometry.context_length
     asked = recipe.shapes.context_length if model.is_decoder else recipe.shapes.sequence_length
-    if longest and asked and asked > longest and model.task != "image-classification":
+    if longest and asked and asked > longest and model.task != IMAGE_CLASSIFICATION:
         return f"the model takes at most {longest} tokens, the recipe asks for {asked}."
     if model.is_decoder and _context(model, recipe) % _CONTEXT_STEP:
         return (
@@ -61,8 +61,6 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         return "+lengths is for text encoders."
     if reason := refuse_network(model):
         return reason
-    if recipe.scheme.method == "gptq" and model.task == "image-classification":
-        return "there is no calibration text for images; use a round-to-nearest scheme such as int8-rtn-g32."
     return refuse_rows(model, recipe)
 
 
@@ -101,8 +99,9 @@ def _codes(model: Model, recipe: Recipe) -> tuple[Stage, ...]:
         codes = plan_codes(model, replace(recipe, scheme=by_row))
         if recipe.scheme.name == "int8":
             return (codes,)
+        samples = plan_samples(model, recipe.quantization)
         function = "targets.coreml_activations:measure_ranges"
-        return (codes, Stage("measure activations", function, {"task": model.task}, ("torch", "transformers")))
+        return (codes, Stage("measure activations", function, {"task": model.task}, ("torch",), (samples,)))
     if recipe.scheme.method == "lut":
         return (
             plan_codes(model, recipe, rows_per_palette=PALETTE_ROWS if (recipe.variant or _NEWEST) == _NEWEST else 0),

@@ -1,6 +1,6 @@
 """What the inputs of an encoder's projections range over, for activations in 8 bits: a stage that writes `ranges.json`.
 
-The re-authored network runs in fp32 on the project's own passages. Each projection gets the scale with the least squared error
+The re-authored network runs in fp32 on calibration samples. Each projection gets the scale with the least squared error
 of rounding what it is given to 256 steps around zero. Where a few channels are so much larger than the others that this error
 is large all the same (Dettmers et al. 2022, LLM.int8(), section 4), the input stays a float, and the package says so.
 """
@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from compiler import corpus
 from compiler.model import read_model
 from compiler.networks.encoder import build_encoder
 from compiler.networks.encoder_families import describe_encoder, encoder_sources
@@ -25,14 +25,17 @@ RANGES = "ranges.json"
 _LARGEST_CODE = 127
 # Of the mean square of the values. MiniLM: 0.001 for attention, 0.005 to 0.03 for the feed-forward layers with such channels.
 _MOST_ERROR = 2e-3
+# Of up to 512 tokens, which must be in memory together.
+_SAMPLES = 16
 _SHRINKS = [1.0 - 0.04 * step for step in range(20)]
 
 
 @torch.inference_mode()
 def measure_ranges(model: str, inputs: list[str], out: str, task: str) -> dict[str, Any]:
-    """Write the scale of each projection's input by the projection's name, and the error of each that stays a float."""
-    from transformers import AutoTokenizer
+    """Write the scale of each projection's input by the projection's name, and the error of each that stays a float.
 
+    `inputs` is the folder with `samples.npy`.
+    """
     source = read_model(Path(model), task=task)
     config = describe_encoder(source)
     with torch.device("meta"):
@@ -49,11 +52,13 @@ def measure_ranges(model: str, inputs: list[str], out: str, task: str) -> dict[s
     for name, module in network.named_modules():
         if isinstance(module, Projection):
             module.register_forward_pre_hook(watch(name))
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    longest = config.positions - config.position_offset
-    for passage in corpus.PASSAGES:
-        ids = torch.tensor([tokenizer.encode(passage, truncation=True, max_length=longest)])
-        network(ids, torch.ones_like(ids), *([torch.zeros_like(ids)] if config.segments else []))
+    samples = torch.from_numpy(np.load(Path(inputs[0]) / "samples.npy"))
+    for sample in samples[torch.linspace(0, len(samples) - 1, min(len(samples), _SAMPLES)).long()]:
+        batch = sample[None]
+        if config.image:
+            network(batch)
+        else:
+            network(batch, torch.ones_like(batch), *([torch.zeros_like(batch)] if config.segments else []))
     fitted = {name: fit_scale(torch.cat(parts)) for name, parts in sorted(given.items())}
     ranges = {
         "scales": {name: scale for name, (scale, error) in fitted.items() if error <= _MOST_ERROR},

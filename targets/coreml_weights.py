@@ -106,7 +106,7 @@ class Weights:
         """A matrix (outputs, inputs), or some rows of it, as a constant of shape `form`, in codes or a palette where it has
         them."""
         source = self.sources[parameter]
-        if source.plain and (entry := find_by_tensor(self.codes, source.tensor)) is not None:
+        if source.plain and (entry := self.codes.get(source.tensor)) is not None:
             carry = self._palette if entry.tables else self._codes
             return carry(parameter, source, entry, rows, form)
         return self.vector(parameter, shape, form, rows)
@@ -221,15 +221,6 @@ class Weights:
         """A tensor that two parameters share counts once."""
         source = f"{self.sources[parameter]} {rows}"
         self.stored[source] = Stored(parameter, elements, kind, bits)
-
-
-def find_by_tensor(found: Mapping[str, Any], tensor: str) -> Any | None:
-    """The entry of a tensor; transformers may put the base model's prefix before its name or leave it out."""
-    if tensor in found:
-        return found[tensor]
-    return next(
-        (entry for name, entry in found.items() if name.endswith(f".{tensor}") or tensor.endswith(f".{name}")), None
-    )
 
 
 def to_float16(values: NDArray[Any], tensor: str) -> NDArray[np.float16]:

@@ -50,8 +50,6 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
             f"the encoder export takes the model types {', '.join(_ENCODER_MODEL_TYPES)}, "
             f"not {model.config.get('model_type')}."
         )
-    if recipe.scheme.method == "gptq" and model.task == "image-classification":
-        return "there is no calibration text for images; use a round-to-nearest scheme such as int8-rtn-g32."
     return refuse_rows(model, recipe)
 
 

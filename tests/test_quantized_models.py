@@ -1,4 +1,4 @@
-"""GPTQ on whole models: every number of bits and kind of group, Conv1D layers, encoders, and runs that are killed."""
+"""GPTQ on whole models: every number of bits and kind of group, Conv1D layers, encoders, pictures, runs that are killed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
-from conftest import Run
+import transformers
+from conftest import Run, assert_refused
+from PIL import Image
 
 from compiler.corpus import PASSAGES
 from compiler.model import Model
+from compiler.package import read_package
+from compiler.quantize.pictures import draw_samples
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,47 @@ def test_layers_of_other_kinds_are_quantized_and_verified(
     assert {row["bits"] for row in layers} == {8}
     expected = "h.0.attn.c_attn.weight" if kind == "gpt2" else "layer.0.attention.self.query.weight"
     assert any(row["tensor"].endswith(expected) for row in layers)
+
+
+def _draw(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        Image.fromarray(generator.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_an_image_model_calibrates_on_pictures(minilm_folder: Path, text: Path, tmp_path: Path, edgec: Run) -> None:
+    folder = tiny.save_encoder("vit", minilm_folder, tmp_path / "vit")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    pictures = _draw(tmp_path / "pictures", 12)
+    command = ["build", folder, "-r", "onnx:int8-gptq-g32", "--calibration"]
+    done = edgec(*command, pictures, "-o", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    package = read_package(tmp_path / "out" / "onnx-int8-gptq-g32")
+    assert (package.quality or {})["mean_cosine"] > 0.999
+    assert package.recipe_full["quantization"]["calibration"]["source"] == "pictures"
+    layers = {row["tensor"] for row in json.loads((package.folder / "layers.json").read_text())}
+    assert "vit.encoder.layer.1.attention.attention.query.weight" in layers
+    assert_refused(edgec(*command, text, "-o", tmp_path / "text"), 2, "takes pictures", "text.txt")
+    (tmp_path / "empty").mkdir()
+    assert_refused(edgec(*command, tmp_path / "empty", "-o", tmp_path / "none"), 2, "no picture", ".png")
+    (pictures / "3.png").write_bytes(b"no picture")
+    assert_refused(edgec(*command, pictures, "-o", tmp_path / "bad"), 2, "picture 6", "pictures")
+    (folder / "preprocessor_config.json").unlink()
+    assert_refused(edgec(*command, _draw(tmp_path / "more", 3), "-o", tmp_path / "bare"), 2, "no image processor")
+    bert = tiny.save_encoder("bert", minilm_folder, tmp_path / "bert")
+    refused = edgec("build", bert, "-r", "onnx:int8-gptq-g32", "--calibration", pictures, "-o", tmp_path / "bert-out")
+    assert_refused(refused, 2, "takes text", "pictures")
+
+
+def test_drawn_pictures_have_the_spectrum_of_photographs() -> None:
+    pictures = draw_samples((3, 64, 48), 8, seed=1)
+    assert pictures.shape == (8, 3, 64, 48) and np.abs(pictures).max() <= 1
+    assert np.array_equal(pictures, draw_samples((3, 64, 48), 8, seed=1))
+    power = np.abs(np.fft.fft2(pictures[:, 0])) ** 2
+    low, high = (power[:, rows, 0].mean() for rows in (slice(2, 4), slice(16, 32)))
+    assert low > 20 * high
 
 
 def test_a_killed_run_goes_on_at_the_block_that_it_had_reached(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
 from compiler.errors import UnusableInput
+from compiler.quantize.pictures import keep_pictures
 from compiler.quantize.settings import STORAGES
 from compiler.quantize.texts import keep_text
 from compiler.recipe import Recipe
@@ -36,7 +38,7 @@ _OPTIONS = (
     click.option(
         "--calibration",
         metavar="TEXT",
-        help="FILE or hf:DATASET that GPTQ and imatrix calibrate on [the model's own text].",
+        help="FILE or hf:DATASET that GPTQ and imatrix calibrate on, or a folder of pictures [the model's own text].",
     ),
     click.option("--calibration-samples", type=click.IntRange(1), help="How many samples of it [128]."),
     click.option("--calibration-tokens", type=click.IntRange(16), help="Tokens of a sample [512]."),
@@ -86,7 +88,7 @@ def with_quantization(
     """The recipe with what the options say; recipes that are not ours to quantize stay as they are.
 
     Raises:
-        UnusableInput: a calibration text cannot be used.
+        UnusableInput: a calibration text, or folder of pictures, cannot be used.
     """
     if not recipe.heeds_quantization:
         return recipe
@@ -94,8 +96,10 @@ def with_quantization(
     samples: dict[str, Any] = {"samples": calibration_samples, "sample_tokens": calibration_tokens, "seed": seed}
     text: dict[str, Any] = {}
     if calibration is not None:
-        digest, source = keep_text(calibration)
-        text = {"text": digest, "source": source}
+        folder = Path(calibration).expanduser()
+        form = "pictures" if folder.is_dir() else "text"
+        digest, source = keep_pictures(folder) if form == "pictures" else keep_text(calibration)
+        text = {"text": None, "pictures": None, form: digest, "source": source}
     given: dict[str, Any] = {"head": head, "embedding": embedding}
     if smaller_groups:
         given["smaller_groups"] = True

@@ -9,6 +9,7 @@ import click
 
 from compiler.cli.display import print_json, print_table
 from compiler.errors import UnusableInput
+from compiler.model import IMAGE_CLASSIFICATION
 from compiler.package import Package, check_files, read_package
 from runtimes.registry import only_evaluated, open_session
 from runtimes.session import EncoderSession, LanguageSession
@@ -64,7 +65,7 @@ def _encode(
     package: Package, session: EncoderSession, prompts: tuple[str, ...], image: Path | None, as_json: bool
 ) -> None:
     task = package.model.task
-    if task == "image-classification":
+    if task == IMAGE_CLASSIFICATION:
         if image is None:
             raise UnusableInput("This package classifies pictures. Add --image FILE.")
         ranked = classify(package, session, _image_inputs(package, image))

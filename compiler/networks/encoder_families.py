@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compiler.model import Model
+from compiler.model import IMAGE_CLASSIFICATION, Model
 from compiler.networks.configs import Activation, EncoderConfig
 from compiler.networks.weights import Source, match_sources
 
@@ -30,7 +30,7 @@ def refuse_encoder(model: Model) -> str | None:
     family = config.get("model_type")
     if family not in MODEL_TYPES:
         return f"the re-authored encoders cover the model types {', '.join(MODEL_TYPES)}, not {family}."
-    if (family == "vit") != (model.task == "image-classification"):
+    if (family == "vit") != (model.task == IMAGE_CLASSIFICATION):
         return f"the re-authored {family} is not for {model.task}."
     if _activation_name(config) not in _ACTIVATIONS:
         return f"its activation {_activation_name(config)} is none of {', '.join(_ACTIVATIONS)}."
@@ -163,7 +163,7 @@ def _vit(config: EncoderConfig) -> dict[str, str]:
 
 def _head_names(family: str, config: EncoderConfig) -> dict[str, str]:
     task = config.task
-    if task == "image-classification":
+    if task == IMAGE_CLASSIFICATION:
         return {"classifier.": "classifier."}
     if task == "text-classification":
         if family == "distilbert":

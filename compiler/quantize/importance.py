@@ -17,7 +17,7 @@ from compiler.model import Model
 from compiler.quantize.activations import Activations
 from compiler.quantize.grid import Grid
 from compiler.quantize.network import layers_of, open_network
-from compiler.quantize.passes import batches, run_block, run_front
+from compiler.quantize.passes import batches, record_calls, run_block, run_front
 from compiler.quantize.settings import Quantization
 from compiler.quantize.tables import find_tables, front_inputs
 from compiler.tensors import TensorInfo
@@ -54,9 +54,9 @@ def measure_importance(model: Model, samples: Tensor) -> list[Importance]:
         stream.create()
         for name in front:
             network.fill(name)
+        calls = record_calls(network, front_inputs(model, samples[:1]))
         for start in range(0, count, batch):
-            hidden, calls = run_front(network, front_inputs(model, samples[start : start + batch]))
-            stream.write(start, hidden)
+            stream.write(start, run_front(network, front_inputs(model, samples[start : start + batch])))
         for name in front:
             network.empty(name)
         for number, block in enumerate(network.block_names):

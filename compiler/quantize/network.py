@@ -7,6 +7,7 @@ are read from the model's files when a part is filled, as float32, and dropped w
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.conversion_mapping import WeightRenaming, get_model_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
 from compiler.encoder_wrap import auto_class
@@ -87,6 +89,10 @@ class Network:
             full = f"{name}.{key}" if name else key
             self._set(full, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
 
+    def stored_name(self, name: str) -> str:
+        """The name that a parameter of `module` has in the model's files."""
+        return self.tensors[name].name
+
     def outside_blocks(self) -> tuple[str, ...]:
         """Names of the modules that own parameters and lie outside the blocks."""
         inside = tuple(f"{name}." for name in self.block_names)
@@ -134,10 +140,12 @@ def open_network(model: Model) -> Network:
     """
     try:
         config = transformers.AutoConfig.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False)
+        auto = getattr(transformers, auto_class(model.task))
         with _parameters_on_meta():
-            module = getattr(transformers, auto_class(model.task)).from_config(
-                config, attn_implementation="sdpa", dtype=torch.float32
-            )
+            try:
+                module = auto.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+            except ValueError:  # soft caps of attention have no fused form
+                module = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
     except (ValueError, OSError, KeyError) as error:
         raise UnusableInput(f"transformers cannot lay out {model.name} for {model.task}: {error}.") from error
     module.eval()
@@ -174,9 +182,14 @@ def _find_blocks(module: nn.Module, layers: int) -> tuple[str, nn.ModuleList]:
     )
 
 
-def _match_tensors(module: nn.Module, model: Model) -> dict[str, TensorInfo]:
+def _match_tensors(module: transformers.PreTrainedModel, model: Model) -> dict[str, TensorInfo]:
     """Tensors by the names of the module; the base model's prefix may be there or not, and LayerNorm may have old names."""
     stored = {info.name: info for info in model.tensors}
+    # transformers has given the layers of some families other names than the files of their models have.
+    renamings = [each for each in get_model_conversion_mapping(module) if isinstance(each, WeightRenaming)]
+    for tensor in model.tensors:
+        renamed = functools.reduce(lambda name, each: each.rename_source_key(name)[0], renamings, tensor.name)
+        stored.setdefault(renamed, tensor)
     prefix = f"{module.base_model_prefix}."
     found: dict[str, TensorInfo] = {}
     absent: dict[str, nn.Parameter] = {}

@@ -64,8 +64,20 @@ def hollow(network: Network, as_tuple: bool = False) -> Iterator[list[_Recorder]
             network.blocks[number] = block
 
 
-def run_front(network: Network, inputs: dict[str, Tensor]) -> tuple[Tensor, list[Call]]:
-    """What the front makes of `inputs` (samples first), and how it would call each block."""
+def run_front(network: Network, inputs: dict[str, Tensor]) -> Tensor:
+    """What the front makes of `inputs` (samples first)."""
+    hidden = _record(network, inputs)[0].hidden
+    assert hidden is not None
+    return hidden
+
+
+def record_calls(network: Network, inputs: dict[str, Tensor]) -> list[Call]:
+    """How the front calls each block for the first sample of `inputs`; masks for one sample do for any number."""
+    recorders = _record(network, {name: value[:1] for name, value in inputs.items()})
+    return [recorder.call for recorder in recorders if recorder.call is not None]
+
+
+def _record(network: Network, inputs: dict[str, Tensor]) -> list[_Recorder]:
     for as_tuple in (False, True):
         with hollow(network, as_tuple) as recorders, torch.no_grad():
             with contextlib.suppress(Stop), _stopping_after(recorders[-1]):
@@ -77,8 +89,7 @@ def run_front(network: Network, inputs: dict[str, Tensor]) -> tuple[Tensor, list
             if all(recorder.call is not None for recorder in recorders):
                 shapes = {tuple(recorder.hidden.shape) for recorder in recorders if recorder.hidden is not None}
                 if len(shapes) == 1:
-                    assert recorders[0].hidden is not None
-                    return recorders[0].hidden, [recorder.call for recorder in recorders if recorder.call is not None]
+                    return recorders
     raise UnusableInput(
         f"The blocks of {type(network.module).__name__} do not hand hidden states from one to the next."
     )

@@ -28,7 +28,7 @@ def plan_codes(
     """The stage whose folder holds `codes-*.safetensors` of `model` by `recipe`; equal for all targets that want the same.
 
     For a mixed scheme `allocation` is the target's stage that writes `allocation.json`. `rows_per_palette` is how many rows
-    the container lets share a palette, 0 for all. Palettes are fitted to the weights alone unless a calibration text is given.
+    the container lets share a palette, 0 for all. Palettes are fitted to the weights alone unless a calibration is given.
     """
     scheme, settings = recipe.scheme, recipe.quantization
     if own_codes(model):
@@ -36,7 +36,7 @@ def plan_codes(
     inputs: tuple[Stage, ...] = ()
     method = scheme.method
     if method == "lut":
-        method = "gptq" if settings.calibration.text else "rtn"
+        method = "gptq" if settings.calibration.is_given else "rtn"
     if method == "gptq":
         inputs = (plan_samples(model, settings), *((allocation,) if allocation else ()))
     arguments = {

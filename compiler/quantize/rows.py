@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compiler.errors import CheckFailed
 from compiler.quantize.quantized import Entry, QuantizedTensor, list_quantized, read_quantized
-from compiler.tensors import TensorInfo, find_tensors
+from compiler.tensors import find_tensors
 
 # Of safetensors and GGUF alike; BF16 is read as its bits.
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -62,7 +62,7 @@ def index_rows(model: Path, codes: Path) -> Rows:
     entries = tuple(list_quantized(codes).values())
     marks, owners, rows = [], [], []
     for number, entry in enumerate(entries):
-        info = _stored(stored, entry.name)
+        info = stored[entry.name]
         values: NDArray[Any] = np.memmap(info.file, DTYPES[info.dtype], "r", info.offset, info.shape)
         found = mark_rows(values.T if entry.transposed else values, info.dtype)
         marks.append(found)
@@ -154,10 +154,3 @@ def require_all_carried(rows: Rows, used: Sequence[Origin]) -> None:
             f"The converter changed the values of {missing[0]} (and {len(missing) - 1} others), so their codes cannot be "
             "carried. Use a scheme that the target's own tools quantize to.",
         )
-
-
-def _stored(stored: dict[str, TensorInfo], name: str) -> TensorInfo:
-    """The model's tensor of that name; transformers may put the base model's prefix before it or leave it out."""
-    if name in stored:
-        return stored[name]
-    return next(info for key, info in stored.items() if key.endswith(f".{name}") or name.endswith(f".{key}"))

@@ -1,4 +1,4 @@
-"""Calibration samples: token ids of equal length, from a text, or from what the model writes itself."""
+"""Calibration samples: token ids of equal length, from a text or from what the model writes itself; or pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from compiler.corpus import PASSAGES
 from compiler.errors import UnusableInput
-from compiler.model import Model, read_model
+from compiler.model import IMAGE_CLASSIFICATION, Model, read_model
+from compiler.quantize.pictures import draw_samples, samples_of_pictures
 from compiler.quantize.settings import Calibration
 from compiler.quantize.texts import kept_text
 from compiler.worker import report_progress
@@ -20,20 +21,39 @@ _GENERATED_AT_ONCE = 64
 
 
 def write_samples(model: str, inputs: list[str], out: str, task: str, calibration: dict[str, Any]) -> None:
-    """Write `samples.npy`, int64 (samples, tokens): a stage.
+    """Write `samples.npy`, int64 (samples, tokens) or float32 (samples, channels, height, width): a stage.
 
     Raises:
-        UnusableInput: the text is too short, or gives tokens that the model does not have.
+        UnusableInput: the text is too short, or gives tokens that the model does not have; pictures for a model of text,
+            or text for a model of pictures.
     """
     source = read_model(Path(model), task=task)
     wanted = Calibration(**calibration)
-    if wanted.text is not None:
+    samples: NDArray[np.int64] | NDArray[np.float32]
+    if task == IMAGE_CLASSIFICATION:
+        if wanted.text is not None:
+            raise UnusableInput(
+                f"{source.name} takes pictures, and the calibration {wanted.source} is text. Name a folder of pictures."
+            )
+        given = wanted.pictures is not None
+        samples = samples_of_pictures(source, wanted) if given else _draw(source, wanted)
+    elif wanted.pictures is not None:
+        raise UnusableInput(
+            f"{source.name} takes text, and the calibration {wanted.source} is a folder of pictures. Name a text file."
+        )
+    elif wanted.text is not None:
         samples = samples_of_text(source, kept_text(wanted.text), wanted)
     elif source.is_decoder:
         samples = generate_samples(source, wanted)
     else:
         samples = samples_of_text(source, "\n\n".join(PASSAGES), wanted)
     np.save(Path(out) / "samples.npy", samples)
+
+
+def _draw(model: Model, calibration: Calibration) -> NDArray[np.float32]:
+    size = model.config.get("image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return draw_samples((model.config.get("num_channels", 3), height, width), calibration.samples, calibration.seed)
 
 
 def sample_tokens_of(model: Model, calibration: Calibration) -> int:

@@ -24,7 +24,7 @@ from compiler.quantize.activations import Activations
 from compiler.quantize.allocation import Sensitivity, write_sensitivities
 from compiler.quantize.grid import Grid, dequantize, fit_scales, require_rows, round_to_codes
 from compiler.quantize.network import Layer, Network, open_network, weight_of
-from compiler.quantize.passes import Group, find_groups, run_block, run_front, run_tail
+from compiler.quantize.passes import Group, find_groups, record_calls, run_block, run_front, run_tail
 from compiler.quantize.settings import Storage, quantization_from_full
 from compiler.quantize.tables import TABLE_GROUP, Tables, find_tables, front_inputs, replaced_weight, round_table
 from compiler.worker import report_progress
@@ -83,13 +83,13 @@ def _measure(
     front = [name for name in network.outside_blocks() if name != tables.head or tables.tied]
     for name in front:
         network.fill(name)
-    hidden, calls = run_front(network, inputs)
-    reference = _Disturbed((), 0, {}, new_stream(hidden))
+    calls = record_calls(network, inputs)
+    reference = _Disturbed((), 0, {}, new_stream(run_front(network, inputs)))
     streams = [reference]
     if tables.embedding and tables.embedding_grid:
         table = network.module.get_submodule(tables.embedding)
         with _rounded_table(table) as errors:
-            hidden, _ = run_front(network, inputs)
+            hidden = run_front(network, inputs)
         streams.append(
             _Disturbed((f"{tables.embedding}.weight",), weight_of(table).numel(), errors, new_stream(hidden))
         )

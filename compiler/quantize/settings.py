@@ -17,10 +17,11 @@ class Calibration:
 
     Attributes:
         text: SHA-256 of the calibration text (compiler/quantize/texts.py keeps it); None for text of the model's own.
-        source: where it came from, for people, without a path.
+        pictures: the same of an image model's pictures (compiler/quantize/pictures.py); None for drawn ones.
+        source: where they came from, for people, without a path.
         samples: how many.
         sample_tokens: tokens of each.
-        seed: of the text that the model writes itself.
+        seed: of the text that the model writes itself, or of the pictures that are drawn.
     """
 
     text: str | None = None
@@ -28,6 +29,12 @@ class Calibration:
     samples: int = 128
     sample_tokens: int = 512
     seed: int = 0
+    pictures: str | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the user named a text or pictures."""
+        return self.text is not None or self.pictures is not None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from compiler.quantize.gptq import Solver, damped
 from compiler.quantize.grid import Grid, Grids, fitting_group, require_rows
 from compiler.quantize.matrix import as_quantized, round_matrix, solve_matrix
 from compiler.quantize.network import Network, layers_of, open_network, weight_of
-from compiler.quantize.passes import Call, batches, head_inputs, run_front
+from compiler.quantize.passes import Call, batches, head_inputs, record_calls, run_front
 from compiler.quantize.quantized import list_quantized, write_quantized
 from compiler.quantize.settings import Quantization, quantization_from_full
 from compiler.quantize.stream import Streams, add_gram, fill_lower, give_back_memory, quantize_block
@@ -108,7 +108,8 @@ def _rtn(network: Network, grids: Grids, tables: Tables, work: Path) -> None:
             weight = layer.weight()
             grid = grids.of(layer.name)
             require_rows(layer.name, weight, grid)
-            found.append(as_quantized(layer.name, *round_matrix(weight, grid), grid, layer.transposed))
+            name = network.stored_name(layer.name)
+            found.append(as_quantized(name, *round_matrix(weight, grid), grid, layer.transposed))
         network.empty(block)
         write_quantized(_block_file(work, number), found)
         report_progress(number + 1, total)
@@ -121,7 +122,7 @@ def _settle_table(network: Network, module: str, grid: Grid, file: Path) -> Tens
     """Round an embedding or a head to the nearest codes, write them, and return what they stand for."""
     network.fill(module)
     weight = weight_of(network.module.get_submodule(module))
-    write_quantized(file, [as_quantized(f"{module}.weight", *round_table(weight, grid), grid)])
+    write_quantized(file, [as_quantized(network.stored_name(f"{module}.weight"), *round_table(weight, grid), grid)])
     network.empty(module)
     return weight
 
@@ -136,7 +137,8 @@ def _gptq(
     work: Path,
 ) -> None:
     """Through the network block by block; `state.json` tells a later run how far this one came."""
-    count, length = samples.shape
+    count = len(samples)
+    length, calls = _open_front(network, model, tables, samples[:1])
     batch = max(1, _TOKENS_AT_ONCE // length)
     total = len(network.block_names) + 2
     state = work / "state.json"
@@ -151,7 +153,10 @@ def _gptq(
         return Streams(original, Activations(work / f"quantized-{number}", count, length, size))
 
     inputs = front_inputs(model, samples[:1])
-    calls = _front(network, model, samples, tables, streams(0) if done < 0 else None, batch, work)
+    if done < 0:
+        _run_front(network, model, samples, tables, streams(0), batch, work)
+    for name in _front_of(network, tables):
+        network.empty(name)
     solver = Solver(settings.damping, settings.activation_order, True, settings.refinements)
     for number, block in enumerate(network.block_names):
         if number < done:
@@ -164,9 +169,8 @@ def _gptq(
         for settled in quantize_block(
             network, block, calls[number], before, after, grids, solver, settings.feedback, batch, work
         ):
-            found.append(
-                as_quantized(settled.layer.name, settled.codes, settled.meaning, settled.grid, settled.layer.transposed)
-            )
+            name = network.stored_name(settled.layer.name)
+            found.append(as_quantized(name, settled.codes, settled.meaning, settled.grid, settled.layer.transposed))
         write_quantized(_block_file(work, number), found)
         write_atomically(state, json.dumps({"done": number + 1}))
         for each in (before.original, before.quantized):
@@ -180,35 +184,39 @@ def _gptq(
     report_progress(total, total)
 
 
-def _front(
-    network: Network, model: Model, samples: Tensor, tables: Tables, to: Streams | None, batch: int, work: Path
-) -> list[Call]:
-    """Run the front on all samples into `to` (or on one, when the streams are there); how each block is called."""
+def _open_front(network: Network, model: Model, tables: Tables, sample: Tensor) -> tuple[int, list[Call]]:
+    """Read the weights before the blocks; the positions that they make of a sample, (1, ...), and how they call each block."""
+    for name in _front_of(network, tables):
+        network.fill(name)
+    inputs = front_inputs(model, sample)
+    return run_front(network, inputs).shape[1], record_calls(network, inputs)
+
+
+def _front_of(network: Network, tables: Tables) -> list[str]:
+    return [name for name in network.outside_blocks() if name != tables.head]
+
+
+def _run_front(
+    network: Network, model: Model, samples: Tensor, tables: Tables, to: Streams, batch: int, work: Path
+) -> None:
+    """Run the front on all samples into `to`, with the embedding as it was and as it is stored."""
     quantized = None
     if tables.embedding and tables.embedding_grid:
         quantized = _settle_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
-    front = [name for name in network.outside_blocks() if name != tables.head]
-    for name in front:
-        network.fill(name)
+        network.fill(tables.embedding)
     table = network.module.get_submodule(tables.embedding) if tables.embedding else None
-    if to is None:
-        _, calls = run_front(network, front_inputs(model, samples[:batch]))
-    else:
-        for each in (to.original, to.quantized):
-            if each is not None:
-                each.create()
-        for start in range(0, len(samples), batch):
-            inputs = front_inputs(model, samples[start : start + batch])
-            hidden, calls = run_front(network, inputs)
-            if to.original is not None and start < to.original.samples:
-                to.original.write(start, hidden)
-            if table is not None and quantized is not None:
-                with replaced_weight(table, quantized):
-                    hidden, _ = run_front(network, inputs)
-            to.quantized.write(start, hidden)
-    for name in front:
-        network.empty(name)
-    return calls
+    for each in (to.original, to.quantized):
+        if each is not None:
+            each.create()
+    for start in range(0, len(samples), batch):
+        inputs = front_inputs(model, samples[start : start + batch])
+        hidden = run_front(network, inputs)
+        if to.original is not None and start < to.original.samples:
+            to.original.write(start, hidden)
+        if table is not None and quantized is not None:
+            with replaced_weight(table, quantized):
+                hidden = run_front(network, inputs)
+        to.quantized.write(start, hidden)
 
 
 def _solve_head(
@@ -240,7 +248,9 @@ def _solve_head(
     moments = damped(hessian, solver, f"{head}.weight")
     weight = weight_of(network.module.get_submodule(head))
     codes, meaning = solve_matrix(weight, moments, grid, solver)
-    write_quantized(work / "codes-tail.safetensors", [as_quantized(f"{head}.weight", codes, meaning, grid)])
+    write_quantized(
+        work / "codes-tail.safetensors", [as_quantized(network.stored_name(f"{head}.weight"), codes, meaning, grid)]
+    )
 
 
 def _block_file(work: Path, number: int) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from compiler.model import Model
+from compiler.model import IMAGE_CLASSIFICATION, Model
 from compiler.quantize.grid import Grid
 from compiler.quantize.matrix import Meaning, restore_rows, round_matrix
 from compiler.quantize.network import Network, weight_of
@@ -75,11 +75,13 @@ def allocated_tables(tables: Tables, own: Mapping[str, Grid]) -> Tables:
     return replace(tables, embedding_grid=embedding, head_grid=head)
 
 
-def front_inputs(model: Model, ids: Tensor) -> dict[str, Tensor]:
-    """What the network is called with for token ids (samples, positions)."""
+def front_inputs(model: Model, samples: Tensor) -> dict[str, Tensor]:
+    """What the network is called with for token ids (samples, positions), or pictures."""
+    if model.task == IMAGE_CLASSIFICATION:
+        return {"pixel_values": samples}
     if not model.is_decoder and (model.config.get("type_vocab_size") or 0) > 1:
-        return {"input_ids": ids, "token_type_ids": torch.zeros_like(ids)}
-    return {"input_ids": ids}
+        return {"input_ids": samples, "token_type_ids": torch.zeros_like(samples)}
+    return {"input_ids": samples}
 
 
 def round_table(weight: Tensor, grid: Grid) -> tuple[Tensor, Meaning]:
