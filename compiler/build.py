@@ -17,6 +17,7 @@ from compiler.cache import Entry, drop_entry, find_entry, new_entry_folder, remo
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.model import Model
 from compiler.package import FileRecord, Lowered, ModelIdentity, Package, lowered_from_json, write_manifest
+from compiler.placement import Requirement, check_placement
 from compiler.recipe import Recipe
 from compiler.scheme import Scheme, find_scheme
 from compiler.source import identify
@@ -24,17 +25,8 @@ from compiler.target import Stage, check_taken
 from compiler.worker import Progress, kill_children, run_in_child
 
 TYPE_FALLBACK = "type-fallback"
-PLACEMENT = "placement"
 _BITS_TOLERANCE = 0.005
 _COPY_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """At least that share (0 to 1) of a package's operators must run on the engine."""
-
-    engine: str
-    share: float
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,7 @@ def build(
         lowered = lowered_from_json(entry.value)
         _check_budget(entry, lowered, recipe)
         allowed = _check_fallbacks(lowered, recipe, load_target(recipe.target).SCHEMES, allow)
-        allowed += _check_placement(lowered, recipe, require, allow)
+        allowed += check_placement(lowered.placement, str(recipe), require, allow)
         made.append((recipe, stage, entry, lowered, allowed))
     packages = []
     out.mkdir(parents=True, exist_ok=True)
@@ -223,30 +215,6 @@ def _check_budget(entry: Entry, lowered: Lowered, recipe: Recipe) -> None:
             f"{recipe} has {bits:.3f} bits per weight, more than the {settings.target_bpw:g} asked for: some matrices have "
             "no place for codes in this container. Ask for fewer with --target-bpw.",
         )
-
-
-def _check_placement(
-    lowered: Lowered, recipe: Recipe, require: Sequence[Requirement], allow: Sequence[str]
-) -> tuple[str, ...]:
-    """Hold the package to the shares of operators that are asked for."""
-    placement = lowered.placement
-    for wanted in require:
-        if placement is None or placement.engine != wanted.engine:
-            raise UnusableInput(
-                f"{recipe} has no account of what runs on {wanted.engine}, so --require cannot be held to it. Build it apart."
-            )
-        if placement.share >= wanted.share:
-            continue
-        if PLACEMENT in allow:
-            return (PLACEMENT,)
-        first = placement.departures[0]
-        raise CheckFailed(
-            PLACEMENT,
-            f"{recipe}: {placement.share:.2%} of {placement.operators} operators stay on {wanted.engine}, and "
-            f"{wanted.share:.2%} are required. The first of {len(placement.departures)} that leave is {first.operator} "
-            f"({first.name}): {first.reason}. Ask for less, or accept this with --allow {PLACEMENT}.",
-        )
-    return ()
 
 
 def _check_fallbacks(lowered: Lowered, recipe: Recipe, schemes: Sequence[str], allow: Sequence[str]) -> tuple[str, ...]:

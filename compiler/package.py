@@ -78,6 +78,8 @@ class Placement:
         operators: how many there are, constants aside.
         departures: those that leave the engine.
         unsure: those on which sources contradict each other; they count as staying.
+        result_bytes: what the operators' results take together; 0 where it is not known.
+        padded_bytes: the same as the engine stores them.
     """
 
     engine: str
@@ -85,6 +87,8 @@ class Placement:
     operators: int
     departures: tuple[Departure, ...]
     unsure: tuple[Departure, ...] = ()
+    result_bytes: int = 0
+    padded_bytes: int = 0
 
     @property
     def share(self) -> float:
@@ -250,7 +254,7 @@ def _placement(value: Mapping[str, Any] | None) -> Placement | None:
     if value is None:
         return None
     lists = {key: tuple(Departure(**entry) for entry in value[key]) for key in ("departures", "unsure")}
-    return Placement(value["engine"], value["source"], value["operators"], **lists)
+    return Placement(**{**value, **lists})
 
 
 def _ports(entries: list[dict[str, Any]]) -> tuple[Port, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,8 +28,7 @@ from compiler.quantize.quantized import list_quantized
 from targets.coreml_activations import RANGES
 from targets.coreml_graph import lower_function
 from targets.coreml_package import read_spec, write_mlpackage
-from targets.coreml_placement import join_placements, predict_placement
-from targets.coreml_plan import plan_placement
+from targets.coreml_plan import place_packages
 from targets.coreml_weights import Stored, Weights
 
 ARTIFACT = "model.mlpackage"
@@ -111,9 +109,8 @@ def lowered(
         kinds[each.type] = kinds.get(each.type, 0) + each.elements
         total += each.bits * each.elements
     taken, given = (tuple(_port(feature) for feature in features) for features in (inputs, outputs))
-    place = plan_placement if sys.platform == "darwin" else predict_placement
-    placement = join_placements([place(folder) for folder in folders])
-    return Lowered("coreml", artifact, taken, given, Account(total / sum(kinds.values()), kinds), placement)
+    account = Account(total / sum(kinds.values()), kinds)
+    return Lowered("coreml", artifact, taken, given, account, place_packages(folders))
 
 
 _PORT_DTYPES = {65552: "float16", 65568: "float32", 131104: "int32"}

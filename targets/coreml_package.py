@@ -20,7 +20,9 @@ from coremltools.converters.mil.backend.mil.helper import create_file_value_tens
 from coremltools.converters.mil.backend.mil.load import CoreMLProtoExporter, MILProtoExporter
 from coremltools.converters.mil.mil import Function, Program
 from coremltools.libmilstoragepython import _BlobStorageWriter
+from google.protobuf.message import DecodeError
 
+from compiler.errors import UnusableInput
 from targets.coreml_weights import Blob
 
 _DATA = "com.apple.CoreML"
@@ -121,7 +123,21 @@ def _write_manifest(folder: Path) -> None:
 
 
 def read_spec(folder: Path) -> Any:
-    """The model's protobuf of a package."""
+    """The model's protobuf of a package.
+
+    Raises:
+        UnusableInput: there is none, it is damaged, or it is no program (a neural network of older tools).
+    """
+    path = folder / "Data" / _DATA / "model.mlmodel"
     model = proto.Model_pb2.Model()
-    model.ParseFromString((folder / "Data" / _DATA / "model.mlmodel").read_bytes())
+    try:
+        model.ParseFromString(path.read_bytes())
+    except OSError as error:
+        raise UnusableInput(f"{folder.name} is no .mlpackage that can be read: {path.name} is missing.") from error
+    except DecodeError as error:
+        raise UnusableInput(
+            f"{folder.name} is damaged: {path.name} is no Core ML model ({error}). Build it again."
+        ) from error
+    if not model.mlProgram.functions:
+        raise UnusableInput(f"{folder.name} holds no ML program but a model of an older kind. Convert it anew.")
     return model

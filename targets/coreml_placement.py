@@ -8,6 +8,7 @@ engine; where sources contradict each other it is only `unsure`, and counts as s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,16 @@ _LARGEST = {"N": 65536, "C": 65536, "D": 16384, "H": 16384, "W": 16384}
 _AXES = ("", "W", "NW", "NCW", "NCHW", "NDCHW")
 # The longest last axis, which is also where a projection is cut: its outputs end up there.
 LARGEST_EXTENT = _LARGEST["W"]
+# "The last axis of an ANE buffer is not packed; it must be contiguous and aligned to 64 bytes": Apple, Deploying Transformers
+# on the Apple Neural Engine, 2022. An axis of 1 takes 32 times its bytes in float16.
+_ALIGNMENT_BYTES = 64
 _LARGEST_RANK = 5  # coremltools, converters/mil/mil/program.py
 _STATE_STEP = 32  # coremltools issue 2631: a state of width 270 fails to load on the engine, 256 works
 _MOST_STATES = 2  # CoreML-LLM, docs/LFM2_CONVERSION_FINDINGS.md: three fail
 _WIDEST_KERNEL = 13  # ANEForge, docs/op-catalog.md: the narrowest limit that was measured
 
 _FP16, _FP32, _INT32 = 10, 11, 23
+_WIDTHS = {_FP16: 2, _FP32: 4, _INT32: 4}
 _FREE = ("const", "read_state", "write_state")
 
 
@@ -95,7 +100,7 @@ _BLOCKWISE = Rule(
 
 def predict_placement(folder: Path) -> Placement:
     """The placement of a saved .mlpackage by the table."""
-    total = 0
+    total = result_bytes = padded_bytes = 0
     departures: list[Departure] = []
     unsure: list[Departure] = []
     for name, function in read_spec(folder).mlProgram.functions.items():
@@ -111,7 +116,10 @@ def predict_placement(folder: Path) -> Placement:
             if found is not None:
                 leaves, reason = found
                 (departures if leaves else unsure).append(Departure(operation.type, title, reason))
-    return Placement(ENGINE, "predicted", total, tuple(departures), tuple(unsure))
+            for result in (values[output.name] for output in operation.outputs):
+                own, stored = _bytes(result)
+                result_bytes, padded_bytes = result_bytes + own, padded_bytes + stored
+    return Placement(ENGINE, "predicted", total, tuple(departures), tuple(unsure), result_bytes, padded_bytes)
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,15 @@ def _value(value: Any, maker: str, blocks: bool = False) -> _Value:
     tensor = value.tensorType
     sizes = tuple(int(d.constant.size) if d.WhichOneof("dimension") == "constant" else -1 for d in tensor.dimensions)
     return _Value(tensor.dataType, sizes, maker, blocks)
+
+
+def _bytes(value: _Value) -> tuple[int, int]:
+    """Bytes of a value, and with its last axis padded; (0, 0) where a size is free or it has no axis."""
+    if not value.shape or min(value.shape) < 1:
+        return 0, 0
+    row = value.shape[-1] * _WIDTHS.get(value.dtype, 1)
+    rows = math.prod(value.shape[:-1])
+    return rows * row, rows * -(-row // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
 
 
 def _has_blocks(operation: Any) -> bool:
@@ -197,14 +214,3 @@ def _of_states(name: str, function: Any) -> Iterator[Departure]:
     if len(states) > _MOST_STATES:
         reason = f"{len(states)} states, at most {_MOST_STATES} (CoreML-LLM, docs/LFM2_CONVERSION_FINDINGS.md)"
         yield Departure("state", name, reason)
-
-
-def join_placements(parts: list[Placement]) -> Placement:
-    """One placement of a package in several parts."""
-    return Placement(
-        ENGINE,
-        parts[0].source,
-        sum(each.operators for each in parts),
-        tuple(departure for each in parts for departure in each.departures),
-        tuple(departure for each in parts for departure in each.unsure),
-    )

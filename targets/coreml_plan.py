@@ -1,10 +1,31 @@
-"""Where macOS itself would run a package's operators. Needs a Mac; not run by edgec's own tests."""
+"""Where the operators of a package run: as macOS itself plans it, elsewhere as the table predicts.
+
+`plan_placement` needs a Mac and is not run by edgec's own tests.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from compiler.package import Departure, Placement
+from targets.coreml_placement import predict_placement
+
+
+def place_packages(folders: Sequence[Path]) -> Placement:
+    """The placement of a package in one or several parts, each an .mlpackage."""
+    place = plan_placement if sys.platform == "darwin" else predict_placement
+    parts = [place(folder) for folder in folders]
+    return Placement(
+        parts[0].engine,
+        parts[0].source,
+        sum(each.operators for each in parts),
+        tuple(departure for each in parts for departure in each.departures),
+        tuple(departure for each in parts for departure in each.unsure),
+        sum(each.result_bytes for each in parts),
+        sum(each.padded_bytes for each in parts),
+    )
 
 
 def plan_placement(folder: Path) -> Placement:

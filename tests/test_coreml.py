@@ -331,6 +331,21 @@ def test_what_leaves_the_engine_is_named_with_its_source(made: Path, tmp_path: P
     assert any(each.operator == "conv" and "block of a row" in each.reason for each in unsure)
 
 
+def test_any_package_is_held_to_the_table(made: Path, edgec: Run, tmp_path: Path) -> None:
+    lower(made / "llama", tmp_path / "out", greedy=True)
+    program = tmp_path / "out" / "model.mlpackage"
+    done = edgec("placement", program)
+    assert done.returncode == 0, done.stderr
+    for word in ("reduce_argmax", "an index as result", "gather", "slice_update", "padded"):
+        assert word in done.stdout
+    told = json.loads(edgec("placement", program, "--json").stdout)
+    assert told["share"] == 1 - len(told["departures"]) / told["operators"]
+    # One token at a time is a last axis of 1: each float16 takes 64 bytes.
+    assert 1.5 < told["padded_bytes"] / told["result_bytes"] < 32
+    assert_refused(edgec("placement", program, "--require", "ane>=0.999"), 1, "model.mlpackage", "99.9", "gather")
+    assert_refused(edgec("placement", tmp_path / "none.mlpackage"), 2, "none.mlpackage")
+
+
 def test_a_language_model_goes_the_whole_way(made: Path, edgec: Run, tmp_path: Path) -> None:
     arguments = ["-r", "coreml:fp16", "-r", "coreml:int4-rtn-g32", "--context-length", "128"]
     done = edgec("build", made / "llama", *arguments, "-o", tmp_path / "out")

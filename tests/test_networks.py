@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,12 +66,41 @@ def block_outputs(blocks: Any, layout: Layout) -> Iterator[list[Tensor]]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", tiny.REAUTHORED_DECODERS)
-@torch.inference_mode()
 def test_a_decoder_agrees_after_every_block_and_goes_on_from_its_cache(kind: str, layout: Layout, made: Path) -> None:
-    source = read_model(made / kind)
+    assert_decoder_agrees(made / kind, layout)
+
+
+# (family, what config.json says of its rotary embedding)
+ROTARIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama3": ("llama", {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}),
+    "yarn": ("qwen3", {"factor": 4.0}),
+    "linear": ("gemma", {"factor": 4.0}),
+    "longrope": ("phi3", {"short_factor": [1 + n / 8 for n in range(8)], "long_factor": [2.0 + n for n in range(8)]}),
+    "default": ("phi3", {"partial_rotary_factor": 0.5}),
+}
+
+
+@pytest.mark.parametrize("scaling", ROTARIES)
+def test_a_rotary_embedding_of_every_scaling_agrees(scaling: str, made: Path, tmp_path: Path) -> None:
+    kind, parameters = ROTARIES[scaling]
+    folder = shutil.copytree(made / kind, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    original = 256 if scaling == "longrope" else 16
+    base = {"rope_theta": 10000.0, "original_max_position_embeddings": original}
+    config["rope_parameters"] = {"rope_type": scaling, **base, **parameters}
+    before = rotary_tables(read_model(folder), describe_decoder(read_model(folder), 64))[""][0]
+    (folder / "config.json").write_text(json.dumps(config))
+    after = rotary_tables(read_model(folder), describe_decoder(read_model(folder), 64))[""][0]
+    assert before.shape != after.shape or float((before - after).abs().max()) > 0.1
+    assert_decoder_agrees(folder, "ane")
+
+
+@torch.inference_mode()
+def assert_decoder_agrees(folder: Path, layout: Layout) -> None:
+    source = read_model(folder)
     config = describe_decoder(source, 64)
     part = Part(0, config.layers, True, True)
-    reference = transformers.AutoModelForCausalLM.from_pretrained(made / kind, attn_implementation="eager").eval()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     ids = torch.randint(5, config.vocabulary, (1, LENGTH + 1), generator=torch.Generator().manual_seed(1))
     expected = reference(ids, output_hidden_states=True)
     caches = [torch.zeros(shape) for shape in cache_shapes(config, part, layout)]

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from compiler.build import BuildReport, Requirement, build
+from compiler.build import BuildReport, build
 from compiler.cli.display import StageBars, format_bytes, print_json, print_stages, print_table, progress_bars
+from compiler.cli.placement_command import placement_line, require_option
 from compiler.cli.quantize_options import quantize_options, require_mixed, with_quantization
 from compiler.errors import UnusableInput
-from compiler.package import Placement
+from compiler.placement import Requirement
 from compiler.recipe import Recipe, parse_recipe, read_recipe_file
 from compiler.source import open_model
 from targets.registry import TARGET_NAMES, load_target
-
-
-class Share(click.ParamType):
-    """`ENGINE>=SHARE`, as a Requirement."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Requirement:
-        if isinstance(value, Requirement):
-            return value
-        match = re.fullmatch(r"([a-z]+)\s*>=\s*(0(?:\.\d+)?|1(?:\.0+)?)", value)
-        if match is None:
-            self.fail(
-                f"{value!r} is not of the form ENGINE>=SHARE with a share of 0 to 1; write ane>=0.99.", param, ctx
-            )
-        return Requirement(match[1], float(match[2]))
 
 
 @click.command("build")
@@ -51,13 +34,7 @@ class Share(click.ParamType):
 )
 @quantize_options
 @click.option("--jobs", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), show_default=True)
-@click.option(
-    "--require",
-    multiple=True,
-    type=Share(),
-    metavar="ENGINE>=SHARE",
-    help="As ane>=0.99: the operators that must stay there.",
-)
+@require_option
 @click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
 @click.option(
     "--verify", "verify_too", is_flag=True, help="Hold the new packages to the fp32 model, as `edgec verify`."
@@ -170,15 +147,3 @@ def print_report(report: BuildReport, out: Path) -> None:
         for reason in sorted({f"{d.stored}: {d.reason}" for d in package.lowered.weights.deviations}):
             names = [d.tensor for d in package.lowered.weights.deviations if f"{d.stored}: {d.reason}" == reason]
             print(f"  {package.recipe}: {len(names)} x {reason} ({names[0]}{', ...' if len(names) > 1 else ''})")
-
-
-def placement_line(placement: Placement) -> str:
-    """Where operators run, in one line."""
-    kinds = Counter(departure.operator for departure in placement.departures)
-    leaving = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    unsure = f"; of {len(placement.unsure)} more it is not certain" if placement.unsure else ""
-    return (
-        f"{placement.share:.2%} of {placement.operators} operators stay on {placement.engine} ({placement.source})"
-        + (f"; these leave it: {leaving}" if leaving else "")
-        + unsure
-    )

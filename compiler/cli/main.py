@@ -21,6 +21,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("targets", "The targets and the schemes they take."),
     ("doctor", "What is installed, what is missing and how to get it."),
     ("cache", "Where the cache is, how large, and how to empty it."),
+    ("placement", "Which operators of a Core ML package leave the Neural Engine, and why."),
     ("kit", "A Swift package around a Core ML package."),
     ("demo", "The whole way on two real small models."),
 )

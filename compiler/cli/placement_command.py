@@ -1,0 +1,101 @@
+"""`edgec placement`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compiler.cli.display import print_json, print_table
+from compiler.errors import UnusableInput
+from compiler.package import Departure, Placement, check_files, read_package
+from compiler.placement import Requirement, check_placement
+
+
+class Share(click.ParamType):
+    """`ENGINE>=SHARE`, as a Requirement."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Requirement:
+        if isinstance(value, Requirement):
+            return value
+        match = re.fullmatch(r"([a-z]+)\s*>=\s*(0(?:\.\d+)?|1(?:\.0+)?)", value)
+        if match is None:
+            self.fail(
+                f"{value!r} is not of the form ENGINE>=SHARE with a share of 0 to 1; write ane>=0.99.", param, ctx
+            )
+        return Requirement(match[1], float(match[2]))
+
+
+_NOTABLE_PADDING = 1.1
+_REQUIRE = click.option(
+    "--require",
+    multiple=True,
+    type=Share(),
+    metavar="ENGINE>=SHARE",
+    help="As ane>=0.99: the operators that must stay there.",
+)
+
+
+def require_option(command: Any) -> Any:
+    """Add `--require` to a click command."""
+    return _REQUIRE(command)
+
+
+@click.command("placement")
+@click.argument("package", type=click.Path(path_type=Path))
+@require_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(package: Path, require: tuple[Requirement, ...], as_json: bool) -> None:
+    """Which operators of PACKAGE leave the Neural Engine, and why; PACKAGE may be any .mlpackage."""
+    from targets.coreml_plan import place_packages
+
+    folders, title = _programs(package)
+    placement = place_packages(folders)
+    if as_json:
+        print_json({**asdict(placement), "share": placement.share})
+    else:
+        print(f"{title}: {placement_line(placement)}")
+        for heading, found in (("Leave", placement.departures), ("Stay or leave, by the source", placement.unsure)):
+            if found:
+                print_table(heading, ["operator", "count", "reason", "first"], _rows(found))
+    check_placement(placement, title, require)
+
+
+def _programs(package: Path) -> tuple[list[Path], str]:
+    """The .mlpackage folders of a package, in order, and its name."""
+    if package.suffix == ".mlpackage":
+        return [package], package.name
+    read = read_package(package)
+    if read.lowered.placement is None:
+        raise UnusableInput(f"{read.name} is made for no engine that operators could leave; only coreml packages are.")
+    check_files(read)
+    return sorted(read.folder.glob("*.mlpackage")), read.name
+
+
+def _rows(found: Sequence[Departure]) -> list[list[str]]:
+    """A row for each kind of operator and reason, the most frequent first."""
+    counts = Counter((each.operator, each.reason) for each in found)
+    first = {(each.operator, each.reason): each.name for each in reversed(found)}
+    return [[kind, str(count), reason, first[kind, reason]] for (kind, reason), count in counts.most_common()]
+
+
+def placement_line(placement: Placement) -> str:
+    """Where operators run, in one line."""
+    kinds = Counter(departure.operator for departure in placement.departures)
+    leaving = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    text = f"{placement.share:.2%} of {placement.operators} operators stay on {placement.engine} ({placement.source})"
+    if leaving:
+        text += f"; these leave it: {leaving}"
+    if placement.unsure:
+        text += f"; of {len(placement.unsure)} more it is not certain"
+    if placement.padded_bytes > _NOTABLE_PADDING * placement.result_bytes:
+        times = placement.padded_bytes / placement.result_bytes
+        text += f"; results take {times:.1f} times their bytes there, since last axes are padded"
+    return text

@@ -1,0 +1,47 @@
+"""Holding a package to the share of its operators that must run on an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compiler.errors import CheckFailed, UnusableInput
+from compiler.package import Placement
+
+PLACEMENT = "placement"
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """At least that share (0 to 1) of a package's operators must run on the engine."""
+
+    engine: str
+    share: float
+
+
+def check_placement(
+    placement: Placement | None, title: str, require: Sequence[Requirement], allow: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Hold the package that `title` names to the shares that are asked for; the checks that were only passed by `allow`.
+
+    Raises:
+        UnusableInput: nothing is known of that engine.
+        CheckFailed: too many operators leave it.
+    """
+    for wanted in require:
+        if placement is None or placement.engine != wanted.engine:
+            raise UnusableInput(
+                f"{title} has no account of what runs on {wanted.engine}, so --require cannot be held to it. Build it apart."
+            )
+        if placement.share >= wanted.share:
+            continue
+        if PLACEMENT in allow:
+            return (PLACEMENT,)
+        first = placement.departures[0]
+        raise CheckFailed(
+            PLACEMENT,
+            f"{title}: {placement.share:.2%} of {placement.operators} operators stay on {wanted.engine}, and "
+            f"{wanted.share:.2%} are required. The first of {len(placement.departures)} that leave is {first.operator} "
+            f"({first.name}): {first.reason}. Ask for less, or accept this with --allow {PLACEMENT}.",
+        )
+    return ()
