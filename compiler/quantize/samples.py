@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from compiler.quantize.texts import kept_text
 from compiler.worker import report_progress
 
 _FEWEST_TOKENS = 2048
+# An encoder mostly reads short texts, each with its special tokens, whose activations are unlike the others'.
+_PASSAGE_TOKENS = 64
 _GENERATED_AT_ONCE = 64
 
 
@@ -46,7 +49,8 @@ def write_samples(model: str, inputs: list[str], out: str, task: str, calibratio
     elif source.is_decoder:
         samples = generate_samples(source, wanted)
     else:
-        samples = samples_of_text(source, "\n\n".join(PASSAGES), wanted)
+        short = replace(wanted, sample_tokens=min(wanted.sample_tokens, _PASSAGE_TOKENS))
+        samples = samples_of_text(source, "\n\n".join(PASSAGES), short)
     np.save(Path(out) / "samples.npy", samples)
 
 
