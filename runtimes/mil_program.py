@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.quiet import quiet_imports
 
 # MIL.proto's DataType: the name here, and bits.
 TYPES: Mapping[int, tuple[str, int]] = {
@@ -102,7 +103,8 @@ def read_mil(folder: Path) -> MilPackage:
     Raises:
         UnusableInput: it is damaged, not an ML Program, or names files outside itself.
     """
-    from coremltools.proto import Model_pb2
+    with quiet_imports():
+        from coremltools.proto import Model_pb2
 
     root = _root(folder)
     model = Model_pb2.Model()

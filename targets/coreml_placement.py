@@ -84,7 +84,7 @@ RULES: tuple[Rule, ...] = (
         ("slice_by_size",), False, "a slice at a place that is known late", "ANEForge, docs/op-catalog.md",
     ),
     Rule(
-        ("quantize", "dequantize"), False, "8-bit activations",
+        ("quantize", "dequantize"), False, "activations in 8 bits",
         "onnxsim pull request 1406 (stay, M4) against CoreML-LLM, docs/EXPERIMENTS.md (do not compile, iPhone 17 Pro)",
     ),
     Rule(("scaled_dot_product_attention",), False, "fused attention", "coreai-models, neural_engine_rules.md"),

@@ -15,6 +15,7 @@ from compiler.cli.display import print_json, print_table
 from compiler.errors import UnusableInput
 from compiler.package import Departure, Placement, check_files, read_package
 from compiler.placement import Requirement, check_placement
+from compiler.quiet import quiet_imports
 
 
 class Share(click.ParamType):
@@ -54,7 +55,8 @@ def require_option(command: Any) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(package: Path, require: tuple[Requirement, ...], as_json: bool) -> None:
     """Which operators of PACKAGE leave the Neural Engine, and why; PACKAGE may be any .mlpackage."""
-    from targets.coreml_plan import place_packages
+    with quiet_imports():
+        from targets.coreml_plan import place_packages
 
     folders, title = _programs(package)
     placement = place_packages(folders)
