@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,11 +75,27 @@ def cosines(reference: NDArray[np.float32], observed: NDArray[np.float32]) -> ND
     return (a * b).sum(axis=-1) / np.maximum(norms, 1e-30)
 
 
-def common_prefix(first: list[int], second: list[int]) -> int:
-    """How many leading tokens two continuations share."""
-    length = 0
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
+# A lead of the first token that rounding to float16 can turn round.
+_TIE_NATS = 1e-3
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a greedy continuation: the most probable token, the next, and by how many nats the first leads."""
+
+    token: int
+    runner_up: int
+    lead_nats: float
+
+
+def greedy_agreement(steps: Sequence[Step], observed: Sequence[int]) -> tuple[int, int]:
+    """(leading tokens that two continuations share, tokens that count).
+
+    What follows a tie that fell the other way does not count, since neither way is wrong.
+    """
+    for place, (step, token) in enumerate(zip(steps, observed, strict=True)):
+        if token == step.token:
+            continue
+        tie = token == step.runner_up and step.lead_nats < _TIE_NATS
+        return place, place if tie else len(steps)
+    return len(steps), len(steps)

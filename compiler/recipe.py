@@ -45,7 +45,7 @@ class Thresholds:
         max_p99_kl: 99th percentile of the same.
         min_same_top1: share of positions with the Reference's most probable token, 0 to 1.
         min_cosine: smallest cosine between an output row and the Reference's, encoders.
-        min_greedy_agreement: share of greedy tokens equal to the Reference's before the first that differs, 0 to 1.
+        min_greedy_agreement: share of greedy tokens equal to the Reference's before the first that differs, ties aside.
     """
 
     max_mean_kl: float | None = None

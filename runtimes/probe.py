@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.metrics import common_prefix, cosines, join_distances, measure_logits, perplexity
+from compiler.metrics import Step, cosines, greedy_agreement, join_distances, measure_logits, perplexity
 from compiler.package import read_package
 from compiler.worker import report_progress
 from runtimes.registry import open_session
@@ -31,9 +31,11 @@ def probe_language(package: str, expected: str, threads: int) -> dict[str, Any]:
         following = np.asarray([*window[1:], -1], np.int64)[first:]
         parts.append(measure_logits(reference, session.score(window)[first:], following))
         report_progress(number + 1, total)
-    agreed = []
+    agreed = counted = 0
     for number, (prompt, continuation) in enumerate(zip(told["prompts"], told["continuations"], strict=True)):
-        agreed.append(common_prefix(continue_greedily(session, prompt, len(continuation)), continuation))
+        steps = [Step(*step) for step in continuation]
+        same, of = greedy_agreement(steps, continue_greedily(session, prompt, len(steps)))
+        agreed, counted = agreed + same, counted + of
         report_progress(len(told["windows"]) + number + 1, total)
     distances = join_distances(parts)
     return {
@@ -44,7 +46,7 @@ def probe_language(package: str, expected: str, threads: int) -> dict[str, Any]:
         "same_top1": float(distances.same.mean()),
         "perplexity": perplexity(distances.loss),
         "reference_perplexity": perplexity(distances.reference_loss),
-        "greedy_agreement": sum(agreed) / sum(len(continuation) for continuation in told["continuations"]),
+        "greedy_agreement": agreed / counted if counted else 1.0,
         "text_misses": text_misses(session, told),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from compiler import corpus
 from compiler.encoder_wrap import Encoder, load_encoder
 from compiler.errors import UnusableInput
+from compiler.metrics import Step
 from compiler.worker import report_progress
 
 
@@ -36,7 +38,7 @@ def reference_decoder(
     new_tokens: int,
     first_scored: int,
     out: Path,
-) -> list[list[int]]:
+) -> list[list[Step]]:
     """Logits of every window, written as `window-N.npy`, and the greedy continuations of the prompts.
 
     Args:
@@ -48,7 +50,7 @@ def reference_decoder(
         out: where the arrays go: float32 (tokens, vocabulary).
 
     Returns:
-        The new tokens of each prompt.
+        The steps of each prompt's continuation.
     """
     import torch
 
@@ -63,13 +65,15 @@ def reference_decoder(
         for number, prompt in enumerate(prompts):
             cache = None
             tokens = torch.tensor([list(prompt)])
-            new: list[int] = []
+            steps: list[Step] = []
             for _ in range(new_tokens):
                 answer = model(tokens, past_key_values=cache, use_cache=True)
                 cache = answer.past_key_values
-                new.append(int(answer.logits[0, -1].argmax()))
-                tokens = torch.tensor([[new[-1]]])
-            continuations.append(new)
+                best = answer.logits[0, -1].float().topk(2)
+                first, second = best.indices.tolist()
+                steps.append(Step(first, second, float(best.values[0] - best.values[1])))
+                tokens = torch.tensor([[first]])
+            continuations.append(steps)
             report_progress(len(windows) + number + 1, total)
     return continuations
 
@@ -125,7 +129,7 @@ def expect_language(
         "windows": windows,
         "first_scored": first_scored,
         "prompts": prompts,
-        "continuations": continuations,
+        "continuations": [[astuple(step) for step in steps] for steps in continuations],
         "strings": [[string, _encode(tokenizer, string)] for string in nasty_strings(tokenizer)],
         "chats": _render_chats(tokenizer),
         "end_of_text_ids": sorted(end_of_text_ids(folder)),

@@ -16,7 +16,7 @@ from benchmarks.report.charts import pareto_front
 from benchmarks.statistics import percentile, ratio_interval
 from benchmarks.validity import Disturbance, judge
 from compiler.errors import UnusableInput
-from compiler.metrics import common_prefix, cosines, measure_logits, perplexity
+from compiler.metrics import Step, cosines, greedy_agreement, measure_logits, perplexity
 from compiler.recipe import Thresholds
 from compiler.verify import check_numbers
 
@@ -49,8 +49,13 @@ def test_cosines_agree_with_torch() -> None:
     np.testing.assert_allclose(cosines(a, b), expected.numpy(), rtol=1e-12)
 
 
-def test_the_common_prefix_ends_at_the_first_difference() -> None:
-    assert common_prefix([1, 2, 3, 4], [1, 2, 9, 4]) == 2
+def test_greedy_agreement_ends_at_the_first_difference_and_a_tie_is_none() -> None:
+    steps = [Step(token, 9, 0.5) for token in (1, 2, 3, 4)]
+    assert greedy_agreement(steps, [1, 2, 3, 4]) == (4, 4)
+    assert greedy_agreement(steps, [1, 2, 9, 4]) == (2, 4)
+    tie = [*steps[:2], Step(3, 9, 1e-4), steps[3]]
+    assert greedy_agreement(tie, [1, 2, 9, 5]) == (2, 2)
+    assert greedy_agreement(tie, [1, 2, 8, 4]) == (2, 4)
 
 
 @pytest.mark.parametrize("value", [0.2, float("nan"), float("inf")])
