@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from compiler.encoder_wrap import Encoder, load_encoder
+from compiler.errors import UnusableInput
 from compiler.model import Model, read_model
 from compiler.package import read_package
 from compiler.quantize.quantized import list_quantized, read_quantized
@@ -334,16 +335,17 @@ def test_what_leaves_the_engine_is_named_with_its_source(made: Path, tmp_path: P
 def test_any_package_is_held_to_the_table(made: Path, edgec: Run, tmp_path: Path) -> None:
     lower(made / "llama", tmp_path / "out", greedy=True)
     program = tmp_path / "out" / "model.mlpackage"
-    done = edgec("placement", program)
-    assert done.returncode == 0, done.stderr
+    done = edgec("placement", program, "--require", "ane>=0.999")
+    assert_refused(done, 1, "model.mlpackage", "99.9", "gather")
     for word in ("reduce_argmax", "an index as result", "gather", "slice_update", "padded"):
         assert word in done.stdout
     told = json.loads(edgec("placement", program, "--json").stdout)
-    assert told["share"] == 1 - len(told["departures"]) / told["operators"]
+    assert told["share"] == predict_placement(program).share
     # One token at a time is a last axis of 1: each float16 takes 64 bytes.
     assert 1.5 < told["padded_bytes"] / told["result_bytes"] < 32
-    assert_refused(edgec("placement", program, "--require", "ane>=0.999"), 1, "model.mlpackage", "99.9", "gather")
-    assert_refused(edgec("placement", tmp_path / "none.mlpackage"), 2, "none.mlpackage")
+    (program / "Data" / "com.apple.CoreML" / "model.mlmodel").write_bytes(b"\xff" * 100)
+    with pytest.raises(UnusableInput, match=r"model\.mlpackage is damaged"):
+        predict_placement(program)
 
 
 def test_a_language_model_goes_the_whole_way(made: Path, edgec: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ from conftest import Run, assert_refused
 from PIL import Image
 
 from compiler.corpus import PASSAGES
-from compiler.model import Model
+from compiler.errors import UnusableInput
+from compiler.model import Model, read_model
 from compiler.package import read_package
-from compiler.quantize.pictures import draw_samples
+from compiler.quantize.pictures import draw_samples, keep_pictures
+from compiler.quantize.samples import write_samples
+from compiler.quantize.settings import Calibration
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +93,28 @@ def test_an_image_model_calibrates_on_pictures(minilm_folder: Path, text: Path, 
     assert_refused(edgec(*command, text, "-o", tmp_path / "text"), 2, "takes pictures", "text.txt")
     (tmp_path / "empty").mkdir()
     assert_refused(edgec(*command, tmp_path / "empty", "-o", tmp_path / "none"), 2, "no picture", ".png")
-    (pictures / "3.png").write_bytes(b"no picture")
-    assert_refused(edgec(*command, pictures, "-o", tmp_path / "bad"), 2, "picture 6", "pictures")
-    (folder / "preprocessor_config.json").unlink()
-    assert_refused(edgec(*command, _draw(tmp_path / "more", 3), "-o", tmp_path / "bare"), 2, "no image processor")
-    bert = tiny.save_encoder("bert", minilm_folder, tmp_path / "bert")
-    refused = edgec("build", bert, "-r", "onnx:int8-gptq-g32", "--calibration", pictures, "-o", tmp_path / "bert-out")
-    assert_refused(refused, 2, "takes text", "pictures")
+
+
+def test_pictures_that_cannot_be_used_are_named(minilm_folder: Path, tmp_path: Path) -> None:
+    folder = tiny.save_encoder("vit", minilm_folder, tmp_path / "vit")
+    pictures = _draw(tmp_path / "pictures", 3)
+
+    def write(model: Path) -> None:
+        digest, name = keep_pictures(pictures)
+        write_samples(
+            str(model), [], str(tmp_path), read_model(model).task, asdict(Calibration(pictures=digest, source=name))
+        )
+
+    with pytest.raises(UnusableInput, match="no image processor"):
+        write(folder)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    write(folder)
+    assert np.load(tmp_path / "samples.npy").shape == (3, 3, 32, 32)
+    (pictures / "1.png").write_bytes(b"no picture")
+    with pytest.raises(UnusableInput, match="Picture 2 of the calibration folder pictures"):
+        write(folder)
+    with pytest.raises(UnusableInput, match="takes text, and the calibration pictures"):
+        write(tiny.save_encoder("bert", minilm_folder, tmp_path / "bert"))
 
 
 def test_drawn_pictures_have_the_spectrum_of_photographs() -> None:
