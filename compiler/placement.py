@@ -31,7 +31,8 @@ def check_placement(
     for wanted in require:
         if placement is None or placement.engine != wanted.engine:
             raise UnusableInput(
-                f"{title} has no account of what runs on {wanted.engine}, so --require cannot be held to it. Build it apart."
+                f"{title} has no account of what runs on {wanted.engine}, so --require cannot be held to it. "
+                "Leave --require out for it."
             )
         if placement.share >= wanted.share:
             continue
@@ -42,6 +43,6 @@ def check_placement(
             PLACEMENT,
             f"{title}: {placement.share:.2%} of {placement.operators} operators stay on {wanted.engine}, and "
             f"{wanted.share:.2%} are required. The first of {len(placement.departures)} that leave is {first.operator} "
-            f"({first.name}): {first.reason}. Ask for less, or accept this with --allow {PLACEMENT}.",
+            f"({first.name}): {first.reason}. Ask for less, or build with --allow {PLACEMENT}, which accepts this.",
         )
     return ()

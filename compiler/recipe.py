@@ -79,8 +79,8 @@ class Recipe:
 
     @property
     def heeds_quantization(self) -> bool:
-        """Whether `quantization` has a say: the codes are ours, or llama.cpp weighs its rounding by an imatrix."""
-        return bool(self.scheme.method) or IMATRIX in self.options
+        """Whether `quantization` has a say: the codes are ours, or something else is measured on calibration samples."""
+        return bool(self.scheme.method) or IMATRIX in self.options or self.scheme.rounds_activations
 
     def full(self) -> dict[str, object]:
         """The recipe as JSON, defaults resolved; `recipe_from_full` reads it back."""

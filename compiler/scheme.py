@@ -21,6 +21,7 @@ class Scheme:
             found by k-means, and by GPTQ on them where a calibration text is given); else empty.
         code_bits: bits of a code there; 0 elsewhere, and where each layer has its own.
         symmetric: whether codes have one zero point, the middle.
+        rounds_activations: whether inputs of layers are rounded too, to ranges measured on calibration samples.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Scheme:
     method: Literal["", "rtn", "gptq", "lut"] = ""
     code_bits: int = 0
     symmetric: bool = True
+    rounds_activations: bool = False
 
     @property
     def mixed(self) -> bool:
@@ -70,7 +72,7 @@ SCHEMES: tuple[Scheme, ...] = (
     *CODE_SCHEMES,
     MIXED,
     *PALETTES,
-    Scheme("w8a8", "integer", 8),
+    Scheme("w8a8", "integer", 8, rounds_activations=True),
     Scheme("F32", "gguf", 32),
     Scheme("F16", "gguf", 16),
     Scheme("BF16", "gguf", 16),

@@ -38,9 +38,9 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     if model.task not in (TEXT_GENERATION, *ENCODER_TASKS):
         return f"the task {model.task} is not one of {', '.join((TEXT_GENERATION, *ENCODER_TASKS))}."
     variant = recipe.variant or _NEWEST
-    if recipe.scheme.name == "w8a8" and model.is_decoder:
+    if recipe.scheme.rounds_activations and model.is_decoder:
         return "activations in 8 bits are for encoders; use int8."
-    if recipe.scheme.name == "w8a8" and variant == "ios16":
+    if recipe.scheme.rounds_activations and variant == "ios16":
         return "activations in 8 bits need iOS 17, and @ios16 is older; leave the variant out, or use int8."
     if recipe.scheme.block and variant != "ios18":
         return (
@@ -97,7 +97,7 @@ def _codes(model: Model, recipe: Recipe) -> tuple[Stage, ...]:
         by_row = find_scheme(_INT8)
         assert by_row is not None
         codes = plan_codes(model, replace(recipe, scheme=by_row))
-        if recipe.scheme.name == "int8":
+        if not recipe.scheme.rounds_activations:
             return (codes,)
         samples = plan_samples(model, recipe.quantization)
         function = "targets.coreml_activations:measure_ranges"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.errors import UnusableInput
+from compiler.quantize.settings import Calibration, Quantization
 from compiler.recipe import Recipe, Shapes, Thresholds, parse_recipe, read_recipe_file, recipe_from_full
 from compiler.scheme import SCHEMES, find_scheme
 from compiler.thresholds import THRESHOLDS, thresholds_for
@@ -103,3 +105,14 @@ def test_a_recipe_file_with_an_unknown_key_is_refused(tmp_path: Path, content: s
     with pytest.raises(UnusableInput) as caught:
         read_recipe_file(path, TARGET_NAMES)
     assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "heeds"),
+    [("coreml:w8a8", True), ("onnx:int4-gptq-g32", True), ("coreml:int8", False), ("gguf:Q4_0", False)],
+)
+def test_a_calibration_is_kept_where_something_is_measured_on_it(text: str, heeds: bool) -> None:
+    recipe = parse_recipe(text, TARGET_NAMES)
+    calibrated = replace(recipe, quantization=Quantization(Calibration(text="0" * 64, source="text.txt")))
+    assert calibrated.heeds_quantization is heeds
+    assert (recipe_from_full(calibrated.full()).quantization.calibration.source == "text.txt") is heeds
