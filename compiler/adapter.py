@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.cache import remembered_digest
-from compiler.digest import digest_json
+from compiler.digest import digest_json, tool_version
 from compiler.encoder_wrap import auto_class
 from compiler.errors import UnusableInput, missing_extra
 from compiler.hub import is_hub_id
@@ -58,10 +58,12 @@ def check_adapter(adapter: Path, model: Model) -> None:
         )
 
 
-def adapter_key(adapter: Path, base: str) -> str:
-    """The cache key of a merge: what the adapter's files hold, and the base model's digest."""
+def adapter_key(adapter: Path, base: str, task: str) -> str:
+    """The cache key of a merge: what the adapter's files hold, the base model's digest, its task, who merges."""
     files = sorted(file for file in adapter.iterdir() if file.is_file() and _is_read(file.name))
-    return digest_json({"base": base, "adapter": [[file.name, remembered_digest(file)] for file in files], "form": 1})
+    held = [[file.name, remembered_digest(file)] for file in files]
+    tools = {name: tool_version(name) for name in ("peft", "transformers", "torch")}
+    return digest_json({"base": base, "task": task, "adapter": held, "tools": tools, "form": 2})
 
 
 def _is_read(name: str) -> bool:

@@ -17,7 +17,7 @@ from compiler.cache import Entry, drop_entry, find_entry, new_entry_folder, remo
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.model import Model
 from compiler.package import FileRecord, Lowered, ModelIdentity, Package, lowered_from_json, write_manifest
-from compiler.placement import Requirement, check_placement
+from compiler.placement import Requirement, check_account, check_placement
 from compiler.recipe import Recipe
 from compiler.scheme import Scheme, find_scheme
 from compiler.source import identify
@@ -91,6 +91,7 @@ def build(
     watcher = watcher or Watcher()
     for recipe in recipes:
         check_taken(load_target(recipe.target), model, recipe)
+        check_account(load_target(recipe.target).ENGINES, str(recipe), require)
     _refuse_existing(out, recipes)
     identity = identify(model)
     planned = [(recipe, load_target(recipe.target).plan(model, recipe)) for recipe in recipes]

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,27 @@ def store_entry(folder: Path, key: str, value: Any) -> Entry:
     }
     (folder / "entry.json").write_text(json.dumps(record), encoding="utf-8")
     target = cache_root() / "stages" / key
-    if find_entry(key) is None:
+    entry = find_entry(key)
+    if entry is None:
         shutil.rmtree(target, ignore_errors=True)
-        try:
+        with suppress(OSError):  # another process came between
             folder.rename(target)
-        except OSError:
-            if find_entry(key) is None:
-                raise
-    return Entry(key, target / "files", record["digests"], value)
+        entry = find_entry(key)
+    if entry is None:
+        raise OSError(f"The cache folder {target.parent} does not keep what is written into it.")
+    return entry
+
+
+# Everything that edgec keeps in its cache; the folder may be one that holds other things too.
+_SUBFOLDERS = ("stages", "partial", "digests", "models", "texts", "pictures", "tools")
+
+
+def clear_cache() -> None:
+    """Remove what edgec keeps; builds then start from the beginning."""
+    for name in _SUBFOLDERS:
+        shutil.rmtree(cache_root() / name, ignore_errors=True)
+    with suppress(OSError):
+        cache_root().rmdir()
 
 
 def drop_entry(key: str) -> None:

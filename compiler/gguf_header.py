@@ -114,7 +114,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
             return _parse(_Cursor(data), path.stat().st_size)
-    except (ValueError, struct.error) as error:
+    except (ValueError, OverflowError, ZeroDivisionError, struct.error) as error:
         raise UnusableInput(f"{path.name} is not a usable GGUF file: {error}.") from error
 
 

@@ -29,8 +29,9 @@ def import_gguf(file: str, out: str) -> None:
     except Exception as error:
         raise UnusableInput(f"{path.name} is not a usable GGUF file: {error}.") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+        given: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **given)
+        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, **given)
     except (ValueError, NotImplementedError, KeyError) as error:
         raise UnusableInput(f"transformers cannot import {path.name}: {error}.") from error
     _restore_pre_tokenizer(tokenizer, fields, path.name)

@@ -35,7 +35,7 @@ def fetch_from_hub(hub_id: str) -> tuple[Path, str]:
     assert match is not None
     repo, revision = match["repo"], match["revision"]
     with _explained("model", repo, revision):
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.md", "tokenizer.model", "LICEN*", "NOTICE*"]
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.md", "*.model", "LICEN*", "NOTICE*"]
         if not constants.HF_HUB_OFFLINE:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision)
             patterns = needed_files([sibling.rfilename for sibling in info.siblings or []])
@@ -109,7 +109,7 @@ def _explained(kind: str, repo: str, revision: str | None) -> Iterator[None]:
 
 
 def needed_files(names: list[str]) -> list[str]:
-    """Of a repository's files, those that a Model is read from: no subfolders, and one set of weights only."""
+    """Of a repository's files, those that a Model is read from, and one set of weights only."""
     wanted = [name for name in names if MODEL_FILES.fullmatch(name)]
     sharded = "model.safetensors.index.json" in wanted
     weights = re.compile(r"model-\d+-of-\d+\.safetensors" if sharded else r"model\.safetensors")

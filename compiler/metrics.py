@@ -75,6 +75,20 @@ def cosines(reference: NDArray[np.float32], observed: NDArray[np.float32]) -> ND
     return (a * b).sum(axis=-1) / np.maximum(norms, 1e-30)
 
 
+def row_cosines(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> list[NDArray[np.float64]]:
+    """Cosines of all rows of (reference, observed) pairs, flat. Rows of one value have no direction: all make one row."""
+    if pairs[0][0].shape[-1] == 1:
+        whole = [np.concatenate([values.reshape(-1) for values in side]) for side in zip(*pairs, strict=True)]
+        return [cosines(*whole).reshape(1)]
+    return [cosines(reference, observed).reshape(-1) for reference, observed in pairs]
+
+
+def relative_error(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> float:
+    """Norm of the difference over the norm of the reference, of all values of (reference, observed) pairs together."""
+    differences = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in pairs)
+    return float(np.sqrt(differences / max(sum(float(np.square(a.astype(np.float64)).sum()) for a, _ in pairs), 1e-30)))
+
+
 # A lead of the first token that rounding to float16 can turn round.
 _TIE_NATS = 1e-3
 

@@ -38,9 +38,12 @@ _TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
     ("Model", "feature-extraction"),
 )
 
+# By their paths in the folder; all that a converter of ours may read.
 MODEL_FILES = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|"
-    r"chat_template|model\.safetensors\.index)\.json|chat_template\.jinja|merges\.txt|vocab\.txt|tokenizer\.model|"
+    r"chat_template|modules|model\.safetensors\.index)\.json|1_Pooling/config\.json|"
+    r"(additional_chat_templates/[\w.-]+|chat_template)\.jinja|merges\.txt|vocab\.txt|"
+    r"(tokenizer|sentencepiece\.bpe|spiece)\.model|"
     r"[\w.-]*\.safetensors|README\.md|LICEN[CS]E[\w.-]*|NOTICE[\w.-]*"
 )
 
@@ -139,7 +142,8 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
 
 def model_files(folder: Path) -> list[Path]:
     """The model's own files in `folder`, sorted by name: what its digest is taken over."""
-    return sorted(file for file in folder.iterdir() if file.is_file() and MODEL_FILES.fullmatch(file.name))
+    files = [*folder.iterdir(), *folder.glob("1_Pooling/*"), *folder.glob("additional_chat_templates/*")]
+    return sorted(f for f in files if f.is_file() and MODEL_FILES.fullmatch(f.relative_to(folder).as_posix()))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -190,8 +194,28 @@ def _geometry(config: Mapping[str, Any], folder: Path) -> Geometry:
         kv_heads=first("num_key_value_heads", default=heads) or heads,
         head_dim=first("head_dim", default=hidden // heads) or hidden // heads,
         vocabulary=first("vocab_size", default=0) or 0,
-        context_length=first("max_position_embeddings", "n_positions", "n_ctx"),
+        context_length=positions_of(config),
     )
+
+
+# Their first position is the one after the padding token's id (transformers, create_position_ids_from_input_ids).
+_OFFSET_POSITIONS = ("camembert", "roberta", "xlm-roberta", "xlm-roberta-xl")
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """The longest input in tokens that a config.json tells of; None when it does not."""
+    names = ("max_position_embeddings", "n_positions", "n_ctx")
+    positions = next((config[name] for name in names if isinstance(config.get(name), int)), None)
+    if positions and config.get("model_type") in _OFFSET_POSITIONS:
+        padding = config.get("pad_token_id")
+        return positions - 1 - (padding if isinstance(padding, int) else 1)
+    return positions
+
+
+def read_positions(folder: Path) -> int | None:
+    """`positions_of` the config.json in a folder, None without one."""
+    path = folder / "config.json"
+    return positions_of(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _model_card(folder: Path) -> dict[str, list[str]]:

@@ -19,6 +19,20 @@ class Requirement:
     share: float
 
 
+def check_account(engines: Sequence[str], title: str, require: Sequence[Requirement]) -> None:
+    """Refuse, before any work where it can be, requirements of engines that `title` has no account of.
+
+    Raises:
+        UnusableInput: nothing is known of that engine.
+    """
+    for wanted in require:
+        if wanted.engine not in engines:
+            raise UnusableInput(
+                f"{title} has no account of what runs on {wanted.engine}, so --require cannot be held to it. "
+                "Leave --require out for it."
+            )
+
+
 def check_placement(
     placement: Placement | None, title: str, require: Sequence[Requirement], allow: Sequence[str] = ()
 ) -> tuple[str, ...]:
@@ -28,12 +42,9 @@ def check_placement(
         UnusableInput: nothing is known of that engine.
         CheckFailed: too many operators leave it.
     """
+    check_account((placement.engine,) if placement else (), title, require)
     for wanted in require:
-        if placement is None or placement.engine != wanted.engine:
-            raise UnusableInput(
-                f"{title} has no account of what runs on {wanted.engine}, so --require cannot be held to it. "
-                "Leave --require out for it."
-            )
+        assert placement is not None
         if placement.share >= wanted.share:
             continue
         if PLACEMENT in allow:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.quantize.settings import Quantization, quantization_from_full
@@ -46,6 +47,7 @@ class Thresholds:
         min_same_top1: share of positions with the Reference's most probable token, 0 to 1.
         min_cosine: smallest cosine between an output row and the Reference's, encoders.
         min_greedy_agreement: share of greedy tokens equal to the Reference's before the first that differs, ties aside.
+        max_relative_error: norm of the difference from the Reference's outputs over their norm, encoders.
     """
 
     max_mean_kl: float | None = None
@@ -53,6 +55,7 @@ class Thresholds:
     min_same_top1: float | None = None
     min_cosine: float | None = None
     min_greedy_agreement: float | None = None
+    max_relative_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -170,14 +173,26 @@ def read_recipe_file(path: Path, targets: Sequence[str]) -> list[Recipe]:
     return [_recipe_from_table(table, path, targets) for table in tables]
 
 
-def _recipe_from_table(table: dict, path: Path, targets: Sequence[str]) -> Recipe:
+def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe:
     shape_names = {field.name for field in fields(Shapes)}
-    limits = table.get("thresholds", {})
+    limits = table.get("thresholds", {}) if isinstance(table, dict) else None
+    if not isinstance(limits, dict):
+        raise UnusableInput(f"Recipe file {path}: `recipe` must be [[recipe]] tables, `thresholds` a table in one.")
     unknown = set(table) - shape_names - {"recipe", "task", "thresholds"}
     unknown |= set(limits) - {field.name for field in fields(Thresholds)}
     if unknown or "recipe" not in table:
         problem = f"unknown key {sorted(unknown)[0]!r}" if unknown else "a table without the key 'recipe'"
         raise UnusableInput(f"Recipe file {path}: {problem}. Keys are: recipe, task, {', '.join(sorted(shape_names))}.")
+    wanted = dict.fromkeys(shape_names, "a whole number above 0") | {"recipe": "a string", "task": "a string"}
+    for name, value in {**table, **limits}.items():
+        what = wanted.get(name, "a number")
+        right = {
+            "a string": isinstance(value, str),
+            "a number": isinstance(value, int | float) and not isinstance(value, bool),
+            "a whole number above 0": type(value) is int and value > 0,
+        }
+        if name != "thresholds" and not right[what]:
+            raise UnusableInput(f"Recipe file {path}: {name} = {value!r} is not {what}.")
     recipe = parse_recipe(table["recipe"], targets)
     shapes = replace(Shapes(), **{name: table[name] for name in shape_names & set(table)})
     return replace(recipe, shapes=shapes, task=table.get("task"), thresholds=Thresholds(**limits))

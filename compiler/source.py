@@ -40,6 +40,8 @@ def open_model(
     Raises:
         UnusableInput: nothing usable is there.
     """
+    if name is not None and (re.search(r"[/\\\x00-\x1f]", name) or name in ("", ".", "..")):
+        raise UnusableInput(f"The name {name!r} cannot be a file's. Give --name without slashes.")
     if adapter is not None:
         return _with_adapter(_open_base(text, task, on_progress, debug, None), adapter, on_progress, debug, name)
     return _open_base(text, task, on_progress, debug, name)
@@ -64,7 +66,8 @@ def _open_base(text: str, task: str | None, on_progress: Progress | None, debug:
 
 def digest_model(model: Model) -> str:
     """The model's identity: SHA-256 over the names and contents of its files."""
-    return digest_json([[file.name, remembered_digest(file)] for file in model_files(model.folder)])
+    files = model_files(model.folder)
+    return digest_json([[file.relative_to(model.folder).as_posix(), remembered_digest(file)] for file in files])
 
 
 def identify(model: Model) -> ModelIdentity:
@@ -112,7 +115,7 @@ def find_identified(identity: ModelIdentity) -> Model:
         raise UnusableInput(f"The model {identity.name} of this package is not known on this machine. {hint}") from None
     if not folder.is_dir():
         raise UnusableInput(f"The model {identity.name} is no longer where it was when the package was built. {hint}")
-    model = read_model(folder, memo["name"], memo["source"], memo["task"])
+    model = read_model(folder, memo["name"], memo["source"], identity.task)
     check_identity(model, identity)
     return model
 
@@ -134,7 +137,7 @@ def _with_adapter(model: Model, adapter: Path, on_progress: Progress | None, deb
         "adapter": str(adapter.resolve()),
         "task": model.task,
     }
-    key = adapter_key(adapter, digest_model(model))
+    key = adapter_key(adapter, digest_model(model), model.task)
     folder = _imported(key, "compiler.adapter:merge_adapter", arguments, adapter.name, on_progress, debug)
     together = f"{model.name}-{adapter.absolute().name}"
     source = f"{model.source}+{adapter.absolute().name}"

@@ -7,6 +7,7 @@ A target is a module in `targets/` with these names:
     SCHEMES: tuple[str, ...]       the schemes it takes
     OPTIONS: tuple[str, ...]       the `+option` names it takes
     VARIANTS: tuple[str, ...]      the `@variant` names it takes; empty when it has none
+    ENGINES: tuple[str, ...]       the engines of which its packages have an account (compiler/placement.py)
     def refuse(model, recipe) -> str | None     why not, as a sentence, without importing anything heavy
     def plan(model, recipe) -> Stage            the last stage, which names the earlier ones that it needs
 

@@ -6,6 +6,7 @@ below what a wrong graph, a swapped tensor or a lost mask causes. A recipe file 
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 
 from compiler.recipe import Thresholds
@@ -13,7 +14,9 @@ from compiler.scheme import Scheme, find_scheme
 
 
 def _limits(mean_kl: float, same_top1: float, cosine: float, greedy: float | None = None) -> Thresholds:
-    return Thresholds(max_mean_kl=mean_kl, min_same_top1=same_top1, min_cosine=cosine, min_greedy_agreement=greedy)
+    """The relative error is held to what the cosine allows a vector of the same length: a wrong scale is wrong."""
+    error = math.sqrt(2 - 2 * cosine)
+    return Thresholds(mean_kl, None, same_top1, cosine, greedy, error)
 
 
 THRESHOLDS: tuple[tuple[str, Thresholds], ...] = (

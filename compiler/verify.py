@@ -79,7 +79,8 @@ def expect(
         if content is not None:
             raise UnusableInput("--text is for language models; encoders are compared on the project's own passages.")
         function = "runtimes.torch:expect_encoder"
-        arguments = {"task": model.task, "max_tokens": shapes.sequence_length}
+        longest = model.geometry.context_length or shapes.sequence_length
+        arguments = {"task": model.task, "max_tokens": min(shapes.sequence_length, longest)}
     tools = {name: tool_version(name) for name in ("torch", "transformers", "tokenizers")}
     reference_code = digest_file(Path(__file__).parent.parent / "runtimes" / "torch.py")
     key = digest_json([digest_model(model), function, arguments, tools, digest_code(), reference_code])
@@ -149,7 +150,11 @@ def _rounded(name: str, value: Any) -> Any:
 
 def check_numbers(quality: dict[str, Any], limits: Thresholds) -> list[str]:
     """A sentence for every figure beyond its limit; a figure that is not a number is always beyond."""
-    upper = (("mean_kl", limits.max_mean_kl), ("p99_kl", limits.max_p99_kl))
+    upper = (
+        ("mean_kl", limits.max_mean_kl),
+        ("p99_kl", limits.max_p99_kl),
+        ("relative_error", limits.max_relative_error),
+    )
     lower = (
         ("same_top1", limits.min_same_top1),
         ("min_cosine", limits.min_cosine),

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,7 +173,7 @@ def _main(request: Path) -> None:
         answer = {"error": {"kind": "input", "message": str(error)}}
     except Exception as error:
         traceback.print_exc()
-        answer = {"error": _foreign_error(error)}
+        answer = {"error": _foreign_error(error, call["arguments"].get("out"))}
     answer["peak_rss_bytes"] = _own_peak_rss_bytes()
     result = request.with_name("result.json")
     result.with_suffix(".tmp").write_text(json.dumps(answer), encoding="utf-8")
@@ -189,8 +190,10 @@ def _own_peak_rss_bytes() -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _foreign_error(error: Exception) -> dict[str, str]:
+def _foreign_error(error: Exception, out: str | None) -> dict[str, str]:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # Writers in C++ (Core ML's, for one) do not say why they failed.
+    full = full or (out is not None and shutil.disk_usage(out).free < _MEBIBYTE)
     if full or "No space left on device" in str(error):
         return {"kind": "input", "message": disk_full_message(getattr(error, "filename", None))}
     if isinstance(error, ModuleNotFoundError):

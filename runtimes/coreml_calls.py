@@ -52,6 +52,7 @@ class EncoderCalls:
         told = package.folder / COREML
         self._lengths = json.loads(told.read_text(encoding="utf-8"))["sequence_lengths"] if told.is_file() else []
         self.fixed_sequence_length: int | None = first[1] if len(first) == 2 and not self._lengths else None
+        self.longest_sequence: int | None = max(self._lengths) if self._lengths else self.fixed_sequence_length
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         given = {name: inputs[name] for name in self.input_names}

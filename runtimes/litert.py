@@ -32,7 +32,7 @@ class LiteRtSession:
         self._output_names = tuple(port.name for port in package.lowered.outputs)
         self._inputs = sorted(self._interpreter.get_input_details(), key=lambda detail: detail["name"])
         self._outputs = self._interpreter.get_output_details()
-        self._batch, self.fixed_sequence_length = (int(size) for size in package.lowered.inputs[0].shape)
+        self.fixed_sequence_length = self.longest_sequence = int(package.lowered.inputs[0].shape[1])
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         for name, detail in zip(self.input_names, self._inputs, strict=True):

@@ -29,13 +29,13 @@ def open_session(package: Package, threads: int) -> Session:
     return LlamaEncoderSession(package, context, threads)
 
 
-def _load(package: Package, context: int, threads: int, **options: Any) -> llama_cpp.Llama:
+def _load(package: Package, context: int, batch: int, threads: int, **options: Any) -> llama_cpp.Llama:
     try:
         return llama_cpp.Llama(
             str(package.artifact),
             n_ctx=context,
-            n_batch=min(_BATCH, context),
-            n_ubatch=min(_BATCH, context),
+            n_batch=batch,
+            n_ubatch=batch,
             n_threads=threads,
             n_threads_batch=threads,
             verbose=False,
@@ -49,7 +49,7 @@ class LlamaLanguageSession:
     """A decoder in llama.cpp."""
 
     def __init__(self, package: Package, context: int, threads: int) -> None:
-        self._llama = _load(package, context, threads)
+        self._llama = _load(package, context, min(_BATCH, context), threads)
         self._context = self._llama.ctx
         self._vocab = llama_cpp.llama_model_get_vocab(self._llama.model)
         self._memory = llama_cpp.llama_get_memory(self._context)
@@ -137,7 +137,9 @@ class LlamaEncoderSession:
 
     def __init__(self, package: Package, context: int, threads: int) -> None:
         pooling_none = 0
-        self._llama = _load(package, context, threads, embedding=True, pooling_type=pooling_none)
+        # An encoder sees all tokens of a text at once.
+        self._llama = _load(package, context, context, threads, embedding=True, pooling_type=pooling_none)
+        self.longest_sequence: int | None = context
         self._context = self._llama.ctx
         self._output = package.lowered.outputs[0].name
 
@@ -147,6 +149,10 @@ class LlamaEncoderSession:
         output = np.zeros((*rows.shape, width), np.float32)
         for index, (row, mask) in enumerate(zip(rows, masks, strict=True)):
             ids = [int(token) for token, seen in zip(row, mask, strict=True) if seen]
+            if len(ids) > (self.longest_sequence or len(ids)):
+                raise UnusableInput(
+                    f"The text has {len(ids)} tokens; the package takes at most {self.longest_sequence}."
+                )
             batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
             try:
                 batch.n_tokens = len(ids)

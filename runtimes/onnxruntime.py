@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.model import read_positions
 from compiler.package import Package
 from runtimes.session import Session
 
@@ -25,6 +26,7 @@ class OnnxSession:
     fixed_sequence_length = None
 
     def __init__(self, package: Package, threads: int) -> None:
+        self._name = package.name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -38,11 +40,17 @@ class OnnxSession:
         except Exception as error:
             raise UnusableInput(f"ONNX Runtime cannot load {package.name}: {error}.") from error
         self.input_names = tuple(port.name for port in self._session.get_inputs())
+        self.longest_sequence = read_positions(package.folder)
         self._output_names = [port.name for port in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         feed = {name: inputs[name] for name in self.input_names}
-        return dict(zip(self._output_names, self._session.run(self._output_names, feed), strict=True))
+        try:
+            values = self._session.run(self._output_names, feed)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
+            raise UnusableInput(f"ONNX Runtime cannot run {self._name} on {shapes}: {error}.") from error
+        return dict(zip(self._output_names, values, strict=True))
 
     def tokenize(self, text: str) -> list[int] | None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.metrics import Step, cosines, greedy_agreement, join_distances, measure_logits, perplexity
+from compiler.metrics import (
+    Step,
+    greedy_agreement,
+    join_distances,
+    measure_logits,
+    perplexity,
+    relative_error,
+    row_cosines,
+)
 from compiler.package import read_package
 from compiler.worker import report_progress
 from runtimes.registry import open_session
@@ -92,37 +101,40 @@ def probe_encoder(package: str, expected: str, threads: int) -> dict[str, Any]:
     told = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
     session = open_session(read, threads)
     assert isinstance(session, EncoderSession)
-    rows: list[NDArray[np.float64]] = []
+    pairs: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {}
     largest, worst = 0.0, ""
     for number in range(told["cases"]):
         with np.load(folder / f"case-{number}.npz") as case:
             inputs = {name[3:]: case[name] for name in case.files if name.startswith("in_")}
             wanted = {name[4:]: case[name] for name in case.files if name.startswith("out_")}
-        got = session.run(pad_inputs(inputs, session.fixed_sequence_length))
+        got = session.run(pad_inputs(inputs, session.fixed_sequence_length, session.longest_sequence))
         for name, reference in wanted.items():
             observed = got[name][tuple(slice(0, size) for size in reference.shape)]
-            rows.append(cosines(reference, observed).reshape(-1))
+            pairs.setdefault(name, []).append((reference, observed))
             difference = float(np.abs(reference - observed).max())
             if not np.isfinite(difference) or difference >= largest:
                 largest, worst = difference, name
         report_progress(number + 1, told["cases"])
-    cosine = np.concatenate(rows)
+    cosine = np.concatenate([row for each in pairs.values() for row in row_cosines(each)])
     return {
         "rows": len(cosine),
         "min_cosine": float(cosine.min()),
         "mean_cosine": float(cosine.mean()),
+        "relative_error": max(relative_error(each) for each in pairs.values()),
         "max_abs_difference": largest,
         "worst_output": worst,
         "text_misses": _tokenizer_misses(session, read.folder, told["strings"]),
     }
 
 
-def pad_inputs(inputs: dict[str, NDArray[Any]], length: int | None) -> dict[str, NDArray[Any]]:
-    """Pad texts with zeros to a container's fixed length; otherwise by a sixth, so that the mask is always put to use."""
+def pad_inputs(
+    inputs: dict[str, NDArray[Any]], length: int | None, longest: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """Pad texts with zeros to a container's fixed length; otherwise by a sixth, so that the mask is put to use."""
     if "input_ids" not in inputs:
         return inputs
     tokens = inputs["input_ids"].shape[1]
-    target = length if length is not None else tokens + tokens // 6 + 1
+    target = length if length is not None else max(tokens, min(tokens + tokens // 6 + 1, longest or sys.maxsize))
     return {name: np.pad(value, ((0, 0), (0, target - tokens))) for name, value in inputs.items()}
 
 

@@ -10,6 +10,7 @@ from typing import cast
 from compiler.errors import UnusableInput, missing_extra
 from compiler.package import Package
 from runtimes.session import Session
+from runtimes.whole_batches import in_whole_batches
 
 # Elsewhere than on macOS packages are evaluated, which says what they compute and nothing of how fast.
 _COREML = "runtimes.coreml" if sys.platform == "darwin" else "runtimes.mil"
@@ -33,7 +34,7 @@ def open_session(package: Package, threads: int) -> Session:
     Raises:
         UnusableInput: the runtime is unknown or not installed.
     """
-    return cast(Session, import_runtime(package).open_session(package, threads))
+    return in_whole_batches(cast(Session, import_runtime(package).open_session(package, threads)), package)
 
 
 def import_runtime(package: Package) -> ModuleType:

@@ -77,6 +77,11 @@ class EncoderSession(Protocol):
         """Tokens that an input must have, None when any number will do."""
         ...
 
+    @property
+    def longest_sequence(self) -> int | None:
+        """Tokens that an input may have at most, None when the package does not tell."""
+        ...
+
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Run one batch; inputs that the artifact has not are left aside.
 

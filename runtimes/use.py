@@ -68,7 +68,7 @@ def generate(
 
 
 def text_to_inputs(package: Package, session: EncoderSession, text: str) -> dict[str, NDArray[Any]]:
-    """A text as the session's inputs: by its own tokenizer or the one in the package, cut and padded to a fixed length."""
+    """A text as the session's inputs: by its own tokenizer or the one in the package, cut to what it takes, and padded."""
     ids = session.tokenize(text)
     if ids is None:
         from tokenizers import Tokenizer
@@ -77,9 +77,9 @@ def text_to_inputs(package: Package, session: EncoderSession, text: str) -> dict
         tokenizer.no_padding()
         tokenizer.no_truncation()
         ids = tokenizer.encode(text).ids
-    length = session.fixed_sequence_length
-    if length is not None and len(ids) > length:
-        ids = [*ids[: length - 1], ids[-1]]
+    length, longest = session.fixed_sequence_length, session.longest_sequence
+    if longest is not None and len(ids) > longest:
+        ids = [*ids[: longest - 1], ids[-1]]
     row = np.asarray([ids], np.int64)
     inputs = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
     return pad_inputs(inputs, length) if length is not None else inputs
@@ -97,14 +97,26 @@ def embed(package: Package, session: EncoderSession, text: str) -> NDArray[np.fl
 def classify(
     package: Package, session: EncoderSession, inputs: dict[str, NDArray[Any]], top: int = 5
 ) -> list[tuple[str, float]]:
-    """Labels with probabilities, the most probable first (text- and image-classification)."""
+    """Labels with probabilities, the most probable first (text- and image-classification).
+
+    As transformers' pipelines do: labels that are independent of each other, and a single one, have a probability each; the
+    label of a regression has its value.
+    """
     logits = session.run(inputs)["logits"][0].astype(np.float64)
-    probabilities = np.exp(logits - logits.max())
-    probabilities /= probabilities.sum()
     config = json.loads((package.folder / "config.json").read_text(encoding="utf-8"))
+    probabilities = _probabilities(logits, config.get("problem_type"))
     names = config.get("id2label") or {}
     best = np.argsort(-probabilities)[:top]
     return [(str(names.get(str(index), index)), float(probabilities[index])) for index in best]
+
+
+def _probabilities(logits: NDArray[np.float64], problem_type: str | None) -> NDArray[np.float64]:
+    if problem_type == "regression":
+        return logits
+    if problem_type == "multi_label_classification" or len(logits) == 1:
+        return np.asarray(1 / (1 + np.exp(-logits)))
+    exponentials = np.exp(logits - logits.max())
+    return np.asarray(exponentials / exponentials.sum())
 
 
 def label_tokens(package: Package, session: EncoderSession, text: str) -> list[tuple[str, str]]:

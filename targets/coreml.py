@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +23,13 @@ _CODES = tuple(
 SCHEMES = ("fp16", "int8", "w8a8", "lut4", "lut6", *_CODES)
 # Core ML's own words mean: int8, a scale for each row; lut, a palette for 8 rows, or before iOS 18 for the whole matrix.
 _INT8 = "int8-rtn-pc"
+_ROW_SCHEMES = ("int8", "w8a8")
 # +plain: batch, sequence, channels, in place of the engine's layout. +argmax: a language model gives the token, not logits.
 # +lengths: an encoder takes any of _LENGTHS, not one length.
 OPTIONS: tuple[str, ...] = ("plain", "argmax", "lengths")
 _LENGTHS = (64, 128, 256, 512)
 VARIANTS = ("ios16", "ios17", "ios18")
+ENGINES: tuple[str, ...] = ("ane",)
 _NEWEST = "ios18"
 # iOS maps no file of more than a gigabyte; a package ends well below.
 _PART_BYTES = 950_000_000
@@ -61,7 +65,14 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         return "+lengths is for text encoders."
     if reason := refuse_network(model):
         return reason
-    return refuse_rows(model, recipe)
+    return refuse_rows(model, _by_row(recipe) if recipe.scheme.name in _ROW_SCHEMES else recipe)
+
+
+def _by_row(recipe: Recipe) -> Recipe:
+    """The recipe with our own scheme for what Core ML's word int8 means."""
+    by_row = find_scheme(_INT8)
+    assert by_row is not None
+    return replace(recipe, scheme=by_row)
 
 
 def _context(model: Model, recipe: Recipe) -> int:
@@ -89,14 +100,18 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         arguments |= {"sequence_lengths": lengths, "batch": recipe.shapes.batch}
         function = "targets.coreml_lower:lower_encoder"
     inputs = _codes(model, recipe)
-    return Stage("lower to Core ML", function, arguments, ("coremltools", "torch", "numpy"), inputs)
+    tools = ("coremltools", "torch", "numpy", "transformers")
+    return Stage("lower to Core ML", function, {**arguments, **_where_placed()}, tools, inputs)
+
+
+def _where_placed() -> dict[str, str]:
+    """What a placement depends on beside the package, for the stage's key; nothing where it is predicted."""
+    return {"placed_by": f"macOS {platform.mac_ver()[0]} on {platform.machine()}"} if sys.platform == "darwin" else {}
 
 
 def _codes(model: Model, recipe: Recipe) -> tuple[Stage, ...]:
-    if recipe.scheme.name in ("int8", "w8a8"):
-        by_row = find_scheme(_INT8)
-        assert by_row is not None
-        codes = plan_codes(model, replace(recipe, scheme=by_row))
+    if recipe.scheme.name in _ROW_SCHEMES:
+        codes = plan_codes(model, _by_row(recipe))
         if not recipe.scheme.rounds_activations:
             return (codes,)
         samples = plan_samples(model, recipe.quantization)

@@ -41,6 +41,7 @@ def lower_decoder(
     bits: float,
     greedy: bool,
     origin: dict[str, str],
+    placed_by: str = "",
 ) -> dict[str, Any]:
     """Write `model.mlpackage`, or `part-N.mlpackage` of at most about `part_bytes` each.
 

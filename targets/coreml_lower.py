@@ -44,6 +44,7 @@ def lower_encoder(
     sequence_lengths: list[int],
     batch: int,
     origin: dict[str, str],
+    placed_by: str = "",
 ) -> dict[str, Any]:
     """Write `model.mlpackage` with one function, int32 inputs (batch, one of the lengths), float16 outputs."""
     folder = Path(out)

@@ -17,7 +17,7 @@ from typing import Any
 from compiler.errors import UnusableInput
 from compiler.gguf_header import read_gguf_header
 from compiler.lineage import origin_of, write_lineage
-from compiler.model import TEXT_GENERATION, Model
+from compiler.model import TEXT_GENERATION, Model, model_files
 from compiler.package import Deviation, Lowered, Port, Weights
 from compiler.quantize.allocation import Budget, Choice, write_allocation
 from compiler.quantize.plan import copy_tables, plan_allocation, plan_codes, refuse_rows
@@ -39,6 +39,7 @@ SCHEMES = tuple(
 )
 OPTIONS = (IMATRIX,)
 VARIANTS: tuple[str, ...] = ()
+ENGINES: tuple[str, ...] = ()
 
 CHOICES = tuple(
     Choice(bits, symmetric, found.bits_per_weight)
@@ -130,7 +131,8 @@ def convert(model: str, inputs: list[str], out: str, base: str, name: str, conve
     target = Path(out) / "base.gguf"
     os.environ["NO_LOCAL_GGUF"] = "1"
     with tempfile.TemporaryDirectory() as temporary:
-        folder = _with_old_config_names(Path(model), Path(temporary))
+        folder = Path(temporary) / name
+        _view(Path(model), folder)
         sys.argv = [str(script), str(folder), "--outtype", base.lower(), "--outfile", str(target), "--model-name", name]
         try:
             runpy.run_path(str(script), run_name="__main__")
@@ -141,17 +143,19 @@ def convert(model: str, inputs: list[str], out: str, base: str, name: str, conve
         raise UnusableInput(f"llama.cpp's converter wrote no file for {name}.")
 
 
-def _with_old_config_names(model: Path, temporary: Path) -> Path:
-    """The model's folder, or a view of it where config.json also has the names that transformers 5 no longer writes."""
+def _view(model: Path, folder: Path) -> None:
+    """A folder with the model's files, under the model's name, which the converter writes into its metadata in parts.
+
+    config.json gets the names that transformers 5 no longer writes.
+    """
+    folder.mkdir()
+    for file in model_files(model):
+        (folder / file.relative_to(model)).parent.mkdir(exist_ok=True)
+        (folder / file.relative_to(model)).symlink_to(file.resolve())
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "gpt2" or "n_ctx" in config:
-        return model
-    for file in model.iterdir():
-        (temporary / file.name).symlink_to(file.resolve())
-    (temporary / "config.json").unlink()
-    config["n_ctx"] = config["n_positions"]
-    (temporary / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return temporary
+    if config.get("model_type") == "gpt2" and "n_ctx" not in config:
+        (folder / "config.json").unlink()
+        (folder / "config.json").write_text(json.dumps({**config, "n_ctx": config["n_positions"]}), encoding="utf-8")
 
 
 def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:

@@ -164,10 +164,12 @@ def _pad(sink: BinaryIO) -> None:
 
 def _match(base: Path, header: GgufHeader, rows: Rows) -> Iterator[_Carried]:
     """Find the base file's matrices that have codes."""
+    placed: list[Origin] = []
     for tensor in header.tensors:
         if len(tensor.shape) == 2 and tensor.type in DTYPES:
             shape = (tensor.shape[1], tensor.shape[0])
             values: NDArray[Any] = np.memmap(base, DTYPES[tensor.type], "r", tensor.offset, shape)
-            origin = find_origin(rows, mark_rows(values, tensor.type), tensor.name)
+            origin = find_origin(rows, mark_rows(values, tensor.type), tensor.name, placed)
             if origin is not None:
+                placed.append(origin)
                 yield _Carried(tensor, origin)

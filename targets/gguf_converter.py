@@ -8,11 +8,11 @@ put on PYTHONPATH of the one child process that converts.
 from __future__ import annotations
 
 import ast
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -38,8 +38,8 @@ def converter_folder() -> Path:
             unpacked = Path(temporary) / "unpacked"
             with zipfile.ZipFile(Path(temporary) / _WHEEL) as wheel:
                 wheel.extractall(unpacked)
-            shutil.rmtree(folder, ignore_errors=True)
-            unpacked.rename(folder)
+            with suppress(OSError):  # another build has put it there meanwhile
+                unpacked.rename(folder)
     return folder
 
 

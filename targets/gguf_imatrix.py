@@ -47,7 +47,7 @@ def measure(model: str, inputs: list[str], out: str, task: str, dataset: str) ->
     samples = torch.from_numpy(np.load(Path(inputs[1]) / "samples.npy"))
     by_mark: dict[int, NDArray[np.float32]] = {}
     shared: set[int] = set()
-    for each in measure_importance(read_model(Path(model), task=task), samples):
+    for each in measure_importance(read_model(Path(model), task=task), samples, Path(out)):
         values = np.memmap(each.weight.file, DTYPES[each.weight.dtype], "r", each.weight.offset, each.weight.shape)
         rows = (values.T if each.transposed else values)[:_MARKED_ROWS]
         marks = {int(mark) for mark in mark_rows(rows, each.weight.dtype)}

@@ -14,7 +14,7 @@ from compiler.lineage import origin_of, write_lineage
 from compiler.model import TEXT_GENERATION, Model
 from compiler.package import Lowered, Port, Weights
 from compiler.quantize.checkpoint import BITS, config_of, pack_tensor, write_config
-from compiler.quantize.plan import plan_codes, refuse_rows
+from compiler.quantize.plan import IN_BLOCK, plan_codes, refuse_rows
 from compiler.quantize.quantized import QuantizedTensor, list_quantized, read_quantized
 from compiler.recipe import Recipe
 from compiler.scheme import CODE_SCHEMES
@@ -26,6 +26,7 @@ EXTRA = "reference"
 SCHEMES = tuple(scheme.name for scheme in CODE_SCHEMES if scheme.code_bits in BITS)
 OPTIONS: tuple[str, ...] = ()
 VARIANTS: tuple[str, ...] = ()
+ENGINES: tuple[str, ...] = ()
 
 _CODES_PER_GROUP = 32
 
@@ -111,7 +112,8 @@ def pack(
 
 
 def _is_linear(name: str) -> bool:
-    return not name.startswith(("lm_head", "embed_out")) and "embed" not in name.rsplit(".", 2)[-2]
+    """Embeddings and heads are outside the blocks, whatever a family calls them."""
+    return IN_BLOCK.search(name) is not None
 
 
 def _data(infos: dict[str, TensorInfo], entries: dict[str, Any], form: str) -> Iterator[bytes]:

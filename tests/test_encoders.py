@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ import transformers
 from conftest import Run, assert_refused
 
 from compiler.package import read_package
+from runtimes.use import classify
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +64,17 @@ def test_nothing_of_this_machine_is_written_into_a_graph(made: Path) -> None:
 
 
 def test_a_text_encoder_goes_to_litert_and_tvm(made: Path, edgec: Run) -> None:
-    out = made / "distilbert" / "static"
-    arguments = ["-r", "tflite:fp32", "-r", "neo:fp32@local", "--sequence-length", "64", "-o", out, "--verify"]
-    done = edgec("build", made / "distilbert" / "model", *arguments)
+    out, file = made / "distilbert" / "static", made / "distilbert" / "recipes.toml"
+    file.write_text(
+        '[[recipe]]\nrecipe = "tflite:fp32"\nsequence_length = 64\nbatch = 2\n'
+        '[[recipe]]\nrecipe = "neo:fp32@local"\nsequence_length = 64\n'
+    )
+    done = edgec("build", made / "distilbert" / "model", "-f", file, "-o", out, "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("tflite-fp32", "neo-fp32-local"):
+    for name, batch in (("tflite-fp32", 2), ("neo-fp32-local", 1)):
         package = read_package(out / name)
         assert (package.quality or {})["max_abs_difference"] < 1e-4
-        assert package.lowered.inputs[0].shape == (1, 64)
+        assert package.lowered.inputs[0].shape == (batch, 64)
     ran = edgec("run", out / "tflite-fp32", "-p", "one", "-p", "one", "-p", "two", "--json")
     first, same, other = json.loads(ran.stdout)
     assert np.dot(first, same) == pytest.approx(1, abs=1e-5)
@@ -83,6 +89,11 @@ def test_llama_cpp_embeds_as_torch_does_and_its_own_tokenizer_is_held_to_hugging
     assert_refused(edgec("verify", out / "gguf-F32"), 1, "tokenizer", "한국어")
     assert edgec("verify", out / "gguf-F32", "--allow", "text").returncode == 0
     assert (read_package(out / "gguf-F32").quality or {})["min_cosine"] > 0.9999
+    # The model ends at 256 tokens: a longer text is cut.
+    ran = edgec("run", out / "gguf-F32", "-p", "word " * 600, "-p", "word " * 254, "--json")
+    assert ran.returncode == 0, ran.stderr
+    first, second = json.loads(ran.stdout)
+    assert np.dot(first, second) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +123,31 @@ def test_a_task_whose_head_the_model_lacks_is_refused(made: Path, edgec: Run) ->
 
 
 def test_classification_names_the_labels(made: Path, edgec: Run) -> None:
-    ran = edgec("run", made / "bert-classify" / "out" / "onnx-int8", "-p", "some text", "--json")
+    ran = edgec("run", made / "bert-classify" / "out" / "onnx-int8", "-p", "some text " * 300, "--json")
+    assert ran.returncode == 0, ran.stderr
     answers = json.loads(ran.stdout)
     assert {answer["label"] for answer in answers} == {"LABEL_0", "LABEL_1", "LABEL_2"}
     assert sum(float(answer["probability"]) for answer in answers) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "logits", "expected"),
+    [
+        (None, [0.0, 0.0], [0.5, 0.5]),
+        (None, [0.0], [0.5]),
+        ("multi_label_classification", [0.0, 0.0], [0.5, 0.5]),
+        ("multi_label_classification", [-30.0, 30.0], [1.0, 0.0]),
+        ("regression", [-2.5], [-2.5]),
+    ],
+)
+def test_labels_have_the_probabilities_that_their_kind_of_problem_asks_for(
+    problem_type: str | None, logits: list[float], expected: list[float], made: Path, tmp_path: Path
+) -> None:
+    class Says:
+        def run(self, inputs: object) -> dict[str, np.ndarray]:
+            return {"logits": np.asarray([logits], np.float32)}
+
+    (tmp_path / "config.json").write_text(json.dumps({"problem_type": problem_type}))
+    package = replace(read_package(made / "bert-classify" / "out" / "onnx-int8"), folder=tmp_path)
+    found = classify(package, cast(Any, Says()), {})
+    assert [value for _, value in found] == pytest.approx(expected, abs=1e-6)

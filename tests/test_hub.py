@@ -97,6 +97,7 @@ def test_a_hub_model_is_fetched_once_and_then_found_offline(
 ) -> None:
     address, requests = hub
     online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": _TOKEN}
+    online["EDGEC_CACHE"] = str(tmp_path / "cache")
     done = edgec("build", "org/tiny", "-r", "onnx:fp32", "-o", tmp_path / "out", "--verify", **online)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "out" / "onnx-fp32" / "package.json").read_text())
@@ -108,8 +109,9 @@ def test_a_hub_model_is_fetched_once_and_then_found_offline(
     offline = {**online, "HF_HUB_OFFLINE": "1"}
     done = edgec("inspect", f"org/tiny@{_COMMIT}", "--json", **offline)
     assert done.returncode == 0, done.stderr
-    for path in (tmp_path / "out").rglob("*"):
-        assert path.is_dir() or _TOKEN.encode() not in path.read_bytes()
+    assert len(requests) == len(set(requests)), "nothing is fetched twice"
+    for path in tmp_path.rglob("*"):  # the hub's cache, ours, and the package
+        assert not path.is_file() or _TOKEN.encode() not in path.read_bytes(), path
 
 
 def test_a_dataset_of_the_hub_calibrates(

@@ -16,8 +16,9 @@ from benchmarks.report.charts import pareto_front
 from benchmarks.statistics import percentile, ratio_interval
 from benchmarks.validity import Disturbance, judge
 from compiler.errors import UnusableInput
-from compiler.metrics import Step, cosines, greedy_agreement, measure_logits, perplexity
+from compiler.metrics import Step, cosines, greedy_agreement, measure_logits, perplexity, relative_error, row_cosines
 from compiler.recipe import Thresholds
+from compiler.thresholds import thresholds_for
 from compiler.verify import check_numbers
 
 _QUIET = Disturbance(0.0, 0.0, 0, None)
@@ -66,6 +67,26 @@ def test_a_figure_beyond_its_limit_or_not_a_number_fails(value: float) -> None:
 
 def test_figures_within_limits_pass() -> None:
     assert check_numbers({"mean_kl": 0.1, "same_top1": 0.9}, Thresholds(max_mean_kl=0.1, min_same_top1=0.9)) == []
+
+
+def test_outputs_of_the_right_direction_and_the_wrong_size_fail() -> None:
+    reference = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    pairs = [(reference[:2], reference[:2] / 10), (reference[2:], reference[2:] / 10)]
+    assert np.concatenate(row_cosines(pairs)).tolist() == pytest.approx([1] * 4)
+    assert relative_error(pairs) == pytest.approx(0.9)
+    for scheme in ("fp32", "fp16", "int8", "Q4_0", "int4-gptq-g32", "lut6"):
+        limits = thresholds_for(scheme, Thresholds())
+        assert check_numbers({"relative_error": 0.9, "min_cosine": 1.0}, limits), scheme
+        assert check_numbers({"relative_error": 0.0, "min_cosine": 1.0}, limits) == []
+
+
+def test_a_single_label_is_compared_over_all_inputs() -> None:
+    """A row of one value has no direction: a score near zero that changes its sign is no difference."""
+    reference = [np.asarray([[8.0]], np.float32), np.asarray([[0.001]], np.float32)]
+    near = list(zip(reference, [reference[0], -reference[1]], strict=True))
+    assert row_cosines(near)[0].tolist() == pytest.approx([1])
+    assert relative_error(near) < 1e-3
+    assert relative_error([(each, each / 800) for each in reference]) > 0.99
 
 
 def test_percentiles_are_those_of_numpy() -> None:

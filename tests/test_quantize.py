@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
-from compiler.errors import UnusableInput
+from compiler.errors import CheckFailed, UnusableInput
 from compiler.quantize.checkpoint import CheckpointForm, pack_tensor, pack_words, unpack_tensor, unpack_words
 from compiler.quantize.gptq import Solver, damped, row_errors, solve
 from compiler.quantize.grid import Grid, dequantize, fit_scales, round_to_codes
-from compiler.quantize.quantized import QuantizedTensor
+from compiler.quantize.quantized import QuantizedTensor, write_quantized
+from compiler.quantize.rows import find_origin, index_rows, mark_rows, require_all_carried
+from targets import gptq as gptq_target
 from targets import onnx_codes
 from targets.gguf_codes import CONTAINERS, pack_blocks, unpack_blocks
 
@@ -101,3 +106,48 @@ def test_degenerate_inputs_are_damped_or_refused_by_name() -> None:
         damped(torch.zeros(64, 64), Solver(), "blk.down")
     with pytest.raises(UnusableInput, match="not finite"):
         damped(torch.full((64, 64), torch.nan), Solver(), "x")
+
+
+def _save_with_codes(folder: Path, matrices: dict[str, np.ndarray]) -> None:
+    """A model with these matrices, and codes of each, which matter not here."""
+    save_file(matrices, folder / "model.safetensors")
+    tensors = []
+    for name, values in matrices.items():
+        groups = np.ones((len(values), values.shape[1] // 32), np.float16)
+        codes = np.zeros(values.shape, np.uint8)
+        tensors.append(QuantizedTensor(name, codes, groups, groups.astype(np.uint8), 8, 32, True))
+    write_quantized(folder / "codes-0000.safetensors", tensors)
+
+
+def test_rows_of_zeros_do_not_tell_where_a_matrix_comes_from(tmp_path: Path) -> None:
+    """RoBERTa's table of positions has no codes, and a row of zeros like the table of words."""
+    words, positions = np.random.default_rng(0).normal(size=(2, 8, 32)).astype(np.float32)
+    words[1] = positions[1] = 0
+    _save_with_codes(tmp_path, {"words.weight": words})
+    rows = index_rows(tmp_path, tmp_path)
+    assert find_origin(rows, mark_rows(positions, "F32"), "positions") is None
+    origin = find_origin(rows, mark_rows(words, "F32"), "words")
+    assert origin is not None and origin.parts[0][1].tolist() == list(range(8))
+    changed = words.copy()
+    changed[3] += 1
+    with pytest.raises(CheckFailed, match="Of the rows of words, 1 are not rows"):
+        find_origin(rows, mark_rows(changed, "F32"), "words")
+
+
+def test_two_equal_matrices_both_get_their_codes(tmp_path: Path) -> None:
+    """A layer that was put in twice, as merges of models do."""
+    values = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
+    _save_with_codes(tmp_path, {"first.weight": values, "second.weight": values})
+    rows = index_rows(tmp_path, tmp_path)
+    placed = []
+    for _ in range(2):
+        origin = find_origin(rows, mark_rows(values, "F32"), "twin", placed)
+        assert origin is not None
+        placed.append(origin)
+    require_all_carried(rows, placed)
+
+
+def test_embeddings_are_no_layers_with_codes_in_a_checkpoint_whatever_they_are_called() -> None:
+    for name in ("transformer.wte.weight", "model.embed_tokens.weight", "lm_head.weight", "embed_out.weight"):
+        assert not gptq_target._is_linear(name)
+    assert gptq_target._is_linear("model.layers.11.mlp.down_proj.weight")

@@ -63,9 +63,10 @@ def test_a_cached_build_and_a_fresh_one_give_the_same_bytes(
     model = tmp_path / "SmolLM2-135M-Instruct"
     model.symlink_to(smollm2.folder)
     options = [part for recipe in _RECIPES for part in ("-r", recipe)]
-    for name, environment in (("cached", {}), ("fresh", {"EDGEC_CACHE": str(tmp_path / "cache")})):
-        done = edgec("build", model, *options, "-o", tmp_path / name, "--json", **environment)
+    for name in ("fresh", "cached"):
+        done = edgec("build", model, *options, "-o", tmp_path / name, "--json", EDGEC_CACHE=str(tmp_path / "cache"))
         assert done.returncode == 0, done.stderr
+        assert {stage["cached"] for stage in json.loads(done.stdout)["stages"]} == {name == "cached"}
         for recipe in ("gguf-Q8_0", "gguf-Q4_0", "onnx-int4-rtn-g32"):
             differing = set(_bytes(built / recipe).items()) ^ set(_bytes(tmp_path / name / recipe).items())
             assert {file for file, _ in differing} <= {"README.md"}, recipe
@@ -98,26 +99,14 @@ def test_genai_reads_digits_of_other_scripts_as_hugging_face_does(built: Path, s
         assert [int(token) for token in runtime.encode(text)] == expected.encode(text).ids, text
 
 
-def test_a_text_gives_perplexity(built: Path, edgec: Run, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("The river ran past the mill and under the old bridge, as it had for three hundred years. " * 60)
-    done = edgec("verify", built / "gguf-Q8_0", "--text", text, "--max-tokens", 512, "--json")
-    assert done.returncode == 0, done.stderr
-    quality = json.loads(done.stdout)[0]["quality"]
-    assert quality["positions"] == 256
-    assert quality["perplexity"] == pytest.approx(quality["reference_perplexity"], rel=0.05)
-    text.write_text("too short")
-    assert_refused(edgec("verify", built / "gguf-Q8_0", "--text", text), 2, "512")
-
-
 def test_a_package_generates_and_stops_at_the_end_of_text(built: Path, edgec: Run) -> None:
     answers = [
         json.loads(edgec("run", built / name, "-p", "What is the capital of France?", "-n", 60, "--json").stdout)[0]
         for name in ("onnx-int4-rtn-g32", "gguf-Q8_0")
     ]
-    assert any("Paris" in answer["text"] for answer in answers)
+    assert all("Paris" in answer["text"] for answer in answers)
     assert all("<|im_end|>" not in answer["text"] for answer in answers)
-    assert 0 < answers[0]["new_tokens"] <= 60
+    assert all(0 < answer["new_tokens"] < 60 for answer in answers)
 
 
 def test_bench_compare_and_report_work_together(built: Path, edgec: Run, tmp_path: Path) -> None:

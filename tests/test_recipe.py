@@ -97,9 +97,19 @@ def test_a_recipe_file_sets_shapes_and_limits(tmp_path: Path) -> None:
         ("[[recipe]]\nscheme = 1\n", "scheme"),
         ("not toml", "cannot be read"),
         ("", "no [[recipe]] table"),
+        ("recipe = 5\n", "no [[recipe]] table"),
+        ('recipe = ["a"]\n', "[[recipe]] tables"),
+        ('[[recipe]]\nrecipe = "gguf:Q8_0"\nthresholds = 3\n', "thresholds"),
+        ("[[recipe]]\nrecipe = 5\n", "not a string"),
+        ('[[recipe]]\nrecipe = "gguf:Q8_0"\ntask = 1\n', "not a string"),
+        ('[[recipe]]\nrecipe = "tflite:fp32"\nsequence_length = "128"\n', "not a whole number"),
+        ('[[recipe]]\nrecipe = "tflite:fp32"\nbatch = 0\n', "not a whole number"),
+        ('[[recipe]]\nrecipe = "gguf:Q8_0"\n[recipe.thresholds]\nmax_mean_kl = "low"\n', "not a number"),
     ],
 )
-def test_a_recipe_file_with_an_unknown_key_is_refused(tmp_path: Path, content: str, word: str) -> None:
+def test_a_recipe_file_with_an_unknown_key_or_another_kind_of_value_is_refused(
+    tmp_path: Path, content: str, word: str
+) -> None:
     path = tmp_path / "recipes.toml"
     path.write_text(content)
     with pytest.raises(UnusableInput) as caught:

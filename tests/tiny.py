@@ -101,6 +101,8 @@ def save_encoder(kind: str, tokenizer_from: Path, folder: Path) -> Path:
                 parameter.mul_(3)
             elif name.endswith("bias"):
                 parameter.normal_(0, 0.1)
+    if kind == "vit":
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return _save(model, None if kind == "vit" else tokenizer_from, folder)
 
 

@@ -70,11 +70,14 @@ def command(
     recipes = [_with_options(recipe, context_length, sequence_length, task) for recipe in recipes]
     require_mixed(recipes, quantization["target_bpw"], quantization["max_bytes"])
     recipes = [with_quantization(recipe, **quantization) for recipe in recipes]
+    tasks = sorted({recipe.task for recipe in recipes if recipe.task})
+    if len(tasks) > 1:
+        raise UnusableInput(f"The recipes name the tasks {' and '.join(tasks)}. One build is of one; split the file.")
     with progress_bars(quiet=as_json) as progress:
         opening = progress.add_task("read the model", total=None)
         source = open_model(
             model,
-            task,
+            tasks[0] if tasks else None,
             lambda done, total: progress.update(opening, completed=done, total=total),
             debug,
             name,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 import click
 
-from compiler.cache import cache_root
+from compiler.cache import cache_root, clear_cache
 from compiler.cli.display import format_bytes, print_json
 
 
@@ -18,7 +16,7 @@ def command(clear: bool, as_json: bool) -> None:
     root = cache_root()
     stages = root / "stages"
     if clear:
-        shutil.rmtree(root, ignore_errors=True)
+        clear_cache()
     nbytes = sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) if root.is_dir() else 0
     entries = sum(1 for _ in stages.iterdir()) if stages.is_dir() else 0
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -81,7 +81,7 @@ def verify_packages(
             def update(done: int, total: int, task: int = task) -> None:
                 progress.update(task, completed=done, total=total)
 
-            source = model or find_identified(package.model)
+            source = replace(model, task=package.model.task) if model else find_identified(package.model)
             shapes = recipe_from_full(package.recipe_full).shapes
             expect(source, shapes, text, max_tokens, update, debug)
             progress.update(task, description=f"verify [dim]{package.name}[/dim]", completed=0)
@@ -113,7 +113,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         names = ["mean_kl", "p90_kl", "p99_kl", "same_top1", "greedy_agreement", "perplexity", "reference_perplexity"]
         _print_kind("Language models against the fp32 model", names, decoders)
     if encoders:
-        names = ["min_cosine", "mean_cosine", "max_abs_difference"]
+        names = ["min_cosine", "mean_cosine", "relative_error", "max_abs_difference"]
         _print_kind("Encoders against the fp32 model", names, encoders)
     for verdict in verdicts:
         for check, failure in verdict.failures[:_SHOWN_FAILURES]:

@@ -74,7 +74,7 @@ def match_sources(model: Model, sources: Mapping[str, Source], prefixes: Iterabl
         for parameter, source in sources.items()
     }
     used = {source.tensor for source in found.values()} | {source.added for source in found.values() if source.added}
-    left = sorted(name for name in stored - used if not _COMPUTED.fullmatch(name) and not _unused(name, model.task))
+    left = sorted(name for name in stored - used if not _COMPUTED.fullmatch(name) and not _unused(name, model))
     if left:
         raise UnusableInput(
             f"{model.name} has the tensor {left[0]}, which the network for {model.architecture} has no place for "
@@ -83,8 +83,14 @@ def match_sources(model: Model, sources: Mapping[str, Source], prefixes: Iterabl
     return found
 
 
-def _unused(name: str, task: str) -> bool:
-    """Whether the task does without that tensor: a pooler where token vectors are asked for, heads of pre-training."""
+def _unused(name: str, model: Model) -> bool:
+    """Whether the task does without that tensor: a pooler where token vectors are asked for, heads of pre-training.
+
+    A decoder is the table of words again, unless the model says that it is not.
+    """
+    task = model.task
+    if name.endswith("decoder.weight") and model.config.get("tie_word_embeddings") is False:
+        return False
     if task == "feature-extraction":
         return re.fullmatch(r"(.*\.)?(pooler\..*|cls\..*|lm_head\..*|vocab_.*)", name) is not None
     if task == "fill-mask":

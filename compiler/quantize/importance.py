@@ -41,15 +41,18 @@ class Importance:
     squares: Tensor
 
 
-def measure_importance(model: Model, samples: Tensor) -> list[Importance]:
-    """Run the samples, int64 (samples, tokens), through the model, one block in memory at a time."""
+def measure_importance(model: Model, samples: Tensor, out: Path) -> list[Importance]:
+    """Run the samples, int64 (samples, tokens), through the model, one block in memory at a time.
+
+    Activations lie in a folder beside `out`, which goes with the stage when it is killed.
+    """
     network = open_network(model)
     count, length = samples.shape
     batch = max(1, _TOKENS_AT_ONCE // length)
     tables = find_tables(network, model, Quantization(), Grid(8, 32, True))
     front = [name for name in network.outside_blocks() if name != tables.head or tables.tied]
     found = []
-    with tempfile.TemporaryDirectory(prefix="edgec-stream-") as work:
+    with tempfile.TemporaryDirectory(prefix="stream-", dir=out.parent) as work:
         stream = Activations(Path(work) / "stream", count, length, model.geometry.hidden_size)
         stream.create()
         for name in front:

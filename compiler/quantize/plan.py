@@ -19,7 +19,7 @@ from compiler.target import Stage
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "67108864"}
 _TOOLS = ("torch", "transformers", "numpy", "safetensors")
 PALETTE_ROWS = 8
-_IN_BLOCK = re.compile(r"\.\d+\..*weight$")
+IN_BLOCK = re.compile(r"\.\d+\..*weight$")
 
 
 def plan_codes(
@@ -122,7 +122,7 @@ def refuse_rows(model: Model, recipe: Recipe) -> str | None:
             own = f"int{entry.bits}-gptq-g{entry.group_size}{'' if entry.symmetric else '-asym'}"
             return f"it comes with codes of its own, which are {own}; use that scheme, or a float one."
     for tensor in model.tensors:
-        if block and len(tensor.shape) == 2 and _IN_BLOCK.search(tensor.name):
+        if block and len(tensor.shape) == 2 and IN_BLOCK.search(tensor.name):
             row = tensor.shape[0] if model.config.get("model_type") == "gpt2" else tensor.shape[1]
             fitting = fitting_group(row, block) if recipe.quantization.smaller_groups else block
             if row % fitting:

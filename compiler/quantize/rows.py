@@ -6,7 +6,7 @@ every row of the model's matrices has a mark, and the container's float matrix i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from compiler.tensors import find_tensors
 # Of safetensors and GGUF alike; BF16 is read as its bits.
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 _ROWS_AT_ONCE = 1024
+_ZERO_MARK = np.uint64(0)  # of a row of zeros, whatever its width
 
 
 @dataclass(frozen=True)
@@ -87,17 +88,20 @@ def mark_rows(values: NDArray[Any], dtype: str) -> NDArray[np.uint64]:
     return marks
 
 
-def find_origin(rows: Rows, marks: NDArray[np.uint64], name: str) -> Origin | None:
+def find_origin(rows: Rows, marks: NDArray[np.uint64], name: str, placed: Collection[Origin] = ()) -> Origin | None:
     """Where a container's matrix with these row marks comes from; None when it has no codes.
+
+    Rows of zeros do not decide: those of padding tokens are in tables without codes as well. Of two equal matrices the one
+    that is not `placed` yet is taken.
 
     Raises:
         CheckFailed: only some of its rows have codes, or its parts differ in their grid.
     """
     at = np.searchsorted(rows.marks, marks).clip(max=len(rows.marks) - 1)
     known = rows.marks[at] == marks
-    at = _settle_twins(rows, marks, at, known)
-    if not known.any():
+    if not (known & (marks != _ZERO_MARK)).any():
         return None
+    at = _settle_twins(rows, marks, at, known, {number for origin in placed for number, _ in origin.parts})
     if not known.all():
         raise CheckFailed(
             "carry",
@@ -116,7 +120,7 @@ def find_origin(rows: Rows, marks: NDArray[np.uint64], name: str) -> Origin | No
 
 
 def _settle_twins(
-    rows: Rows, marks: NDArray[np.uint64], at: NDArray[np.int64], known: NDArray[np.bool_]
+    rows: Rows, marks: NDArray[np.uint64], at: NDArray[np.int64], known: NDArray[np.bool_], placed: set[int]
 ) -> NDArray[np.int64]:
     """Rows that several matrices have (those of tokens that were never trained, for one) go to one that the rest is from."""
     last = (np.searchsorted(rows.marks, marks, "right") - 1).clip(min=0)
@@ -125,7 +129,9 @@ def _settle_twins(
     settled = at.copy()
     for place in np.flatnonzero(twins):
         choices = range(at[place], last[place] + 1)
-        settled[place] = next((choice for choice in choices if int(rows.entry[choice]) in owners), at[place])
+        wanted = [choice for choice in choices if int(rows.entry[choice]) in owners]
+        wanted += [choice for choice in choices if not owners and int(rows.entry[choice]) not in placed]
+        settled[place] = wanted[0] if wanted else at[place]
     return settled
 
 
@@ -147,7 +153,8 @@ def gather_rows(rows: Rows, origin: Origin, name: str) -> QuantizedTensor:
 def require_all_carried(rows: Rows, used: Sequence[Origin]) -> None:
     """Raise CheckFailed when a quantized matrix has no place in the container."""
     placed = {number for origin in used for number, _ in origin.parts}
-    missing = [entry.name for number, entry in enumerate(rows.entries) if number not in placed]
+    needed = set(rows.entry[rows.marks != _ZERO_MARK].tolist())
+    missing = [entry.name for number, entry in enumerate(rows.entries) if number in needed - placed]
     if missing:
         raise CheckFailed(
             "carry",

@@ -258,9 +258,12 @@ def _block_file(work: Path, number: int) -> Path:
 
 
 def _collect(work: Path, out: Path) -> list[dict[str, Any]]:
-    """Move the codes to `out` and write the table of layers."""
+    """Put the codes into `out` and write the table of layers. They stay in `work` too, which a run cut off here needs."""
     for file in sorted(work.glob("codes-*.safetensors")):
-        shutil.move(file, out / file.name)
+        try:
+            (out / file.name).hardlink_to(file)
+        except OSError:  # another file system
+            shutil.copyfile(file, out / file.name)
     return _table(out)
 
 
