@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.measurement import Measurement
 from benchmarks.statistics import Interval, ratio_interval
-from compiler.errors import UnusableInput
+from compiler.errors import CheckFailed, UnusableInput
 
 # Timed metrics: name, key in samples. Smaller is better.
 _TIMED = (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("latency", "latency_s"))
@@ -17,6 +17,9 @@ _SINGLE = ("peak_rss_bytes", "peak_anon_bytes", "package_bytes")
 # Quality, smaller is better; below the floor a difference means nothing.
 _QUALITY = (("mean_kl", 1e-3), ("max_abs_difference", 1e-3))
 _BITS_TOLERANCE = 0.02
+
+MISSING_CHECK = "missing"
+QUALITY_CHECK = "quality"
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,19 @@ def compare(
     effect: float,
     *,
     across_schemes: bool = False,
+    allow: Sequence[str] = (),
 ) -> list[Comparison]:
     """Compare two runs, package by package.
 
     Args:
         effect: how much worse is a regression, e.g. 0.05 for 5 %.
         across_schemes: compare packages although their schemes or bits per weight differ.
+        allow: names of checks whose failure is accepted.
 
     Raises:
         UnusableInput: no package and workload is in both, a measurement has the verdict invalid, or two packages are not
             comparable.
+        CheckFailed: a package of the champion was not measured, or one of the challenger's failed `verify`.
     """
     known = {_identity(measurement): measurement for measurement in champion}
     pairs = [(known[_identity(each)], each) for each in challenger if _identity(each) in known]
@@ -62,6 +68,20 @@ def compare(
         raise UnusableInput(
             "The two result files have no package, device and workload in common; nothing can be compared."
         )
+    missing = sorted(known.keys() - {_identity(each) for each in challenger})
+    if missing and MISSING_CHECK not in allow:
+        raise CheckFailed(
+            MISSING_CHECK,
+            f"{len(missing)} measurements of the baseline have no counterpart, the first is {missing[0][1]} of "
+            f"{missing[0][0]} ({missing[0][3]}). Measure it too; --allow {MISSING_CHECK} compares what there is.",
+        )
+    for _, after in pairs:
+        if after.quality and not after.quality.get("passed", True) and QUALITY_CHECK not in allow:
+            raise CheckFailed(
+                QUALITY_CHECK,
+                f"{after.recipe} of {after.model} failed `edgec verify`, so its figures are those of another function. "
+                f"--allow {QUALITY_CHECK} compares them all the same.",
+            )
     for measurement in (each for pair in pairs for each in pair):
         if measurement.verdict["word"] == "invalid":
             reasons = "; ".join(measurement.verdict["reasons"])
@@ -72,12 +92,17 @@ def compare(
 
 
 def compare_recipes(
-    measurements: Sequence[Measurement], champion: str, effect: float, *, across_schemes: bool = False
+    measurements: Sequence[Measurement],
+    champion: str,
+    effect: float,
+    *,
+    across_schemes: bool = False,
+    allow: Sequence[str] = (),
 ) -> list[Comparison]:
     """Compare the other recipes of a run with the recipe `champion`, model by model.
 
     Raises:
-        UnusableInput: no measurement has that recipe, a measurement has the verdict invalid, or two packages are not
+        UnusableInput: no or every measurement has that recipe, a measurement has the verdict invalid, or two packages are not
             comparable.
     """
     champions = [measurement for measurement in measurements if measurement.recipe == champion]
@@ -89,7 +114,10 @@ def compare_recipes(
         others = [other for other in measurements if other.model == each.model and other.recipe != champion]
         for other in others:
             _require_comparable(each, champion, other, across_schemes)
-            found += compare([replace(each, recipe=other.recipe)], [other], effect, across_schemes=True)
+            renamed = replace(each, recipe=other.recipe)
+            found += compare([renamed], [other], effect, across_schemes=True, allow=allow)
+    if not found:
+        raise UnusableInput(f"The results have nothing beside {champion} that could be compared with it.")
     return found
 
 

@@ -74,7 +74,7 @@ def read_environment(threads: int, distributions: Sequence[str]) -> Environment:
 
 def measure_read_bandwidth(threads: int) -> float:
     """Bytes per second that `threads` threads read from memory together."""
-    parts = [np.ones(_BANDWIDTH_BYTES // threads // 4, np.float32) for _ in range(threads)]
+    parts = [np.ones(_BANDWIDTH_BYTES // threads // 8, np.int64) for _ in range(threads)]
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(_BANDWIDTH_REPEATS):
@@ -86,7 +86,7 @@ def measure_read_bandwidth(threads: int) -> float:
 
 def _read_once(part: np.ndarray) -> int:
     # A reduction of 64-bit words is bound by memory, not by arithmetic, and releases the interpreter lock.
-    return int(np.bitwise_or.reduce(part.view(np.int64)))
+    return int(np.bitwise_or.reduce(part))
 
 
 def _cpu_name() -> str:

@@ -88,4 +88,7 @@ def _parse(line: str, number: int, path: Path) -> Measurement:
         raise UnusableInput(
             f"{path.name}, line {number}, lacks {sorted(missing)[0]!r}. Measure again with `edgec bench`."
         )
+    for name in ("samples", "summary", "verdict"):
+        if not isinstance(document[name], dict):
+            raise UnusableInput(f"{path.name}, line {number}, has no {name}. Measure again with `edgec bench`.")
     return Measurement(**{name: document[name] for name in names})

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from compiler.model import Model
 from compiler.scheme import SCHEMES, estimate_weight_bytes, find_scheme
 
-_ADAM_BYTES_PER_PARAMETER = 16  # fp32 weights, gradients and two moments
+# Weights, gradients and Adam's two moments: all in fp32, or 16-bit weights and gradients beside fp32 weights and moments.
+_ADAM_BYTES_PER_PARAMETER = 16
+_LORA_RANK = 16
 _CACHE_TOKENS = 1024
 
 
@@ -22,11 +24,11 @@ class SchemeEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Attributes as named. `training_bytes` is for fp32 with Adam, activations aside."""
+    """Attributes as named. `training` has what is trained and its bytes, activations aside."""
 
     schemes: tuple[SchemeEstimate, ...]
     kv_cache_bytes_per_1k_tokens: int | None
-    training_bytes: int
+    training: tuple[tuple[str, int], ...]
     memory: tuple[SchemeEstimate, ...]
 
 
@@ -41,11 +43,19 @@ def estimate(model: Model) -> Estimate:
         weights = estimate_weight_bytes(scheme, model.matrix_weights, other)
         return SchemeEstimate(name, weights, weights + cache)
 
+    # An adapter of rank r has r rows and r columns for each matrix (LoRA, arXiv 2106.09685).
+    adapters = sum(_LORA_RANK * sum(t.shape) for t in model.tensors if len(t.shape) == 2) * _ADAM_BYTES_PER_PARAMETER
+    whole = model.parameters * _ADAM_BYTES_PER_PARAMETER
     return Estimate(
         schemes=tuple(
             at(scheme.name) for scheme in SCHEMES if scheme.method not in ("gptq", "lut") and scheme.symmetric
         ),
         kv_cache_bytes_per_1k_tokens=cache or None,
-        training_bytes=model.parameters * _ADAM_BYTES_PER_PARAMETER,
+        training=(
+            ("fp32 with Adam", whole),
+            ("fp16 with fp32 master weights and Adam", whole),
+            (f"LoRA of rank {_LORA_RANK} on int8", at("int8").weight_bytes + adapters),
+            (f"LoRA of rank {_LORA_RANK} on int4", at("int4-rtn-g32").weight_bytes + adapters),
+        ),
         memory=tuple(at(name) for name in ("fp32", "fp16", "int8", "int4-rtn-g32")),
     )

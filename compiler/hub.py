@@ -39,7 +39,7 @@ def fetch_from_hub(hub_id: str) -> tuple[Path, str]:
         if not constants.HF_HUB_OFFLINE:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision)
             patterns = needed_files([sibling.rfilename for sibling in info.siblings or []])
-            revision = info.sha
+        # By the name that was asked for, not by the commit, so that its cache knows the name when offline.
         folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
     return folder, f"{repo}@{folder.name}"
 
@@ -79,7 +79,8 @@ def _explained(kind: str, repo: str, revision: str | None) -> Iterator[None]:
 
     unreachable = (
         f"The hub could not be reached for {repo!r} ({{}}), and there is no folder of that name here. Give a local "
-        f"{'folder' if kind == 'model' else 'file'}, or try again when the network is there."
+        f"{'folder' if kind == 'model' else 'file'}, try again when the network is there, or set HF_HUB_OFFLINE=1 to "
+        "use what was fetched before."
     )
     try:
         yield

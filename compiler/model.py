@@ -116,12 +116,15 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
     if not folder.is_dir():
         raise UnusableInput(f"There is no model folder {folder}.")
     config = _read_config(folder)
-    if "auto_map" in config:
+    if "auto_map" in config and not _is_native(config.get("model_type")):
         raise UnusableInput(
             f"{folder.name} wants to run code of its own (auto_map in config.json), and edgec never does. Use a "
             "revision of the model that a released transformers reads without trust_remote_code."
         )
-    architecture = str((config.get("architectures") or ["unknown"])[0])
+    named = config.get("architectures") or ["unknown"]
+    if not isinstance(named, list):
+        raise UnusableInput(f"config.json of {folder.name} has architectures = {named!r}, which is no list.")
+    architecture = str(named[0])
     if task is not None and task not in TASKS:
         raise UnusableInput(f"There is no task {task!r}. Tasks are: {', '.join(TASKS)}.")
     card = _model_card(folder)
@@ -160,6 +163,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UnusableInput(f"config.json of {folder.name} is not a JSON object.")
     return config
+
+
+def _is_native(model_type: object) -> bool:
+    """Whether transformers has classes of its own for that type, so that the model's code is not needed."""
+    try:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    except ImportError:
+        return False
+    return model_type in CONFIG_MAPPING_NAMES
 
 
 def _task_of(architecture: str, folder: Path) -> str:

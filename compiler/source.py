@@ -149,9 +149,10 @@ def _with_codes_apart(model: Model, on_progress: Progress | None, debug: bool) -
     said = model.config.get("quantization_config")
     if said is None:
         return model
-    if said.get("quant_method") != "gptq":
+    method = said.get("quant_method") if isinstance(said, dict) else said
+    if method != "gptq":
         raise UnusableInput(
-            f"{model.name} is already quantized by {said.get('quant_method')!r}, which edgec does not read. Give the model "
+            f"{model.name} is already quantized by {method!r}, which edgec does not read. Give the model "
             "that it was made from, or a GPTQ checkpoint."
         )
     key = digest_json({"gptq": digest_model(model), "form": 1})

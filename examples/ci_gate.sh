@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Champion and challenger in CI: a change of recipe (or of tools) may not make the package worse.
+# Champion and challenger in CI: a change of recipe may not make the package worse.
 #
 #   examples/ci_gate.sh MODEL CHAMPION_RECIPE CHALLENGER_RECIPE WORKDIR [MAX_REGRESSION]
 #
 # Exit 0: the challenger is as good. Exit 1: a check failed or a metric regressed. Exit 2: wrong use.
 set -euo pipefail
 
-model=${1:?MODEL} champion=${2:?CHAMPION_RECIPE} challenger=${3:?CHALLENGER_RECIPE} work=${4:?WORKDIR} effect=${5:-0.10}
+if [ $# -lt 4 ] || [ "$2" = "$3" ]; then
+    echo "usage: $0 MODEL CHAMPION_RECIPE CHALLENGER_RECIPE WORKDIR [MAX_REGRESSION]; two different recipes" >&2
+    exit 2
+fi
+model=$1 champion=$2 challenger=$3 work=$4 effect=${5:-0.10}
 
 edgec build "$model" -r "$champion" -o "$work/champion" --verify
 edgec build "$model" -r "$challenger" -o "$work/challenger" --verify

@@ -23,11 +23,21 @@ def _load_decoder(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except (ValueError, OSError, KeyError) as error:
         raise UnusableInput(f"transformers cannot load {folder.name}: {error}.") from error
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise UnusableInput(
+            f"{folder.name} lacks the tensor {missing[0]} ({len(missing)} in all), which would be random. Download it again."
+        )
     return model.eval()
 
 

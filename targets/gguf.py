@@ -146,16 +146,21 @@ def convert(model: str, inputs: list[str], out: str, base: str, name: str, conve
 def _view(model: Path, folder: Path) -> None:
     """A folder with the model's files, under the model's name, which the converter writes into its metadata in parts.
 
+    The converter trusts remote code: no file of code is there, and no `auto_map` that could name one on the hub.
     config.json gets the names that transformers 5 no longer writes.
     """
     folder.mkdir()
     for file in model_files(model):
         (folder / file.relative_to(model)).parent.mkdir(exist_ok=True)
         (folder / file.relative_to(model)).symlink_to(file.resolve())
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") == "gpt2" and "n_ctx" not in config:
-        (folder / "config.json").unlink()
-        (folder / "config.json").write_text(json.dumps({**config, "n_ctx": config["n_positions"]}), encoding="utf-8")
+    for name in ("config.json", "tokenizer_config.json"):
+        document = json.loads((model / name).read_text(encoding="utf-8")) if (model / name).is_file() else {}
+        settled = {key: value for key, value in document.items() if key != "auto_map"}
+        if name == "config.json" and settled.get("model_type") == "gpt2":
+            settled.setdefault("n_ctx", settled["n_positions"])
+        if settled != document:
+            (folder / name).unlink()
+            (folder / name).write_text(json.dumps(settled), encoding="utf-8")
 
 
 def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
 def plan(model: Model, recipe: Recipe) -> Stage:
     """Export to ONNX with fixed shapes, then compile."""
     shapes = {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
-    tools = ("torch", "onnx", "onnxscript", "transformers")
+    tools = ("torch", "onnx", "onnx-ir", "onnxscript", "transformers")
     export = Stage("export plain ONNX", "targets.neo:export", {"task": model.task, **shapes}, tools)
     return Stage(
         "compile with TVM",

@@ -24,7 +24,7 @@ ENGINES: tuple[str, ...] = ()
 
 # Architectures of onnxruntime_genai.models.builder (create_model) whose packages are plain text decoders.
 DECODERS = (
-    "ChatGLMForConditionalGeneration", "ChatGLMModel", "Ernie4_5_ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM",
+    "ChatGLMForConditionalGeneration", "ChatGLMModel", "Ernie4_5ForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM",
     "Gemma3ForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "NemotronForCausalLM",
     "OlmoForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM",
 )  # fmt: skip
@@ -76,7 +76,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         "export to ONNX",
         "targets.onnx_encoder:export",
         {"task": model.task},
-        ("torch", "onnx", "onnxscript", "transformers"),
+        ("torch", "onnx", "onnx-ir", "onnxscript", "transformers"),
     )
     if recipe.scheme.method:
         inputs = (export, plan_codes(model, recipe))

@@ -41,7 +41,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
             "batch": recipe.shapes.batch,
             "origin": origin_of(model, recipe),
         },
-        ("litert-torch", "torch", "transformers"),
+        ("litert-torch", "ai-edge-litert", "torch", "transformers"),
     )
 
 

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tiny
 from conftest import Run, assert_refused, run_edgec
+from safetensors.numpy import load_file, save_file
 
 from compiler.errors import UnusableInput
+from compiler.model import Model
 from compiler.source import open_model
+from runtimes.torch import expect_language
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def test_weights_only_as_a_pickle(encoder: Path, tmp_path: Path) -> None:
 
 def test_a_model_that_wants_to_run_code(encoder: Path, tmp_path: Path) -> None:
     config = json.loads((encoder / "config.json").read_text())
-    config["auto_map"] = {"AutoModel": "modeling.Evil"}
+    config |= {"auto_map": {"AutoModel": "modeling.Evil"}, "model_type": "evil"}
     (encoder / "config.json").write_text(json.dumps(config))
     (encoder / "modeling.py").write_text("raise SystemExit('executed')")
     assert_refused(_build(encoder, tmp_path), 2, "code of its own")
@@ -87,8 +91,52 @@ def test_a_task_that_cannot_be_told(encoder: Path, tmp_path: Path) -> None:
     assert_refused(_build(encoder, tmp_path), 2, "BertForSomething", "--task")
 
 
+def test_code_beside_a_model_never_runs_even_in_a_converter_that_trusts_it(smollm2: Model, tmp_path: Path) -> None:
+    """llama.cpp's converter loads tokenizers with trust_remote_code; transformers has classes of its own for Llama."""
+    model = tiny.save_decoder("llama", smollm2.folder, tmp_path / "model")
+    for name, entry in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        document = json.loads((model / name).read_text())
+        value = ["evil.Evil", "evil.Evil"] if entry == "AutoTokenizer" else "evil.Evil"
+        document |= (
+            {"auto_map": {entry: value}, "tokenizer_class": "Evil"}
+            if entry == "AutoTokenizer"
+            else {"auto_map": {entry: value}}
+        )
+        (model / name).write_text(json.dumps(document))
+    ran = tmp_path / "ran"
+    (model / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    _build(model, tmp_path, "gguf:F32")
+    _build(model, tmp_path, "onnx:fp32")
+    assert not ran.exists()
+
+
 def test_an_unknown_recipe_gets_the_nearest(encoder: Path, tmp_path: Path) -> None:
     assert_refused(_build(encoder, tmp_path, "onnx:int7"), 2, "onnx:int8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architectures": {"a": 1}}, ("architectures", "no list")),
+        ({"quantization_config": "awq"}, ("already quantized", "awq")),
+    ],
+)
+def test_a_config_of_another_form(
+    changes: dict[str, object], words: tuple[str, ...], encoder: Path, tmp_path: Path
+) -> None:
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps(config | changes))
+    assert_refused(_build(encoder, tmp_path), 2, *words)
+
+
+def test_a_decoder_that_lacks_a_tensor_is_no_reference(smollm2: Model, tmp_path: Path) -> None:
+    """transformers would fill it with random numbers, and every package would be held to those."""
+    model = tiny.save_decoder("llama", smollm2.folder, tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnusableInput, match=r"lacks the tensor model\.layers\.1\.mlp\.up_proj"):
+        expect_language(str(model), str(tmp_path), None, 64, 64, 4)
 
 
 def test_no_recipe(encoder: Path, tmp_path: Path, edgec: Run) -> None:
@@ -177,6 +225,7 @@ def test_a_model_that_changed_since_the_build(encoder: Path, tmp_path: Path, edg
 
 def test_debug_shows_where(tmp_path: Path, edgec: Run) -> None:
     assert "Traceback" in edgec("--debug", "verify", tmp_path).stderr
+    assert "Traceback" in edgec("verify", tmp_path, "--debug").stderr
 
 
 def test_a_killed_bench_leaves_no_stopped_process(encoder: Path, tmp_path: Path) -> None:

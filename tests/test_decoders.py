@@ -86,8 +86,10 @@ def test_a_text_gives_perplexity(llama: Path, edgec: Run, tmp_path: Path) -> Non
 def test_a_normalizer_that_genai_leaves_out_is_noticed(made: Path, edgec: Run) -> None:
     """Qwen2's tokenizer composes accents (NFC), GenAI's does not: the numbers agree and the text gate names the string."""
     out = made / "qwen2" / "out"
-    done = edgec("build", made / "qwen2" / "model", "-r", "onnx:fp32", "-o", out, "--verify")
-    assert_refused(done, 1, "tokenizer", "combining")
+    command = ("build", made / "qwen2" / "model", "-r", "onnx:fp32", "-o", out)
+    assert_refused(edgec(*command, "--verify"), 1, "tokenizer", "combining", "Removed: onnx-fp32")
+    assert list(out.iterdir()) == [], "what failed is not left as if it were good"
+    assert edgec(*command).returncode == 0
     assert edgec("verify", out / "onnx-fp32", "--allow", "text").returncode == 0
     assert (read_package(out / "onnx-fp32").quality or {})["mean_kl"] < 1e-6
 

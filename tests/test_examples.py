@@ -44,5 +44,7 @@ def test_the_gate_stops_a_challenger_that_is_worse(
     if "is invalid" in done.stderr:
         pytest.skip("this machine is too noisy for a valid measurement now")
     assert done.returncode == 1, done.stdout + done.stderr
+    wrong = subprocess.run([*command[:4], champion, command[5]], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and "usage" in wrong.stderr
     assert "worse than the baseline" in done.stderr
     assert (tmp_path / "work" / "report.html").stat().st_size > 1_000_000

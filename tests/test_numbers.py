@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import environment
 from benchmarks.compare import compare, compare_recipes
 from benchmarks.measurement import Measurement, read_measurements, write_measurements
 from benchmarks.report.charts import pareto_front
 from benchmarks.statistics import percentile, ratio_interval
 from benchmarks.validity import Disturbance, judge
-from compiler.errors import UnusableInput
+from compiler.errors import CheckFailed, UnusableInput
 from compiler.metrics import Step, cosines, greedy_agreement, measure_logits, perplexity, relative_error, row_cosines
 from compiler.recipe import Thresholds
 from compiler.thresholds import thresholds_for
@@ -161,6 +162,25 @@ def test_runs_that_share_nothing_or_are_invalid_are_refused() -> None:
         compare([_measurement()], [_measurement(recipe="onnx:fp32")], 0.05)
     with pytest.raises(UnusableInput, match="invalid"):
         compare([_measurement()], [_measurement(verdict={"word": "invalid", "reasons": ["swap"]})], 0.05)
+
+
+def test_a_comparison_that_leaves_something_out_fails() -> None:
+    both = [_measurement(), _measurement(recipe="onnx:fp32")]
+    with pytest.raises(CheckFailed, match=r"1 measurements of the baseline have no counterpart.*onnx:fp32"):
+        compare(both, both[:1], 0.05)
+    assert compare(both, both[:1], 0.05, allow=["missing"])
+    wrong = [_measurement(quality={"mean_kl": 0.1, "passed": False})]
+    with pytest.raises(CheckFailed, match="failed `edgec verify`"):
+        compare(both[:1], wrong, 0.05)
+    assert compare(both[:1], wrong, 0.05, allow=["quality"])
+    with pytest.raises(UnusableInput, match="nothing beside onnx:int8"):
+        compare_recipes(both[:1], "onnx:int8", 0.05)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 11])
+def test_bandwidth_is_measured_with_any_number_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_BANDWIDTH_BYTES", 1_000_000)
+    assert environment.measure_read_bandwidth(threads) > 1e6
 
 
 def test_packages_of_other_bits_or_schemes_are_not_comparable_unless_told_so() -> None:

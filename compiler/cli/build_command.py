@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from compiler.build import BuildReport, build
 from compiler.cli.display import StageBars, format_bytes, print_json, print_stages, print_table, progress_bars
 from compiler.cli.placement_command import placement_line, require_option
 from compiler.cli.quantize_options import quantize_options, require_mixed, with_quantization
-from compiler.errors import UnusableInput
+from compiler.errors import CheckFailed, UnusableInput
+from compiler.package import read_package
 from compiler.placement import Requirement
 from compiler.recipe import Recipe, parse_recipe, read_recipe_file
 from compiler.source import open_model
@@ -95,14 +98,27 @@ def command(
             watcher=StageBars(progress),
             debug=debug,
         )
-    if as_json:
-        print_json(report_json(report))
-    else:
+    if not as_json:
         print_report(report, out)
+    elif not verify_too:
+        print_json(report_json(report))
     if verify_too:
         from compiler.cli.verify_command import verify_packages
 
-        verify_packages([package.folder for package in report.packages], allow=allow, debug=debug, as_json=as_json)
+        folders, built = [package.folder for package in report.packages], report_json(report) if as_json else None
+        try:
+            verify_packages(folders, allow=allow, debug=debug, as_json=as_json, built=built)
+        except CheckFailed as error:
+            raise CheckFailed(error.check, f"{error} {_remove_failed(folders)}") from error
+
+
+def _remove_failed(folders: Sequence[Path]) -> str:
+    """Remove the packages that did not pass, and say so."""
+    failed = [folder for folder in folders if not (read_package(folder).quality or {}).get("passed")]
+    for folder in failed:
+        shutil.rmtree(folder)
+    names = ", ".join(folder.name for folder in failed)
+    return f"Removed: {names}. What was built is cached: the same command without --verify leaves it for a closer look."
 
 
 def _with_options(recipe: Recipe, context_length: int | None, sequence_length: int | None, task: str | None) -> Recipe:

@@ -20,6 +20,7 @@ from compiler.errors import CheckFailed, UnusableInput
 @click.option("--against", metavar="RECIPE", help="Compare the other recipes of RESULTS with this one of them.")
 @click.option("--max-regression", type=click.FloatRange(0), default=0.05, show_default=True, help="Effect that fails.")
 @click.option("--across-schemes", is_flag=True, help="Compare packages of different schemes or bits per weight.")
+@click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check: missing, quality.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report of RESULTS to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -28,6 +29,7 @@ def command(
     against: str | None,
     max_regression: float,
     across_schemes: bool,
+    allow: tuple[str, ...],
     html: Path | None,
     as_json: bool,
 ) -> None:
@@ -39,9 +41,12 @@ def command(
         )
     comparisons: list[Comparison] = []
     if baseline is not None:
-        comparisons = compare(read_measurements(baseline), measurements, max_regression, across_schemes=across_schemes)
+        champions = read_measurements(baseline)
+        comparisons = compare(champions, measurements, max_regression, across_schemes=across_schemes, allow=allow)
     if against is not None:
-        comparisons += compare_recipes(measurements, against, max_regression, across_schemes=across_schemes)
+        comparisons += compare_recipes(
+            measurements, against, max_regression, across_schemes=across_schemes, allow=allow
+        )
     if html is not None:
         from benchmarks.report.page import write_page
 

@@ -19,6 +19,8 @@ TOOLS: tuple[tuple[str, str, str], ...] = (
     ("transformers", "reference", "the Reference, exports"),
     ("gguf", "reference", "import of .gguf files"),
     ("peft", "adapter", "merge LoRA adapters"),
+    ("pillow", "reference", "pictures for image models"),
+    ("sentencepiece", "gguf", "convert models with SentencePiece tokenizers"),
     ("llama-cpp-python", "gguf", "quantize and run GGUF"),
     ("onnx", "onnx", "ONNX graphs"),
     ("onnxscript", "onnx", "export to ONNX"),
@@ -26,6 +28,7 @@ TOOLS: tuple[tuple[str, str, str], ...] = (
     ("onnxruntime-genai", "onnx", "build and run language models"),
     ("litert-torch", "tflite", "convert to LiteRT"),
     ("ai-edge-litert", "tflite", "run LiteRT"),
+    ("coremltools", "coreml", "write Core ML packages"),
     ("apache-tvm", "neo", "compile and run with TVM"),
     ("plotly", "report", "charts of the HTML report"),
 )

@@ -98,7 +98,7 @@ def _print(model: Model, estimated: Estimate, capabilities: list[Capability]) ->
     pairs = [sizes[i] + (sizes[i + half] if i + half < len(sizes) else ["", ""]) for i in range(half)]
     print_table("Weights at each scheme (estimate)", ["scheme", "size", "scheme ", "size "], pairs)
     memory = [[f"inference, {each.scheme}", format_bytes(each.inference_bytes)] for each in estimated.memory]
-    memory.append(["training, fp32 with Adam", format_bytes(estimated.training_bytes)])
+    memory += [[f"training, {what}", format_bytes(nbytes)] for what, nbytes in estimated.training]
     print_table("Memory (estimate: weights, 1k tokens of cache; activations come on top)", ["for", "bytes"], memory)
     rows = [
         [each.target, "yes" if each.schemes else "no", ", ".join(each.schemes) or each.why_not or ""]

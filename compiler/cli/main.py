@@ -60,8 +60,10 @@ def main() -> None:
     """Run the command line and end with the exit code that design.md names: 0 done, 1 a check failed, 2 wrong use."""
     signal.signal(signal.SIGTERM, _end)
     debug = "--debug" in sys.argv
+    # It is an option of edgec, and taken after a subcommand as well, where people who read a message put it.
+    arguments = ["--debug"] * debug + [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        cli(standalone_mode=False)
+        cli(arguments, standalone_mode=False)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
     except click.ClickException as error:

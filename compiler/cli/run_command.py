@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ def command(
     check_files(read)
     if not prompts and image is None:
         raise UnusableInput("There is nothing to run on. Add --prompt TEXT (or --image FILE for an image model).")
+    if image is not None and read.model.task != IMAGE_CLASSIFICATION:
+        raise UnusableInput(f"This package is for {read.model.task} and takes no pictures. Use --prompt TEXT.")
     session = open_session(read, threads)
     if isinstance(session, LanguageSession):
         _generate(session, prompts, max_tokens, raw, as_json, timed=not only_evaluated(read))
@@ -69,7 +72,9 @@ def _encode(
         if image is None:
             raise UnusableInput("This package classifies pictures. Add --image FILE.")
         ranked = classify(package, session, _image_inputs(package, image))
-        _show([[label, f"{share:.4f}"] for label, share in ranked], ["label", "probability"], image.name, as_json)
+        _show_all(
+            [[[label, f"{share:.4f}"] for label, share in ranked]], ["label", "probability"], [image.name], as_json
+        )
     elif task == "feature-extraction":
         vectors = [embed(package, session, prompt) for prompt in prompts]
         if as_json:
@@ -81,13 +86,14 @@ def _encode(
             head = ", ".join(f"{value:.4f}" for value in vectors[0][:6])
             click.echo(f"{len(vectors[0])} values: {head}, ... (--json prints all; a second --prompt compares)")
     elif task == "text-classification":
+        tables = []
         for prompt in prompts:
             ranked = classify(package, session, text_to_inputs(package, session, prompt))
-            _show([[label, f"{share:.4f}"] for label, share in ranked], ["label", "probability"], prompt, as_json)
+            tables.append([[label, f"{share:.4f}"] for label, share in ranked])
+        _show_all(tables, ["label", "probability"], prompts, as_json)
     elif task in ("token-classification", "fill-mask"):
-        for prompt in prompts:
-            rows = [list(pair) for pair in label_tokens(package, session, prompt)]
-            _show(rows, ["token", "label"], prompt, as_json)
+        tables = [[list(pair) for pair in label_tokens(package, session, prompt)] for prompt in prompts]
+        _show_all(tables, ["token", "label"], prompts, as_json)
     else:
         raise UnusableInput(f"`edgec run` does not run {task}; use the package's runtime ({package.lowered.runtime}).")
 
@@ -106,8 +112,11 @@ def _image_inputs(package: Package, image: Path) -> dict[str, Any]:
         raise UnusableInput(f"{error.name} is needed to read pictures: pip install pillow transformers.") from error
 
 
-def _show(rows: list[list[str]], columns: list[str], title: str, as_json: bool) -> None:
+def _show_all(tables: list[list[list[str]]], columns: list[str], titles: Sequence[str], as_json: bool) -> None:
+    """A table for each input; as JSON a list of rows, or with several inputs a list of such lists."""
     if as_json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
+        documents = [[dict(zip(columns, row, strict=True)) for row in rows] for rows in tables]
+        print_json(documents if len(documents) > 1 else documents[0])
+        return
+    for title, rows in zip(titles, tables, strict=True):
         print_table(title, columns, rows)

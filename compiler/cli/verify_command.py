@@ -66,8 +66,12 @@ def verify_packages(
     allow: Sequence[str] = (),
     debug: bool = False,
     as_json: bool = False,
+    built: dict[str, object] | None = None,
 ) -> list[Verdict]:
-    """Verify packages one after the other, print what was found, and raise when one failed."""
+    """Verify packages one after the other, print what was found, and raise when one failed.
+
+    `built` is the account of the build that was just done, which JSON then holds too.
+    """
     read = [read_package(folder) for folder in folders]
     for package in read:
         check_files(package)
@@ -98,7 +102,8 @@ def verify_packages(
                 )
             )
     if as_json:
-        print_json([asdict(verdict) for verdict in verdicts])
+        told = [asdict(verdict) for verdict in verdicts]
+        print_json({**built, "verdicts": told} if built is not None else told)
     else:
         print_verdicts(verdicts)
     require_passed(verdicts, allow)
