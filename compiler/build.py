@@ -51,6 +51,10 @@ class BuildReport:
 class Watcher:
     """Told of what a build does; the command line draws progress bars from it."""
 
+    def reading(self) -> Progress | None:
+        """The model's weights are hashed and looked through; return where the progress should go."""
+        return None
+
     def started(self, stage: Stage, recipe: str) -> Progress | None:
         """A stage's child process starts; return where its progress should go."""
         return None
@@ -93,7 +97,7 @@ def build(
         check_taken(load_target(recipe.target), model, recipe)
         check_account(load_target(recipe.target).ENGINES, str(recipe), require)
     _refuse_existing(out, recipes)
-    identity = identify(model)
+    identity = identify(model, watcher.reading())
     planned = [(recipe, load_target(recipe.target).plan(model, recipe)) for recipe in recipes]
     entries, reports = _run_stages(model, identity.digest, planned, jobs, watcher, debug)
     made = []

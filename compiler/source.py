@@ -70,16 +70,26 @@ def digest_model(model: Model) -> str:
     return digest_json([[file.relative_to(model.folder).as_posix(), remembered_digest(file)] for file in files])
 
 
-def identify(model: Model) -> ModelIdentity:
+def identify(model: Model, on_progress: Progress | None = None) -> ModelIdentity:
     """The model's identity as packages carry it, remembered so that `verify` finds the model again on this machine.
+
+    Both the hash and the look for values that are not finite read all weights the first time.
 
     Raises:
         UnusableInput: a weight is not finite.
     """
+    tell = on_progress or (lambda done, total: None)
+    files, tensors = model_files(model.folder), model.tensors
+    for number, file in enumerate(files):
+        tell(number, len(files) + len(tensors))
+        remembered_digest(file)
     digest = digest_model(model)
     path = cache_root() / "models" / f"{digest}.json"
     if not _is_known_finite(path):
-        require_finite(model.tensors)
+        for number, tensor in enumerate(tensors):
+            tell(len(files) + number, len(files) + len(tensors))
+            require_finite([tensor])
+    tell(len(files) + len(tensors), len(files) + len(tensors))
     memo = {"folder": str(model.folder.resolve()), "name": model.name, "source": model.source, "task": model.task}
     write_atomically(path, json.dumps({**memo, "finite": True}))
     return ModelIdentity(

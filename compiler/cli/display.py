@@ -58,6 +58,10 @@ class StageBars(Watcher):
         self.progress = progress
         self.tasks: dict[tuple[str, str], Any] = {}
 
+    def reading(self) -> Progress | None:
+        task = self.progress.add_task("check the weights", total=None)
+        return lambda done, total: self.progress.update(task, completed=done, total=total)
+
     def started(self, stage: Stage, recipe: str) -> Progress | None:
         task = self.progress.add_task(f"{stage.label} [dim]{recipe}[/dim]", total=None)
         self.tasks[(stage.label, recipe)] = task
