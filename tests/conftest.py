@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from importlib import metadata
+from io import StringIO
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from filelock import FileLock
 
+from compiler.cli.main import main
 from compiler.model import Model
 from compiler.source import open_model
+from compiler.worker import Finished, run_in_child
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -45,6 +53,52 @@ def run_edgec(*arguments: object, cwd: Path | None = None, **environment: str) -
 @pytest.fixture(scope="session")
 def edgec() -> Run:
     return run_edgec
+
+
+# They change sys.argv or need a PYTHONPATH of their own.
+_IN_CHILDREN = (
+    "targets.gguf:convert",
+    "targets.onnx_decoder:build",
+    "targets.neo:compile_module",
+    "targets.tflite:convert",
+)
+
+
+def run_edgec_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """As `run_edgec`, with most stages in this process: the same functions without the seconds that a process takes to start.
+
+    That stages work in processes of their own is told by the tests that use `edgec`.
+    """
+
+    def call(function: str, given: dict[str, object], **options: Any) -> Finished:
+        if function in _IN_CHILDREN:
+            return run_in_child(function, given, **options)
+        module, name = function.split(":")
+        value = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(given)))
+        return Finished(json.loads(json.dumps(value)), 0.0, 0)
+
+    words, code = [str(argument) for argument in arguments], 0
+    # Stages side by side are for processes of their own: torch and coremltools keep global state.
+    words += ["--jobs", "1"] if words[0] == "build" else []
+    with ExitStack() as stack:
+        for module in ("build", "verify", "source"):
+            stack.enter_context(patch(f"compiler.{module}.run_in_child", call))
+        stack.enter_context(patch("sys.argv", ["edgec", *words]))
+        stack.enter_context(patch("signal.signal"))
+        said, complaints = (
+            stack.enter_context(redirect_stdout(StringIO())),
+            stack.enter_context(redirect_stderr(StringIO())),
+        )
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(str(ended.code or 0))
+    return subprocess.CompletedProcess(words, code, said.getvalue(), complaints.getvalue())
+
+
+@pytest.fixture(scope="session")
+def edgec_here() -> Run:
+    return run_edgec_here
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

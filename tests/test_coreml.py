@@ -257,16 +257,19 @@ def test_both_functions_share_one_set_of_weights(made: Path, tmp_path: Path) -> 
     assert set(read_mil(tmp_path / "out" / "model.mlpackage").functions) == {"prefill", "decode"}
 
 
-def test_a_package_of_several_lengths_takes_each_and_no_longer_one(made: Path, edgec: Run, tmp_path: Path) -> None:
-    done = edgec("build", made / "bert", "-r", "coreml:fp16+lengths", "-o", tmp_path / "out", "--verify")
+def test_a_package_of_several_lengths_takes_each_and_cuts_a_longer_text(
+    made: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    done = edgec_here("build", made / "bert", "-r", "coreml:fp16+lengths", "-o", tmp_path / "out", "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
     package = read_package(tmp_path / "out" / "coreml-fp16-lengths")
     assert package.lowered.inputs[0].shape == (1, "sequence")
     told = json.loads((package.folder / "coreml.json").read_text())
     assert told["sequence_lengths"] == [64, 128, 256]  # the model ends at 256
-    ran = edgec("run", package.folder, "-p", "short", "-p", "word " * 200, "--json")
+    ran = edgec_here("run", package.folder, "-p", "short", "-p", "word " * 254, "-p", "word " * 400, "--json")
     assert ran.returncode == 0, ran.stderr
-    assert_refused(edgec("run", package.folder, "-p", "word " * 400), 2, "longer than any", "64, 128, 256")
+    _, longest, cut = json.loads(ran.stdout)
+    assert np.dot(longest, cut) == pytest.approx(1, abs=1e-4), "a longer text is cut to the longest"
 
 
 @pytest.mark.parametrize("kind", ["bert", "vit"])
@@ -332,14 +335,14 @@ def test_what_leaves_the_engine_is_named_with_its_source(made: Path, tmp_path: P
     assert any(each.operator == "conv" and "block of a row" in each.reason for each in unsure)
 
 
-def test_any_package_is_held_to_the_table(made: Path, edgec: Run, tmp_path: Path) -> None:
+def test_any_package_is_held_to_the_table(made: Path, edgec_here: Run, tmp_path: Path) -> None:
     lower(made / "llama", tmp_path / "out", greedy=True)
     program = tmp_path / "out" / "model.mlpackage"
-    done = edgec("placement", program, "--require", "ane>=0.999")
+    done = edgec_here("placement", program, "--require", "ane>=0.999")
     assert_refused(done, 1, "model.mlpackage", "99.9", "gather")
     for word in ("reduce_argmax", "an index as result", "gather", "slice_update", "padded"):
         assert word in done.stdout
-    told = json.loads(edgec("placement", program, "--json").stdout)
+    told = json.loads(edgec_here("placement", program, "--json").stdout)
     assert told["share"] == predict_placement(program).share
     # One token at a time is a last axis of 1: each float16 takes 64 bytes.
     assert 1.5 < told["padded_bytes"] / told["result_bytes"] < 32
@@ -348,14 +351,14 @@ def test_any_package_is_held_to_the_table(made: Path, edgec: Run, tmp_path: Path
         predict_placement(program)
 
 
-def test_a_language_model_goes_the_whole_way(made: Path, edgec: Run, tmp_path: Path) -> None:
+def test_a_language_model_goes_the_whole_way(made: Path, edgec_here: Run, tmp_path: Path) -> None:
     arguments = ["-r", "coreml:fp16", "-r", "coreml:int4-rtn-g32", "--context-length", "128"]
-    done = edgec("build", made / "llama", *arguments, "-o", tmp_path / "out")
+    done = edgec_here("build", made / "llama", *arguments, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
-    checked = edgec("verify", tmp_path / "out" / "coreml-fp16")
+    checked = edgec_here("verify", tmp_path / "out" / "coreml-fp16")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert (read_package(tmp_path / "out" / "coreml-fp16").quality or {})["mean_kl"] < 2e-3
-    ran = edgec("run", tmp_path / "out" / "coreml-int4-rtn-g32", "-p", "Name an animal.", "-n", "4", "--json")
+    ran = edgec_here("run", tmp_path / "out" / "coreml-int4-rtn-g32", "-p", "Name an animal.", "-n", "4", "--json")
     assert json.loads(ran.stdout)[0]["new_tokens"] == 4
 
 
@@ -375,7 +378,7 @@ def test_a_language_model_goes_the_whole_way(made: Path, edgec: Run, tmp_path: P
     ],
 )
 def test_what_cannot_be_made_is_refused(
-    kind: str, arguments: list[str], words: tuple[str, ...], made: Path, edgec: Run, tmp_path: Path
+    kind: str, arguments: list[str], words: tuple[str, ...], made: Path, edgec_here: Run, tmp_path: Path
 ) -> None:
-    assert_refused(edgec("build", made / kind, *arguments, "-o", tmp_path / "out"), 2, *words)
+    assert_refused(edgec_here("build", made / kind, *arguments, "-o", tmp_path / "out"), 2, *words)
     assert not (tmp_path / "out").exists()

@@ -61,9 +61,9 @@ def llama(made: Path, edgec: Run) -> Path:
 
 @pytest.mark.parametrize(("kind", "recipes"), _RECIPES, ids=[kind for kind, _ in _RECIPES])
 def test_a_family_is_packaged_and_still_computes_the_same(
-    kind: str, recipes: tuple[str, ...], made: Path, edgec: Run
+    kind: str, recipes: tuple[str, ...], made: Path, edgec: Run, edgec_here: Run
 ) -> None:
-    for folder in _packages(kind, recipes, made, edgec).iterdir():
+    for folder in _packages(kind, recipes, made, edgec if kind == "llama" else edgec_here).iterdir():
         quality = read_package(folder).quality
         assert quality is not None and quality["passed"]
         if folder.name in ("onnx-fp32", "gguf-F32"):
@@ -71,26 +71,26 @@ def test_a_family_is_packaged_and_still_computes_the_same(
             assert quality["greedy_agreement"] == 1
 
 
-def test_a_text_gives_perplexity(llama: Path, edgec: Run, tmp_path: Path) -> None:
+def test_a_text_gives_perplexity(llama: Path, edgec_here: Run, tmp_path: Path) -> None:
     text, package = tmp_path / "text.txt", llama / "gguf-Q8_0"
     text.write_text("The river ran past the mill and under the old bridge, as it had for three hundred years. " * 60)
-    done = edgec("verify", package, "--text", text, "--max-tokens", 512, "--allow", "numbers", "--json")
+    done = edgec_here("verify", package, "--text", text, "--max-tokens", 512, "--allow", "numbers", "--json")
     assert done.returncode == 0, done.stderr
     quality = json.loads(done.stdout)[0]["quality"]
     assert quality["positions"] == 256  # the second halves of two windows of the 256 that the model takes
     assert quality["perplexity"] == pytest.approx(quality["reference_perplexity"], rel=0.05)
     text.write_text("too short")
-    assert_refused(edgec("verify", package, "--text", text), 2, "256")
+    assert_refused(edgec_here("verify", package, "--text", text), 2, "256")
 
 
-def test_a_normalizer_that_genai_leaves_out_is_noticed(made: Path, edgec: Run) -> None:
+def test_a_normalizer_that_genai_leaves_out_is_noticed(made: Path, edgec_here: Run) -> None:
     """Qwen2's tokenizer composes accents (NFC), GenAI's does not: the numbers agree and the text gate names the string."""
     out = made / "qwen2" / "out"
     command = ("build", made / "qwen2" / "model", "-r", "onnx:fp32", "-o", out)
-    assert_refused(edgec(*command, "--verify"), 1, "tokenizer", "combining", "Removed: onnx-fp32")
+    assert_refused(edgec_here(*command, "--verify"), 1, "tokenizer", "combining", "Removed: onnx-fp32")
     assert list(out.iterdir()) == [], "what failed is not left as if it were good"
-    assert edgec(*command).returncode == 0
-    assert edgec("verify", out / "onnx-fp32", "--allow", "text").returncode == 0
+    assert edgec_here(*command).returncode == 0
+    assert edgec_here("verify", out / "onnx-fp32", "--allow", "text").returncode == 0
     assert (read_package(out / "onnx-fp32").quality or {})["mean_kl"] < 1e-6
 
 
@@ -178,7 +178,7 @@ def test_a_swapped_tensor_is_noticed(made: Path, llama: Path, edgec: Run, tmp_pa
     assert_refused(done, 1, "onnx-fp32", "does not compute", "mean_kl")
 
 
-def test_another_tokenizer_is_noticed_by_the_string(llama: Path, edgec: Run, tmp_path: Path) -> None:
+def test_another_tokenizer_is_noticed_by_the_string(llama: Path, edgec_here: Run, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(llama / "onnx-fp32", tmp_path / "onnx-fp32"))
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["pre_tokenizer"] = {
@@ -192,8 +192,8 @@ def test_another_tokenizer_is_noticed_by_the_string(llama: Path, edgec: Run, tmp
     content = (folder / "tokenizer.json").read_bytes()
     document["files"]["tokenizer.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "nbytes": len(content)}
     (folder / "package.json").write_text(json.dumps(document))
-    assert_refused(edgec("verify", folder), 1, "tokenizer", "'")
-    assert edgec("verify", folder, "--allow", "text").returncode == 0
+    assert_refused(edgec_here("verify", folder), 1, "tokenizer", "'")
+    assert edgec_here("verify", folder, "--allow", "text").returncode == 0
     assert read_package(folder).allowed == ("text",)
 
 
@@ -225,15 +225,15 @@ def test_a_scheme_that_does_not_fit_the_rows_fails_unless_allowed(made: Path, ed
     assert any(deviation.forced for deviation in package.lowered.weights.deviations)
 
 
-def test_half_precision_and_shards_are_read(smollm2: Model, edgec: Run, tmp_path: Path) -> None:
+def test_half_precision_and_shards_are_read(smollm2: Model, edgec_here: Run, tmp_path: Path) -> None:
     folder = tiny.save_decoder("llama", smollm2.folder, tmp_path / "model", dtype="bfloat16")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="4MB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
-    done = edgec("build", folder, "-r", "gguf:BF16", "-o", tmp_path / "out", "--verify")
+    done = edgec_here("build", folder, "-r", "gguf:BF16", "-o", tmp_path / "out", "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(edgec("inspect", folder, "--json").stdout)
+    told = json.loads(edgec_here("inspect", folder, "--json").stdout)
     assert told["parameters"] == sum(p.numel() for p in model.parameters())
     assert told["geometry"]["kv_heads"] == 2
     assert {row["target"]: bool(row["schemes"]) for row in told["targets"]} == {

@@ -18,14 +18,14 @@ from targets.coreml_kit import swift_name
 
 
 @pytest.fixture(scope="module")
-def packages(minilm_folder: Path, smollm2: Model, edgec: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packages(minilm_folder: Path, smollm2: Model, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("kits")
     tiny.save_encoder("bert", minilm_folder, root / "bert")
     tiny.save_decoder("llama", smollm2.folder, root / "tiny-llama")
     recipes = ["-r", "coreml:fp16", "-r", "coreml:fp16+lengths"]
-    assert edgec("build", root / "bert", *recipes, "-o", root / "encoder").returncode == 0
+    assert edgec_here("build", root / "bert", *recipes, "-o", root / "encoder").returncode == 0
     recipes = ["-r", "coreml:fp16", "-r", "coreml:fp16+argmax", "--context-length", "64"]
-    assert edgec("build", root / "tiny-llama", *recipes, "-o", root / "decoder").returncode == 0
+    assert edgec_here("build", root / "tiny-llama", *recipes, "-o", root / "decoder").returncode == 0
     return root
 
 
@@ -56,9 +56,9 @@ def test_the_parser_sees_what_is_no_swift() -> None:
     ],
 )
 def test_a_kit_parses_and_holds_the_package(
-    name: str, words: tuple[str, ...], packages: Path, edgec: Run, tmp_path: Path
+    name: str, words: tuple[str, ...], packages: Path, edgec_here: Run, tmp_path: Path
 ) -> None:
-    done = edgec("kit", packages / name, "--for", "ios", "-o", tmp_path / "kit", "--json")
+    done = edgec_here("kit", packages / name, "--for", "ios", "-o", tmp_path / "kit", "--json")
     assert done.returncode == 0, done.stderr
     files = json.loads(done.stdout)["files"]
     assert {"Package.swift", "README.md"} <= set(files)

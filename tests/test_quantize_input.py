@@ -75,16 +75,18 @@ def test_groups_that_do_not_divide_the_rows(recipe: str, llama: Path, tmp_path: 
     _refused(edgec, llama, tmp_path, recipe, ("64 weights", "groups of 128 do not divide", "--smaller-groups"))
 
 
-def test_smaller_groups_by_name_where_the_container_can_have_them(llama: Path, tmp_path: Path, edgec: Run) -> None:
+def test_smaller_groups_by_name_where_the_container_can_have_them(llama: Path, tmp_path: Path, edgec_here: Run) -> None:
     recipes = ["-r", "gguf:int4-rtn-g128", "-r", "onnx:int4-rtn-g128"]
-    done = edgec("build", llama, *recipes, "--smaller-groups", "-o", tmp_path / "out")
+    done = edgec_here("build", llama, *recipes, "--smaller-groups", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert edgec("verify", tmp_path / "out" / "onnx-int4-rtn-g128").returncode == 0
+    assert edgec_here("verify", tmp_path / "out" / "onnx-int4-rtn-g128").returncode == 0
     for name in ("gguf-int4-rtn-g128", "onnx-int4-rtn-g128"):
         table = json.loads((tmp_path / "out" / name / "layers.json").read_text())
         groups = {row["columns"]: row["group_size"] for row in table if "layers" in row["tensor"]}
         assert groups == {64: 64, 128: 128}
-    _refused(edgec, llama, tmp_path / "again", "gptq:int4-rtn-g128", ("one group size for all",), "--smaller-groups")
+    _refused(
+        edgec_here, llama, tmp_path / "again", "gptq:int4-rtn-g128", ("one group size for all",), "--smaller-groups"
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -40,15 +40,15 @@ def _options(text: Path) -> list[object]:
 
 
 def test_fewer_bits_are_further_from_the_model_and_all_are_readable(
-    smollm2: Model, text: Path, tmp_path: Path, edgec: Run
+    smollm2: Model, text: Path, tmp_path: Path, edgec_here: Run
 ) -> None:
     folder = tiny.save_decoder("llama", smollm2.folder, tmp_path / "model")
     schemes = ("int8-gptq-pc", "int3-gptq-g64", "int2-gptq-g32-asym")
     recipes = [part for scheme in schemes for part in ("-r", f"gptq:{scheme}")]
-    done = edgec("build", folder, *recipes, *_options(text), "-o", tmp_path / "out")
+    done = edgec_here("build", folder, *recipes, *_options(text), "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     packages = [tmp_path / "out" / f"gptq-{scheme}" for scheme in schemes]
-    done = edgec("verify", *packages, "--allow", "numbers", "--json")
+    done = edgec_here("verify", *packages, "--allow", "numbers", "--json")
     assert done.returncode == 0, done.stderr
     kl = [each["quality"]["mean_kl"] for each in json.loads(done.stdout)]
     assert kl == sorted(kl)
@@ -57,13 +57,13 @@ def test_fewer_bits_are_further_from_the_model_and_all_are_readable(
 
 @pytest.mark.parametrize(("kind", "recipe"), [("gpt2", "gguf:int8-gptq-g32"), ("roberta", "onnx:int8-gptq-g32")])
 def test_layers_of_other_kinds_are_quantized_and_verified(
-    kind: str, recipe: str, smollm2: Model, minilm_folder: Path, text: Path, tmp_path: Path, edgec: Run
+    kind: str, recipe: str, smollm2: Model, minilm_folder: Path, text: Path, tmp_path: Path, edgec_here: Run
 ) -> None:
     if kind == "gpt2":
         folder = tiny.save_decoder(kind, smollm2.folder, tmp_path / "model")
     else:
         folder = tiny.save_encoder(kind, minilm_folder, tmp_path / "model")
-    done = edgec("build", folder, "-r", recipe, *_options(text), "-o", tmp_path / "out", "--verify")
+    done = edgec_here("build", folder, "-r", recipe, *_options(text), "-o", tmp_path / "out", "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
     layers = json.loads((next((tmp_path / "out").iterdir()) / "layers.json").read_text())
     assert {row["bits"] for row in layers} == {8}
@@ -80,20 +80,22 @@ def _draw(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_an_image_model_calibrates_on_pictures(minilm_folder: Path, text: Path, tmp_path: Path, edgec: Run) -> None:
+def test_an_image_model_calibrates_on_pictures(
+    minilm_folder: Path, text: Path, tmp_path: Path, edgec_here: Run
+) -> None:
     folder = tiny.save_encoder("vit", minilm_folder, tmp_path / "vit")
     pictures = _draw(tmp_path / "pictures", 12)
     command = ["build", folder, "-r", "onnx:int8-gptq-g32", "--calibration"]
-    done = edgec(*command, pictures, "-o", tmp_path / "out", "--verify")
+    done = edgec_here(*command, pictures, "-o", tmp_path / "out", "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
     package = read_package(tmp_path / "out" / "onnx-int8-gptq-g32")
     assert (package.quality or {})["mean_cosine"] > 0.999
     assert package.recipe_full["quantization"]["calibration"]["source"] == "pictures"
     layers = {row["tensor"] for row in json.loads((package.folder / "layers.json").read_text())}
     assert "vit.encoder.layer.1.attention.attention.query.weight" in layers
-    assert_refused(edgec(*command, text, "-o", tmp_path / "text"), 2, "takes pictures", "text.txt")
+    assert_refused(edgec_here(*command, text, "-o", tmp_path / "text"), 2, "takes pictures", "text.txt")
     (tmp_path / "empty").mkdir()
-    assert_refused(edgec(*command, tmp_path / "empty", "-o", tmp_path / "none"), 2, "no picture", ".png")
+    assert_refused(edgec_here(*command, tmp_path / "empty", "-o", tmp_path / "none"), 2, "no picture", ".png")
 
 
 def test_pictures_that_cannot_be_used_are_named(minilm_folder: Path, tmp_path: Path) -> None:
