@@ -14,7 +14,7 @@ from typing import Any
 
 from compiler.cache import remembered_digest
 from compiler.digest import digest_json, tool_version
-from compiler.encoder_wrap import auto_class
+from compiler.encoder_wrap import load_pretrained
 from compiler.errors import UnusableInput, missing_extra
 from compiler.hub import is_hub_id
 from compiler.model import MODEL_FILES, Model
@@ -86,13 +86,10 @@ def merge_adapter(folder: str, adapter: str, task: str, out: str) -> None:
         import peft
     except ModuleNotFoundError as error:
         raise missing_extra("peft", "adapter") from error
-    import transformers
     from safetensors.torch import load_file
 
     base_folder, adapter_folder, target = Path(folder), Path(adapter), Path(out)
-    base = getattr(transformers, auto_class(task)).from_pretrained(
-        base_folder, dtype="float32", local_files_only=True, use_safetensors=True, trust_remote_code=False
-    )
+    base = load_pretrained(base_folder, task)
     try:
         model = peft.get_peft_model(base, peft.PeftConfig.from_pretrained(str(adapter_folder)))
     except (ValueError, TypeError, KeyError) as error:

@@ -98,15 +98,14 @@ def store_entry(folder: Path, key: str, value: Any) -> Entry:
     }
     (folder / "entry.json").write_text(json.dumps(record), encoding="utf-8")
     target = cache_root() / "stages" / key
-    entry = find_entry(key)
-    if entry is None:
+    if find_entry(key) is None:
         shutil.rmtree(target, ignore_errors=True)
-        with suppress(OSError):  # another process came between
+        try:
             folder.rename(target)
-        entry = find_entry(key)
-    if entry is None:
-        raise OSError(f"The cache folder {target.parent} does not keep what is written into it.")
-    return entry
+        except OSError:
+            if find_entry(key) is None:
+                raise
+    return find_entry(key) or Entry(key, target / "files", record["digests"], value)
 
 
 # Everything that edgec keeps in its cache; the folder may be one that holds other things too.

@@ -56,6 +56,41 @@ class Encoder:
     image_shape: tuple[int, int, int] | None
 
 
+def load_pretrained(folder: Path, task: str, **options: Any) -> Any:
+    """The model of a Hugging Face folder, fp32, in eval mode; only safetensors are read and no code of the model runs.
+
+    Args:
+        folder: the Hugging Face folder.
+        task: decides the class.
+        options: more for `from_pretrained`.
+
+    Raises:
+        UnusableInput: transformers cannot load it, or would fill weights that it lacks with random numbers.
+    """
+    import torch
+    import transformers
+
+    try:
+        model, info = getattr(transformers, auto_class(task)).from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise UnusableInput(f"transformers cannot load {folder.name} for {task}: {error}.") from error
+    missing = [name for name in info["missing_keys"] if "pooler" not in name and "position_ids" not in name]
+    if missing:
+        raise UnusableInput(
+            f"{folder.name} lacks the weights {sorted(missing)[0]} that {task} needs, and they would be random. Choose the "
+            "task it was trained for with --task, or download it again."
+        )
+    return model.eval()
+
+
 def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
     """Load the model with transformers in fp32.
 
@@ -68,28 +103,8 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
         UnusableInput: transformers cannot load it.
     """
     import torch
-    import transformers
 
-    auto = getattr(transformers, AUTO_CLASSES[task])
-    try:
-        model, info = auto.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (ValueError, OSError, KeyError) as error:
-        raise UnusableInput(f"transformers cannot load {folder.name} for {task}: {error}.") from error
-    missing = [name for name in info["missing_keys"] if "pooler" not in name and "position_ids" not in name]
-    if missing:
-        raise UnusableInput(
-            f"{folder.name} lacks the weights {sorted(missing)[0]} that {task} needs, and they would be random. Choose the "
-            "task it was trained for with --task."
-        )
-    model.eval()
+    model = load_pretrained(folder, task, attn_implementation=attention)
     config = model.config
     if task == IMAGE_CLASSIFICATION:
         size = config.image_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,13 @@ def _open_base(text: str, task: str | None, on_progress: Progress | None, debug:
     return _with_codes_apart(model, on_progress, debug)
 
 
-def digest_model(model: Model) -> str:
-    """The model's identity: SHA-256 over the names and contents of its files."""
-    files = model_files(model.folder)
-    return digest_json([[file.relative_to(model.folder).as_posix(), remembered_digest(file)] for file in files])
+def digest_model(model: Model, on_file: Callable[[int], None] = lambda number: None) -> str:
+    """The model's identity: SHA-256 over the names and contents of its files; `on_file` is told of each before it is read."""
+    digests = []
+    for number, file in enumerate(model_files(model.folder)):
+        on_file(number)
+        digests.append([file.relative_to(model.folder).as_posix(), remembered_digest(file)])
+    return digest_json(digests)
 
 
 def identify(model: Model, on_progress: Progress | None = None) -> ModelIdentity:
@@ -78,18 +82,20 @@ def identify(model: Model, on_progress: Progress | None = None) -> ModelIdentity
     Raises:
         UnusableInput: a weight is not finite.
     """
-    tell = on_progress or (lambda done, total: None)
-    files, tensors = model_files(model.folder), model.tensors
-    for number, file in enumerate(files):
-        tell(number, len(files) + len(tensors))
-        remembered_digest(file)
-    digest = digest_model(model)
+    files = len(model_files(model.folder))
+    total = files + len(model.tensors)
+
+    def tell(done: int) -> None:
+        if on_progress is not None:
+            on_progress(done, total)
+
+    digest = digest_model(model, tell)
     path = cache_root() / "models" / f"{digest}.json"
     if not _is_known_finite(path):
-        for number, tensor in enumerate(tensors):
-            tell(len(files) + number, len(files) + len(tensors))
+        for number, tensor in enumerate(model.tensors):
+            tell(files + number)
             require_finite([tensor])
-    tell(len(files) + len(tensors), len(files) + len(tensors))
+    tell(total)
     memo = {"folder": str(model.folder.resolve()), "name": model.name, "source": model.source, "task": model.task}
     write_atomically(path, json.dumps({**memo, "finite": True}))
     return ModelIdentity(

@@ -12,33 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler import corpus
-from compiler.encoder_wrap import Encoder, load_encoder
+from compiler.encoder_wrap import Encoder, load_encoder, load_pretrained
 from compiler.errors import UnusableInput
 from compiler.metrics import Step
+from compiler.model import TEXT_GENERATION
 from compiler.worker import report_progress
-
-
-def _load_decoder(folder: Path) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (ValueError, OSError, KeyError) as error:
-        raise UnusableInput(f"transformers cannot load {folder.name}: {error}.") from error
-    model, info = loaded
-    if missing := sorted(info["missing_keys"]):
-        raise UnusableInput(
-            f"{folder.name} lacks the tensor {missing[0]} ({len(missing)} in all), which would be random. Download it again."
-        )
-    return model.eval()
 
 
 def reference_decoder(
@@ -64,7 +42,7 @@ def reference_decoder(
     """
     import torch
 
-    model = _load_decoder(folder)
+    model = load_pretrained(folder, TEXT_GENERATION)
     total = len(windows) + len(prompts)
     continuations = []
     with torch.inference_mode():

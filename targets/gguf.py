@@ -132,7 +132,7 @@ def convert(model: str, inputs: list[str], out: str, base: str, name: str, conve
     os.environ["NO_LOCAL_GGUF"] = "1"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
-        _view(Path(model), folder)
+        view_without_code(Path(model), folder)
         sys.argv = [str(script), str(folder), "--outtype", base.lower(), "--outfile", str(target), "--model-name", name]
         try:
             runpy.run_path(str(script), run_name="__main__")
@@ -143,7 +143,7 @@ def convert(model: str, inputs: list[str], out: str, base: str, name: str, conve
         raise UnusableInput(f"llama.cpp's converter wrote no file for {name}.")
 
 
-def _view(model: Path, folder: Path) -> None:
+def view_without_code(model: Path, folder: Path) -> None:
     """A folder with the model's files, under the model's name, which the converter writes into its metadata in parts.
 
     The converter trusts remote code: no file of code is there, and no `auto_map` that could name one on the hub.

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -38,8 +37,11 @@ def converter_folder() -> Path:
             unpacked = Path(temporary) / "unpacked"
             with zipfile.ZipFile(Path(temporary) / _WHEEL) as wheel:
                 wheel.extractall(unpacked)
-            with suppress(OSError):  # another build has put it there meanwhile
+            try:
                 unpacked.rename(folder)
+            except OSError:
+                if not (folder / "convert_hf_to_gguf.py").is_file():  # no other build has put it there meanwhile
+                    raise
     return folder
 
 

@@ -18,9 +18,10 @@ from conftest import Run, assert_refused, run_edgec
 from safetensors.numpy import load_file, save_file
 
 from compiler.errors import UnusableInput
-from compiler.model import Model
+from compiler.model import Model, read_model
 from compiler.source import open_model
 from runtimes.torch import expect_language
+from targets import gguf
 
 
 @pytest.fixture
@@ -91,23 +92,23 @@ def test_a_task_that_cannot_be_told(encoder: Path, tmp_path: Path) -> None:
     assert_refused(_build(encoder, tmp_path), 2, "BertForSomething", "--task")
 
 
-def test_code_beside_a_model_never_runs_even_in_a_converter_that_trusts_it(smollm2: Model, tmp_path: Path) -> None:
-    """llama.cpp's converter loads tokenizers with trust_remote_code; transformers has classes of its own for Llama."""
+def test_a_converter_that_trusts_code_beside_a_model_sees_none(smollm2: Model, tmp_path: Path) -> None:
+    """llama.cpp's loads tokenizers with trust_remote_code. transformers has classes of its own for Llama, so it is taken."""
     model = tiny.save_decoder("llama", smollm2.folder, tmp_path / "model")
-    for name, entry in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+    for name, entry in (
+        ("config.json", {"AutoConfig": "evil.Evil"}),
+        ("tokenizer_config.json", {"AutoTokenizer": "x--evil.E"}),
+    ):
         document = json.loads((model / name).read_text())
-        value = ["evil.Evil", "evil.Evil"] if entry == "AutoTokenizer" else "evil.Evil"
-        document |= (
-            {"auto_map": {entry: value}, "tokenizer_class": "Evil"}
-            if entry == "AutoTokenizer"
-            else {"auto_map": {entry: value}}
-        )
-        (model / name).write_text(json.dumps(document))
-    ran = tmp_path / "ran"
-    (model / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
-    _build(model, tmp_path, "gguf:F32")
-    _build(model, tmp_path, "onnx:fp32")
-    assert not ran.exists()
+        (model / name).write_text(json.dumps(document | {"auto_map": entry}))
+    (model / "evil.py").write_text("raise SystemExit('executed')")
+    assert read_model(model).architecture == "LlamaForCausalLM"
+    view = tmp_path / "view"
+    gguf.view_without_code(model, view)
+    assert list(view.rglob("*.py")) == []
+    assert all("auto_map" not in file.read_text() for file in view.glob("*config.json"))
+    assert (view / "model.safetensors").is_file()
+    assert "auto_map" in (model / "config.json").read_text(), "the model itself stays as it is"
 
 
 def test_an_unknown_recipe_gets_the_nearest(encoder: Path, tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_decoder_that_lacks_a_tensor_is_no_reference(smollm2: Model, tmp_path:
     tensors = load_file(model / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UnusableInput, match=r"lacks the tensor model\.layers\.1\.mlp\.up_proj"):
+    with pytest.raises(UnusableInput, match=r"lacks the weights model\.layers\.1\.mlp\.up_proj"):
         expect_language(str(model), str(tmp_path), None, 64, 64, 4)
 
 

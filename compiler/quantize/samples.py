@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.corpus import PASSAGES
+from compiler.encoder_wrap import load_pretrained
 from compiler.errors import UnusableInput
-from compiler.model import IMAGE_CLASSIFICATION, Model, read_model
+from compiler.model import IMAGE_CLASSIFICATION, TEXT_GENERATION, Model, read_model
 from compiler.quantize.pictures import draw_samples, samples_of_pictures
 from compiler.quantize.settings import Calibration
 from compiler.quantize.texts import kept_text
@@ -104,12 +105,9 @@ def generate_samples(model: Model, calibration: Calibration) -> NDArray[np.int64
     Liu et al. 2023, LLM-QAT (arXiv:2305.17888), section 3.1, calibrate on the same.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     length = sample_tokens_of(model, calibration)
-    network = AutoModelForCausalLM.from_pretrained(
-        model.folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
-    ).eval()
+    network = load_pretrained(model.folder, TEXT_GENERATION)
     generator = torch.Generator().manual_seed(calibration.seed)
     ends = network.config.eos_token_id
     special = [token for token in (ends if isinstance(ends, list) else [ends]) if isinstance(token, int)]
