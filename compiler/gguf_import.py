@@ -8,6 +8,7 @@ vocabulary GPT-2's, whatever `tokenizer.ggml.pre` says, and then splits digits o
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ def import_gguf(file: str, out: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = Path(file)
+    # transformers reads the file three more times, half a minute each for a vocabulary like Gemma's.
+    gguf.GGUFReader = cache(gguf.GGUFReader)  # type: ignore[misc, assignment]
     try:
-        fields = gguf.GGUFReader(path).fields
+        fields = gguf.GGUFReader(file).fields
     except Exception as error:
         raise UnusableInput(f"{path.name} is not a usable GGUF file: {error}.") from error
     try:

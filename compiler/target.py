@@ -93,3 +93,14 @@ def reason_against(target: ModuleType, model: Model, recipe: Recipe) -> str | No
         known = ", ".join(f"@{name}" for name in target.VARIANTS) or "none"
         return f"the target {target.NAME} has no variant @{recipe.variant}; it has: {known}."
     return target.refuse(model, recipe)
+
+
+def refuse_window(model: Model, recipe: Recipe) -> str | None:
+    """Why not, where the runtime attends to all tokens (llama.cpp, GenAI), and no layer of the model does."""
+    window, asked = model.attention_window, recipe.shapes.context_length
+    if window is None or asked is None or asked <= window:
+        return None
+    return (
+        f"every layer of {model.name} looks back {window} tokens, and the runtime would let it see all {asked}. "
+        f"Ask for --context-length {window} or less."
+    )

@@ -71,6 +71,9 @@ class GptqSession:
     def render_chat(self, messages: Sequence[Message]) -> str | None:
         return self._text.render_chat(messages)
 
+    def start_of_text_ids(self) -> tuple[int, ...]:
+        return self._text.start_of_text_ids
+
     def end_of_text_ids(self) -> frozenset[int]:
         return self._text.end_of_text_ids
 

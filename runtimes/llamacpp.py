@@ -122,6 +122,9 @@ class LlamaLanguageSession:
         text = llama_cpp.llama_vocab_get_text(self._vocab, ctypes.c_int32(token))
         return text.decode("utf-8", "replace") if text else ""
 
+    def start_of_text_ids(self) -> tuple[int, ...]:
+        return (self._llama.token_bos(),) if llama_cpp.llama_vocab_get_add_bos(self._vocab) else ()
+
     def end_of_text_ids(self) -> frozenset[int]:
         return frozenset(i for i in range(self.vocabulary) if llama_cpp.llama_vocab_is_eog(self._vocab, i))
 

@@ -14,6 +14,7 @@ from compiler.package import Package
 from runtimes.session import Message, Session
 
 _DEFAULT_CONTEXT = 2048
+_LETTER = "a"
 
 
 def open_session(package: Package, threads: int) -> Session:
@@ -42,10 +43,13 @@ class GenAiSession:
         self._has_template = (package.folder / "chat_template.jinja").is_file() or "chat_template" in json.loads(
             (package.folder / "tokenizer_config.json").read_text(encoding="utf-8")
         )
+        # Where layers look back a window only, what fell out of the cache cannot be rewound to.
+        self._forgets = "sliding_window" in described["decoder"]
         self._generator: og.Generator | None = None
 
     def _fill(self, token_ids: Sequence[int]) -> og.Generator:
-        if self._generator is None:
+        if self._generator is None or self._forgets:
+            self._generator = None
             params = og.GeneratorParams(self._model)
             params.set_search_options(max_length=self.context_length, do_sample=False)
             self._generator = og.Generator(self._model, params)
@@ -77,6 +81,12 @@ class GenAiSession:
             return None
         listed = json.dumps([dict(message) for message in messages], ensure_ascii=False)
         return str(self._tokenizer.apply_chat_template(listed, add_generation_prompt=True))
+
+    def start_of_text_ids(self) -> tuple[int, ...]:
+        self._tokenizer.update_options(add_special_tokens="true")
+        whole = self.tokenize(_LETTER)
+        self._tokenizer.update_options(add_special_tokens="false")
+        return tuple(whole[: whole.index(self.tokenize(_LETTER)[0])])
 
     def end_of_text_ids(self) -> frozenset[int]:
         return self._ends

@@ -72,7 +72,7 @@ def continue_greedily(session: LanguageSession, prompt: Sequence[int], new_token
 
 
 def text_misses(session: LanguageSession, told: dict[str, Any]) -> list[str]:
-    """Sentences about each string, conversation or end token on which the runtime and Hugging Face differ."""
+    """Sentences about each string, conversation, begin or end token on which the runtime and Hugging Face differ."""
     misses = [
         f"tokenizer: {string[:60]!r} is {_brief(session.tokenize(string))} to the runtime, {_brief(ids)} to Hugging Face"
         for string, ids in told["strings"]
@@ -83,6 +83,11 @@ def text_misses(session: LanguageSession, told: dict[str, Any]) -> list[str]:
         if rendered != prompt:
             shown = f"{rendered[:80]!r}" if rendered is not None else "nothing"
             misses.append(f"chat template: the runtime renders {shown}, Hugging Face {prompt[:80]!r}")
+    if list(session.start_of_text_ids()) != told["start_of_text_ids"]:
+        misses.append(
+            f"start of text: the runtime begins with {_brief(session.start_of_text_ids())}, Hugging Face with "
+            f"{_brief(told['start_of_text_ids'])}"
+        )
     absent = set(told["end_of_text_ids"]) - session.end_of_text_ids()
     if absent:
         misses.append(f"end of text: the runtime does not end at the token {min(absent)}")

@@ -54,6 +54,10 @@ class LanguageSession(Protocol):
         """The prompt for a conversation by the package's own template, with the generation prompt; None without one."""
         ...
 
+    def start_of_text_ids(self) -> tuple[int, ...]:
+        """The token ids with which the runtime begins a text by itself; `tokenize` leaves them out."""
+        ...
+
     def end_of_text_ids(self) -> frozenset[int]:
         """The token ids at which the runtime ends a text by itself."""
         ...

@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from compiler.errors import UnusableInput
+from compiler.tokenizer import load_tokenizer, start_of_text_ids
 from runtimes.session import Message
 
 
 class HuggingFaceText:
-    """Tokenizer, chat template and end tokens of a folder."""
+    """Tokenizer, chat template, begin and end tokens of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise UnusableInput(f"The tokenizer of {folder.name} cannot be loaded: {error}.") from error
+        self._tokenizer = load_tokenizer(folder)
+        self.start_of_text_ids = tuple(start_of_text_ids(self._tokenizer))
         self.end_of_text_ids = frozenset(_ends(folder))
 
     def tokenize(self, text: str) -> list[int]:

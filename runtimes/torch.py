@@ -16,6 +16,7 @@ from compiler.encoder_wrap import Encoder, load_encoder, load_pretrained
 from compiler.errors import UnusableInput
 from compiler.metrics import Step
 from compiler.model import TEXT_GENERATION
+from compiler.tokenizer import load_tokenizer, start_of_text_ids
 from compiler.worker import report_progress
 
 
@@ -91,27 +92,28 @@ def expect_language(
         model: the Hugging Face folder.
         out: the folder to write into.
         text: a text to score in windows of `window_tokens`, second halves only, as llama.cpp's perplexity tool does;
-            without one the project's passages are scored, each from its start.
+            without one the project's passages are scored, each from its start. A model that begins its texts with a
+            token gets it everywhere; in the windows of a text it takes the first token's place, as in that tool.
         max_tokens: tokens of `text` to use at most.
         new_tokens: length of the greedy continuations.
     """
-    from transformers import AutoTokenizer
-
     folder = Path(model)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
+    start = start_of_text_ids(tokenizer)
     if text is None:
-        windows = [ids for ids in (_encode(tokenizer, passage)[:window_tokens] for passage in corpus.PASSAGES) if ids]
+        texts = [ids for ids in (_encode(tokenizer, passage) for passage in corpus.PASSAGES) if ids]
+        windows = [[*start, *ids][:window_tokens] for ids in texts]
         first_scored = 0
     else:
         ids = _encode(tokenizer, text)[:max_tokens]
         windows = [ids[start : start + window_tokens] for start in range(0, len(ids), window_tokens)]
-        windows = [window for window in windows if len(window) == window_tokens]
+        windows = [[*start, *window[len(start) :]] for window in windows if len(window) == window_tokens]
         first_scored = window_tokens // 2
         if not windows:
             raise UnusableInput(
                 f"The text has {len(ids)} tokens, and one window takes {window_tokens}. Give a longer text."
             )
-    prompts = [ids for ids in (_encode(tokenizer, prompt) for prompt in corpus.PROMPTS) if ids]
+    prompts = [[*start, *ids] for ids in (_encode(tokenizer, prompt) for prompt in corpus.PROMPTS) if ids]
     continuations = reference_decoder(folder, windows, prompts, new_tokens, first_scored, Path(out))
     expected = {
         "windows": windows,
@@ -120,6 +122,7 @@ def expect_language(
         "continuations": [[astuple(step) for step in steps] for steps in continuations],
         "strings": [[string, _encode(tokenizer, string)] for string in nasty_strings(tokenizer)],
         "chats": _render_chats(tokenizer),
+        "start_of_text_ids": start,
         "end_of_text_ids": sorted(end_of_text_ids(folder)),
     }
     (Path(out) / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
@@ -176,9 +179,7 @@ def expect_encoder(model: str, out: str, task: str, max_tokens: int) -> None:
             {"pixel_values": image[None]} for image in draw_images(encoder.image_shape)
         ]
     else:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = load_tokenizer(folder)
         encoded = [tokenizer.encode(passage, truncation=True, max_length=max_tokens) for passage in corpus.PASSAGES]
         batches = [text_inputs(ids, encoder.input_names) for ids in encoded]
         strings = [[string, tokenizer.encode(string)] for string in nasty_strings(tokenizer)]

@@ -44,7 +44,12 @@ def generate(
         UnusableInput: the prompt does not fit the context.
     """
     rendered = session.render_chat([{"role": "user", "content": prompt}]) if chat else None
-    ids = session.tokenize(rendered if rendered is not None else prompt)
+    # A chat template writes the begin token itself.
+    ids = (
+        session.tokenize(rendered)
+        if rendered is not None
+        else [*session.start_of_text_ids(), *session.tokenize(prompt)]
+    )
     room = session.context_length - len(ids)
     if not ids or room < 1:
         raise UnusableInput(f"The prompt has {len(ids)} tokens; the package takes 1 to {session.context_length - 1}.")

@@ -24,7 +24,7 @@ from compiler.quantize.plan import copy_tables, plan_allocation, plan_codes, ref
 from compiler.recipe import IMATRIX, Recipe
 from compiler.scheme import SCHEMES as ALL_SCHEMES
 from compiler.scheme import find_scheme
-from compiler.target import Stage
+from compiler.target import Stage, refuse_window
 from targets import gguf_converter
 from targets.gguf_codes import BLOCK, CONTAINERS, carry, matrix_bytes
 from targets.gguf_imatrix import FILE as IMATRIX_FILE
@@ -74,9 +74,9 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         )
     if IMATRIX in recipe.options and (recipe.scheme.method or recipe.scheme.name in _FLOAT_SCHEMES):
         return f"an imatrix weighs llama.cpp's own rounding, and {recipe.scheme.name} has none; drop +{IMATRIX}."
-    if recipe.scheme.method:
-        return _refuse_codes(model, recipe)
-    return None
+    if recipe.scheme.method and (reason := _refuse_codes(model, recipe)) is not None:
+        return reason
+    return refuse_window(model, recipe)
 
 
 def _refuse_codes(model: Model, recipe: Recipe) -> str | None:
@@ -139,6 +139,13 @@ def convert(model: str, inputs: list[str], out: str, base: str, name: str, conve
         except SystemExit as error:
             if error.code:
                 raise UnusableInput(f"llama.cpp's converter refused {name} (exit code {error.code}).") from error
+        except (FileNotFoundError, ValueError) as error:
+            if "tokenizer.model" not in str(error):
+                raise
+            raise UnusableInput(
+                f"llama.cpp's converter takes the vocabulary of {name} from tokenizer.model, which the model does not have. "
+                "Add that file from the model's original repository."
+            ) from error
     if not target.is_file():
         raise UnusableInput(f"llama.cpp's converter wrote no file for {name}.")
 

@@ -9,7 +9,7 @@ from compiler.model import ENCODER_TASKS, TEXT_GENERATION, Model
 from compiler.quantize.plan import plan_allocation, plan_codes, refuse_rows
 from compiler.recipe import Recipe, parse_recipe
 from compiler.scheme import CODE_SCHEMES, MIXED
-from compiler.target import Stage
+from compiler.target import Stage, refuse_window
 from targets.onnx_codes import CONTAINERS
 
 NAME = "onnx"
@@ -43,7 +43,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
                 f"ONNX Runtime GenAI's builder does not take the architecture {model.architecture}. It takes: "
                 f"{', '.join(DECODERS)}."
             )
-        return refuse_rows(model, recipe)
+        return refuse_rows(model, recipe) or refuse_window(model, recipe)
     if model.task not in ENCODER_TASKS:
         return f"the task {model.task} is not one of {', '.join((TEXT_GENERATION, *ENCODER_TASKS))}."
     if model.config.get("model_type") not in _ENCODER_MODEL_TYPES:

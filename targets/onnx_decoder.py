@@ -13,11 +13,12 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.lineage import write_lineage
-from compiler.model import Model
+from compiler.model import TEXT_GENERATION, Model, read_model
 from compiler.package import Lowered, Port
 from compiler.quantize.allocation import Budget, write_allocation
 from compiler.quantize.plan import copy_tables
 from targets.onnx_codes import CHOICES, carry, weight_bytes
+from targets.onnx_tokenizer import carry_tokenizer
 from targets.onnx_weights import read_weights
 
 
@@ -28,15 +29,42 @@ def build(
     folder = Path(out)
     options = []
     if scheme.startswith("int4"):
-        options = ["--extra_options", f"int4_block_size={scheme.rsplit('-g', 1)[1]}"]
+        options.append(f"int4_block_size={scheme.rsplit('-g', 1)[1]}")
+    if read_model(Path(model), task=TEXT_GENERATION).attention_window:
+        # The builder then lists no layer as windowed, and the runtime takes that for all of them and fails.
+        options.append("windowed_kv_cache=false")
+    options = ["--extra_options", *options] if options else []
     precision = "int4" if scheme.startswith("int4") else scheme
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="builder-") as temporary:
         sys.argv = ["builder", "-i", model, "-o", out, "-p", precision, "-e", "cpu", "-c", temporary, *options]
+        _tell_rotary_bases_apart()
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
     read = write_lineage(Path(model), origin, folder)
     _settle_config(folder / "genai_config.json", context_length)
-    _respell_pre_tokenizer(folder / "tokenizer.json")
+    carry_tokenizer(Path(model) / "tokenizer.json", folder / "tokenizer.json")
     return _lowered(folder, scheme, read)
+
+
+def _tell_rotary_bases_apart() -> None:
+    """Give the builder a Gemma 3 configuration as transformers 4 had it: the local layers' base on its own.
+
+    transformers 5 keeps a set of rotary parameters for each kind of layer, which the builder reads for Gemma 4 only
+    (onnxruntime_genai/models/builders/gemma.py).
+    """
+    from transformers import AutoConfig
+
+    given = AutoConfig.from_pretrained
+
+    def from_pretrained(*arguments: Any, **options: Any) -> Any:
+        config = given(*arguments, **options)
+        # The model itself is loaded with unused options asked for, and needs its own form.
+        if not options.get("return_unused_kwargs") and getattr(config, "model_type", None) == "gemma3_text":
+            kinds = config.rope_parameters
+            config.rope_local_base_freq = kinds["sliding_attention"]["rope_theta"]
+            config.rope_parameters = dict(kinds["full_attention"])
+        return config
+
+    AutoConfig.from_pretrained = from_pretrained  # type: ignore[method-assign]
 
 
 def allocate(
@@ -87,37 +115,3 @@ def _settle_config(path: Path, context_length: int | None) -> None:
             )
         config["search"]["max_length"] = context_length
     path.write_text(json.dumps(config, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-# GPT-2's pattern, which `ByteLevel` with use_regex applies (tokenizers, pre_tokenizers/byte_level.rs).
-_BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-
-def _split(pattern: str) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-
-
-def _respell_pre_tokenizer(path: Path) -> None:
-    """Write a pre-tokenizer with `Digits` as equal `Split` steps.
-
-    GenAI's tokenizer takes `Digits` for ASCII digits only, where Hugging Face takes every character of the Unicode class
-    N; and after a `Split` it forgets the pattern of `ByteLevel`, so that is spelt out too. To Hugging Face both forms are
-    the same, and the text gate of `verify` holds the runtime to it.
-    """
-    if not path.is_file():
-        return
-    document = json.loads(path.read_text(encoding="utf-8"))
-    chain = document.get("pre_tokenizer") or {}
-    steps = chain.get("pretokenizers", [chain])
-    if not any(step.get("type") == "Digits" for step in steps):
-        return
-    spelt: list[dict[str, Any]] = []
-    for step in steps:
-        if step.get("type") == "Digits":
-            spelt.append(_split(r"\p{N}" if step.get("individual_digits") else r"\p{N}+"))
-        elif step.get("type") == "ByteLevel" and step.get("use_regex", True):
-            spelt += [_split(_BYTE_LEVEL_PATTERN), {**step, "use_regex": False}]
-        else:
-            spelt.append(step)
-    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": spelt}
-    path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")

@@ -203,6 +203,34 @@ def test_an_architecture_that_a_target_does_not_take_is_refused_with_those_that_
     assert not (made / "never").exists()
 
 
+@pytest.mark.parametrize("recipe", ["gguf:F16", "onnx:fp32"])
+def test_a_context_that_no_layer_would_look_back_is_refused(
+    smollm2: Model, edgec_here: Run, tmp_path: Path, recipe: str
+) -> None:
+    folder = tiny.save_decoder("mistral", smollm2.folder, tmp_path / "model")
+    done = edgec_here("build", folder, "-r", recipe, "--context-length", 64, "-o", tmp_path / "out")
+    assert_refused(done, 2, "looks back 8 tokens", "--context-length 8")
+    assert not (tmp_path / "out").exists()
+
+
+def test_local_and_global_layers_keep_their_rotary_bases(smollm2: Model, edgec_here: Run, tmp_path: Path) -> None:
+    folder = tiny.save_decoder("gemma3", smollm2.folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    bases = {kind: rotary["rope_theta"] for kind, rotary in config["rope_parameters"].items()}
+    assert bases["sliding_attention"] != bases["full_attention"]
+    done = edgec_here("build", folder, "-r", "onnx:fp32", "-o", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    # The passages are longer than the window, and each is scored from an empty cache.
+    assert (read_package(tmp_path / "out" / "onnx-fp32").quality or {})["mean_kl"] < 1e-9
+
+
+def test_a_vocabulary_that_only_sentencepiece_could_give_is_asked_for(
+    made: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    done = edgec_here("build", made / "gemma" / "model", "-r", "gguf:F16", "-o", tmp_path / "out")
+    assert_refused(done, 2, "tokenizer.model", "original repository")
+
+
 def test_a_scheme_that_does_not_fit_the_rows_fails_unless_allowed(made: Path, edgec: Run, tmp_path: Path) -> None:
     name = ("--name", "tiny-llama")
     done = edgec("build", made / "llama" / "model", "-r", "gguf:Q4_K_M", "-o", tmp_path / "out", *name)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+from compiler import corpus
 
 _SIZES = {
     "hidden_size": 64,
@@ -58,6 +64,11 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 
+_CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '[' + message['role'] + '] ' + message['content'] + eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+)
+
 _ONLY_REAUTHORED = ("mistral", "gemma2", "gemma3", "xlm-roberta")
 DECODERS = tuple(kind for kind in _DECODERS if kind not in _ONLY_REAUTHORED)
 ENCODERS = tuple(kind for kind in _ENCODERS if kind not in _ONLY_REAUTHORED)
@@ -84,6 +95,52 @@ def save_decoder(kind: str, tokenizer_from: Path, folder: Path, dtype: str = "fl
     if kind == "qwen2":
         # transformers reads any tokenizer beside a Qwen2 config with Qwen2's own rules; write those down.
         transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return folder
+
+
+def save_sentencepiece(folder: Path) -> Path:
+    """A tokenizer as Llama 2, TinyLlama and Mistral have it: a SentencePiece model and the same in a `tokenizer.json`.
+
+    The order of the merges is that of the pieces' scores. `folder` is returned.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*corpus.PASSAGES, *corpus.PROMPTS]),
+        model_writer=written,
+        model_type="bpe",
+        vocab_size=1000,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.model").write_bytes(written.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    vocabulary = {processor.id_to_piece(index): index for index in range(processor.vocab_size())}
+    merges = [
+        (processor.get_score(index), piece[:cut], piece[cut:])
+        for piece, index in vocabulary.items()
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocabulary and piece[cut:] in vocabulary and not piece.startswith("<0x")
+    ]
+    merges.sort(key=lambda merge: (-merge[0], vocabulary[merge[1]], vocabulary[merge[2]]))
+    model = models.BPE(
+        vocabulary, [merge[1:] for merge in merges], unk_token="<unk>", fuse_unk=True, byte_fallback=True
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ("<unk>", "<s>", "</s>")])
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": False, "add_bos_token": True}
+    settings = {"tokenizer_class": "LlamaTokenizer", **names, "chat_template": _CHAT_TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 

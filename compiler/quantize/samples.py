@@ -16,6 +16,7 @@ from compiler.model import IMAGE_CLASSIFICATION, TEXT_GENERATION, Model, read_mo
 from compiler.quantize.pictures import draw_samples, samples_of_pictures
 from compiler.quantize.settings import Calibration
 from compiler.quantize.texts import kept_text
+from compiler.tokenizer import load_tokenizer, start_of_text_ids
 from compiler.worker import report_progress
 
 _FEWEST_TOKENS = 2048
@@ -69,17 +70,15 @@ def sample_tokens_of(model: Model, calibration: Calibration) -> int:
 
 
 def samples_of_text(model: Model, text: str, calibration: Calibration) -> NDArray[np.int64]:
-    """Chunks of the text, spread evenly over it; an encoder's have its special tokens at both ends."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UnusableInput(f"{model.name} has no tokenizer that transformers can load: {error}.") from error
+    """Chunks of the text, spread evenly over it; with the begin token, or an encoder's special tokens at both ends."""
+    tokenizer = load_tokenizer(model.folder)
     tokenizer.model_max_length = int(1e12)
     length = sample_tokens_of(model, calibration)
-    frame = tokenizer("a")["input_ids"] if not model.is_decoder else []
-    before, after = (frame[:1], frame[-1:]) if len(frame) > 2 else ([], [])
+    if model.is_decoder:
+        before, after = start_of_text_ids(tokenizer), []
+    else:
+        frame = tokenizer("a")["input_ids"]
+        before, after = (frame[:1], frame[-1:]) if len(frame) > 2 else ([], [])
     ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
     if len(ids) and (ids.max() >= model.geometry.vocabulary or ids.min() < 0):
         raise UnusableInput(
@@ -109,6 +108,7 @@ def generate_samples(model: Model, calibration: Calibration) -> NDArray[np.int64
     length = sample_tokens_of(model, calibration)
     network = load_pretrained(model.folder, TEXT_GENERATION)
     generator = torch.Generator().manual_seed(calibration.seed)
+    begin = torch.tensor([start_of_text_ids(load_tokenizer(model.folder))], dtype=torch.int64)
     ends = network.config.eos_token_id
     special = [token for token in (ends if isinstance(ends, list) else [ends]) if isinstance(token, int)]
     made: list[NDArray[np.int64]] = []
@@ -118,8 +118,9 @@ def generate_samples(model: Model, calibration: Calibration) -> NDArray[np.int64
             done = sum(len(rows) for rows in made)
             count = min(_GENERATED_AT_ONCE, calibration.samples - done)
             tokens = torch.randint(len(special) + 4, model.geometry.vocabulary, (count, 1), generator=generator)
+            tokens = torch.cat([begin.expand(count, -1), tokens], 1)
             cache, row = None, [tokens]
-            for step in range(length - 1):
+            for step in range(length - tokens.shape[1]):
                 answer = network(input_ids=tokens, past_key_values=cache, use_cache=True)
                 cache, logits = answer.past_key_values, answer.logits[:, -1]
                 logits[:, special] = -torch.inf

@@ -1,0 +1,32 @@
+"""The tokenizer of a Model: what its own files say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import UnusableInput
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer as transformers' object; its `tokenizer.json`, where it has one, is taken as it is.
+
+    `AutoTokenizer` of transformers 5 keeps only the vocabulary and the merges of that file for many model types and puts
+    rules of its own around them, which split spaces another way than the file and the runtimes do (Llama, Mistral).
+
+    Raises:
+        UnusableInput: there is none, or transformers cannot load it.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    own = (folder / "tokenizer.json").is_file()
+    loader: Any = PreTrainedTokenizerFast if own else AutoTokenizer
+    try:
+        return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise UnusableInput(f"{folder.name} has no tokenizer that transformers can load: {error}.") from error
+
+
+def start_of_text_ids(tokenizer: Any) -> list[int]:
+    """The ids that the tokenizer puts before a text by itself: the one of the begin token, or none."""
+    return [int(token) for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
