@@ -18,6 +18,7 @@ from compiler.errors import CheckFailed, UnusableInput
 from compiler.model import Model
 from compiler.package import FileRecord, Lowered, ModelIdentity, Package, lowered_from_json, write_manifest
 from compiler.placement import Requirement, check_account, check_placement
+from compiler.quantize.plan import unfit_rows
 from compiler.recipe import Recipe
 from compiler.scheme import Scheme, find_scheme
 from compiler.source import identify
@@ -96,6 +97,7 @@ def build(
     for recipe in recipes:
         check_taken(load_target(recipe.target), model, recipe)
         check_account(load_target(recipe.target).ENGINES, str(recipe), require)
+        _foresee_fallbacks(model, recipe, load_target(recipe.target).SCHEMES, allow)
     _refuse_existing(out, recipes)
     identity = identify(model, watcher.reading())
     planned = [(recipe, load_target(recipe.target).plan(model, recipe)) for recipe in recipes]
@@ -229,15 +231,31 @@ def _check_fallbacks(lowered: Lowered, recipe: Recipe, schemes: Sequence[str], a
         return ()
     if TYPE_FALLBACK in allow:
         return (TYPE_FALLBACK,)
-    fitting = _nearest_fitting(recipe.scheme, schemes)
     raise CheckFailed(
         TYPE_FALLBACK,
         f"{recipe}: {len(forced)} tensors cannot be stored as asked. The first is {forced[0].tensor}, stored as "
         f"{forced[0].stored} because {forced[0].reason}; the package would have "
         f"{lowered.weights.effective_bits_per_weight:.2f} bits per weight in place of {recipe.scheme.bits_per_weight:g}. "
-        + (f"Use {recipe.target}:{fitting}, whose blocks fit these rows, or accept" if fitting else "Accept")
-        + f" this with --allow {TYPE_FALLBACK}.",
+        + _what_fits(recipe, schemes),
     )
+
+
+def _foresee_fallbacks(model: Model, recipe: Recipe, schemes: Sequence[str], allow: Sequence[str]) -> None:
+    """Tell from the shapes, before any work, that `_check_fallbacks` will fail for one of llama.cpp's own schemes."""
+    unfit = unfit_rows(model, recipe.scheme.name)
+    if unfit and TYPE_FALLBACK not in allow:
+        name, row = unfit[0]
+        raise CheckFailed(
+            TYPE_FALLBACK,
+            f"{recipe}: {len(unfit)} matrices cannot be stored as asked. The first is {name}: rows of {row} do not divide by "
+            f"{recipe.scheme.block}. " + _what_fits(recipe, schemes),
+        )
+
+
+def _what_fits(recipe: Recipe, schemes: Sequence[str]) -> str:
+    fitting = _nearest_fitting(recipe.scheme, schemes)
+    use = f"Use {recipe.target}:{fitting}, whose blocks fit these rows, or accept" if fitting else "Accept"
+    return f"{use} this with --allow {TYPE_FALLBACK}."
 
 
 def _nearest_fitting(scheme: Scheme, names: Sequence[str]) -> str | None:

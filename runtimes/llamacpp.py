@@ -49,7 +49,8 @@ class LlamaLanguageSession:
     """A decoder in llama.cpp."""
 
     def __init__(self, package: Package, context: int, threads: int) -> None:
-        self._llama = _load(package, context, min(_BATCH, context), threads)
+        # Layers that look back a window only keep that much, as in llama.cpp's own programs.
+        self._llama = _load(package, context, min(_BATCH, context), threads, swa_full=False)
         self._context = self._llama.ctx
         self._vocab = llama_cpp.llama_model_get_vocab(self._llama.model)
         self._memory = llama_cpp.llama_get_memory(self._context)

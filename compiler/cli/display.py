@@ -48,7 +48,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*row)
     width = None if sys.stdout.isatty() else 140
-    Console(width=width, highlight=False).print(table)
+    # A name in brackets, such as edgec[gguf], is no markup.
+    Console(width=width, highlight=False, markup=False).print(table)
 
 
 class StageBars(Watcher):

@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass
 
 import click
 
+from compiler.build import TYPE_FALLBACK
 from compiler.cli.display import format_bytes, print_json, print_table, progress_bars
+from compiler.cli.scheme_names import shorten
 from compiler.errors import EdgecError
 from compiler.estimate import Estimate, estimate
 from compiler.model import Model
+from compiler.quantize.plan import unfit_rows
 from compiler.recipe import Recipe
 from compiler.scheme import find_scheme
 from compiler.source import open_model
@@ -19,10 +22,18 @@ from targets.registry import TARGET_NAMES, load_target
 
 @dataclass(frozen=True)
 class Capability:
-    """Whether a target takes the model: the schemes that it takes, or the reason why there is none."""
+    """Whether a target takes the model.
+
+    Attributes:
+        target: its name.
+        schemes: those that it takes.
+        falling_back: those of them that its format forces into another type for some tensors (`--allow type-fallback`).
+        why_not: the reason where it takes none.
+    """
 
     target: str
     schemes: tuple[str, ...]
+    falling_back: tuple[str, ...]
     why_not: str | None
 
 
@@ -55,12 +66,13 @@ def capability(target_name: str, model: Model) -> Capability:
         try:
             reason = reason_against(target, model, Recipe(target_name, scheme))
         except EdgecError as error:
-            return Capability(target_name, (), str(error))
+            return Capability(target_name, (), (), str(error))
         if reason is None:
             taken.append(name)
         else:
             reasons.append(reason)
-    return Capability(target_name, tuple(taken), None if taken else reasons[0])
+    falling_back = tuple(name for name in taken if unfit_rows(model, name))
+    return Capability(target_name, tuple(taken), falling_back, None if taken else reasons[0])
 
 
 def _json(model: Model, estimated: Estimate, capabilities: list[Capability]) -> dict[str, object]:
@@ -101,7 +113,12 @@ def _print(model: Model, estimated: Estimate, capabilities: list[Capability]) ->
     memory += [[f"training, {what}", format_bytes(nbytes)] for what, nbytes in estimated.training]
     print_table("Memory (estimate: weights, 1k tokens of cache; activations come on top)", ["for", "bytes"], memory)
     rows = [
-        [each.target, "yes" if each.schemes else "no", ", ".join(each.schemes) or each.why_not or ""]
-        for each in capabilities
+        [each.target, "yes" if each.schemes else "no", _schemes(each) or each.why_not or ""] for each in capabilities
     ]
     print_table("Targets", ["target", "takes it", "schemes, or why not"], rows)
+
+
+def _schemes(capability: Capability) -> str:
+    whole = shorten([name for name in capability.schemes if name not in capability.falling_back])
+    some = f"some tensors in another type (--allow {TYPE_FALLBACK}): {shorten(capability.falling_back)}"
+    return f"{whole}; {some}" if capability.falling_back else whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from compiler.cli.display import print_json, print_table
+from compiler.cli.scheme_names import shorten
 from targets.registry import TARGET_NAMES, load_target
 
 
@@ -30,7 +31,7 @@ def command(as_json: bool) -> None:
     rows = [
         [
             target.NAME,
-            ", ".join(target.SCHEMES),
+            shorten(target.SCHEMES),
             ", ".join(f"@{name}" for name in target.VARIANTS) or "-",
             f"edgec[{target.EXTRA}]",
         ]

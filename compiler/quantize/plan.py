@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from compiler.quantize.grid import fitting_group
 from compiler.quantize.quantized import Entry, list_quantized
 from compiler.quantize.settings import Quantization
 from compiler.recipe import Recipe
+from compiler.scheme import find_scheme
 from compiler.target import Stage
 
 # A fixed threshold lets glibc give large activations back to the system as soon as they are freed.
@@ -101,6 +103,22 @@ def own_codes(model: Model) -> dict[str, Entry]:
     return list_quantized(model.folder)
 
 
+def rows_in_blocks(model: Model) -> Iterator[tuple[str, int]]:
+    """Name and weights of a row of every matrix inside the model's blocks."""
+    transposed = model.config.get("model_type") == "gpt2"
+    for tensor in model.tensors:
+        if len(tensor.shape) == 2 and IN_BLOCK.search(tensor.name):
+            yield tensor.name, tensor.shape[0] if transposed else tensor.shape[1]
+
+
+def unfit_rows(model: Model, scheme: str) -> list[tuple[str, int]]:
+    """Those of them that a scheme of llama.cpp's own does not divide: it stores them in another type."""
+    found = find_scheme(scheme)
+    if found is None or found.family != "gguf" or not found.block:
+        return []
+    return [(name, row) for name, row in rows_in_blocks(model) if row % found.block]
+
+
 def refuse_rows(model: Model, recipe: Recipe) -> str | None:
     """Why the scheme does not suit the model's matrices, or the codes that it came with; None when it does."""
     block = recipe.scheme.block
@@ -121,10 +139,8 @@ def refuse_rows(model: Model, recipe: Recipe) -> str | None:
         if wanted != has:
             own = f"int{entry.bits}-gptq-g{entry.group_size}{'' if entry.symmetric else '-asym'}"
             return f"it comes with codes of its own, which are {own}; use that scheme, or a float one."
-    for tensor in model.tensors:
-        if block and len(tensor.shape) == 2 and IN_BLOCK.search(tensor.name):
-            row = tensor.shape[0] if model.config.get("model_type") == "gpt2" else tensor.shape[1]
-            fitting = fitting_group(row, block) if recipe.quantization.smaller_groups else block
-            if row % fitting:
-                return f"rows of {tensor.name} have {row} weights, which groups of {block} do not divide.{_hint(row, block)}"
+    for name, row in rows_in_blocks(model) if block else ():
+        fitting = fitting_group(row, block) if recipe.quantization.smaller_groups else block
+        if row % fitting:
+            return f"rows of {name} have {row} weights, which groups of {block} do not divide.{_hint(row, block)}"
     return None

@@ -1,0 +1,53 @@
+"""What `edgec targets` and `edgec inspect` say of targets, schemes and models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import Run
+
+from compiler.cli.scheme_names import shorten
+from compiler.model import Model
+from targets.registry import TARGET_NAMES, load_target
+
+
+def _unfold(text: str) -> Iterator[str]:
+    for word in re.split(r", ", text):
+        found = re.fullmatch(r"(.*-)(?:\{(.*)\}|(g\d+|pc))(\[-asym\]|-asym)?", word)
+        if found is None:
+            yield word
+            continue
+        for group in (found[2] or found[3]).split(","):
+            yield from (
+                f"{found[1]}{group}{form}" for form in {"[-asym]": ("", "-asym")}.get(found[4], (found[4] or "",))
+            )
+
+
+@pytest.mark.parametrize("target", TARGET_NAMES)
+def test_the_short_form_names_every_scheme(target: str) -> None:
+    schemes = load_target(target).SCHEMES
+    assert sorted(_unfold(shorten(schemes))) == sorted(schemes)
+
+
+def test_the_table_of_targets_names_the_extra_to_install(edgec_here: Run) -> None:
+    said = edgec_here("targets").stdout
+    assert "edgec[gguf]" in said
+    assert "@ios18" in said
+
+
+def test_schemes_that_would_fall_back_are_told_apart(smollm2: Model, edgec_here: Run, tmp_path: Path) -> None:
+    folder = tiny.save_decoder("llama", smollm2.folder, tmp_path / "model")
+    (gguf,) = (
+        each
+        for each in json.loads(edgec_here("inspect", folder, "--json").stdout)["targets"]
+        if each["target"] == "gguf"
+    )
+    assert "Q4_K_M" in gguf["falling_back"]
+    assert set(gguf["falling_back"]) < set(gguf["schemes"])
+    assert "Q8_0" not in gguf["falling_back"]
+    assert "--allow type-fallback" in edgec_here("inspect", folder).stdout
