@@ -13,12 +13,13 @@ from compiler.errors import UnusableInput
 from compiler.tensors import TensorInfo, find_tensors
 
 TEXT_GENERATION = "text-generation"
+QUESTION_ANSWERING = "question-answering"
 IMAGE_CLASSIFICATION = "image-classification"
 TEXT_ENCODER_TASKS = (
     "feature-extraction",
     "text-classification",
     "token-classification",
-    "question-answering",
+    QUESTION_ANSWERING,
     "fill-mask",
 )
 ENCODER_TASKS = (*TEXT_ENCODER_TASKS, IMAGE_CLASSIFICATION)
@@ -31,7 +32,7 @@ _TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
     ("ForConditionalGeneration", TEXT_GENERATION),
     ("ForSequenceClassification", "text-classification"),
     ("ForTokenClassification", "token-classification"),
-    ("ForQuestionAnswering", "question-answering"),
+    ("ForQuestionAnswering", QUESTION_ANSWERING),
     ("ForMaskedLM", "fill-mask"),
     ("ForPreTraining", "fill-mask"),
     ("ForImageClassification", IMAGE_CLASSIFICATION),

@@ -16,6 +16,9 @@ from compiler.package import Package
 from runtimes.probe import pad_inputs
 from runtimes.session import EncoderSession, LanguageSession
 
+_ANSWER_TOKENS = 30
+_ENDS = 2
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -138,6 +141,55 @@ def label_tokens(package: Package, session: EncoderSession, text: str) -> list[t
     fill = package.model.task == "fill-mask"
     labels = [tokenizer.id_to_token(index) if fill else str(names.get(str(index), index)) for index in chosen]
     return [(str(tokenizer.id_to_token(token)), str(label)) for token, label in zip(ids, labels, strict=True)]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A piece of a passage that answers a question; `probability` is that of its two ends together."""
+
+    text: str
+    probability: float
+
+
+def answer(package: Package, session: EncoderSession, question: str, passage: str) -> Answer:
+    """The likeliest span of at most 30 tokens (question-answering); a passage longer than the package takes is cut.
+
+    Devlin et al. 2018, BERT (arXiv:1810.04805), section 4.2: the sum of the scores of the two ends.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(package.folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    length, longest = session.fixed_sequence_length, session.longest_sequence
+    if longest is not None:
+        asked = len(tokenizer.encode(question).ids)
+        if asked + _ENDS >= longest:
+            raise UnusableInput(f"The question has {asked} tokens; the package takes {longest} with the passage.")
+        tokenizer.enable_truncation(longest, strategy="only_second")
+    encoded = tokenizer.encode(question, passage)
+    row = np.asarray([encoded.ids], np.int64)
+    inputs = {
+        "input_ids": row,
+        "attention_mask": np.ones_like(row),
+        "token_type_ids": np.asarray([encoded.type_ids], np.int64),
+    }
+    logits = session.run(pad_inputs(inputs, length) if length is not None else inputs)
+    of_passage = np.asarray([sequence == 1 for sequence in encoded.sequence_ids])
+    starts, ends = (
+        np.where(of_passage, logits[name][0][: len(of_passage)].astype(np.float64), -np.inf)
+        for name in ("start_logits", "end_logits")
+    )
+    scores = starts[:, None] + ends[None, :]
+    scores[np.tril_indices(len(scores), -1)] = -np.inf
+    scores[np.triu_indices(len(scores), _ANSWER_TOKENS)] = -np.inf
+    first, last = np.unravel_index(scores.argmax(), scores.shape)
+    text = passage[encoded.offsets[first][0] : encoded.offsets[last][1]]
+    return Answer(text, float(np.exp(starts[first] - _log_sum(starts) + ends[last] - _log_sum(ends))))
+
+
+def _log_sum(values: NDArray[np.float64]) -> float:
+    return float(values.max() + np.log(np.exp(values - values.max()).sum()))
 
 
 def cosine(first: Sequence[float] | NDArray[np.float32], second: Sequence[float] | NDArray[np.float32]) -> float:

@@ -50,6 +50,7 @@ CHOICES = tuple(
 _FLOAT_SCHEMES = ("F32", "F16", "BF16")
 _ENCODER_TASKS = ("feature-extraction",)
 _K_BLOCK = 256
+_OLLAMA_CONTEXT = 4096
 
 # File types of llama.h (enum llama_ftype).
 _FILE_TYPES = {
@@ -94,7 +95,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         return Stage(
             f"carry {name} to GGUF",
             "targets.gguf:pack_codes",
-            {"scheme": name, "origin": origin_of(model, recipe)},
+            {"scheme": name, "origin": origin_of(model, recipe), "context_length": recipe.shapes.context_length},
             ("numpy",),
             (base, plan_codes(model, recipe, allocation)),
         )
@@ -103,7 +104,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     return Stage(
         f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
         "targets.gguf:pack",
-        {"scheme": name, "origin": origin_of(model, recipe)},
+        {"scheme": name, "origin": origin_of(model, recipe), "context_length": recipe.shapes.context_length},
         ("llama-cpp-python",),
         (base, *imatrix),
     )
@@ -170,7 +171,9 @@ def view_without_code(model: Path, folder: Path) -> None:
             (folder / name).write_text(json.dumps(settled), encoding="utf-8")
 
 
-def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
+def pack(
+    model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str], context_length: int | None
+) -> dict[str, Any]:
     """Quantize the base file (or copy it), add the Modelfile and the lineage, and tell what became of the weights.
 
     `inputs` are the folders of the conversion and, where one was asked for, of the imatrix.
@@ -184,7 +187,7 @@ def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str,
         _quantize(base, Path(out) / artifact, scheme, imatrix)
         if imatrix:
             shutil.copyfile(imatrix, Path(out) / IMATRIX_FILE)
-    return _finish(Path(model), Path(out), artifact, scheme, origin)
+    return _finish(Path(model), Path(out), artifact, scheme, origin, context_length)
 
 
 def allocate(
@@ -199,20 +202,24 @@ def allocate(
     return write_allocation(Path(inputs[1]), Path(out), CHOICES, budget)
 
 
-def pack_codes(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
+def pack_codes(
+    model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str], context_length: int | None
+) -> dict[str, Any]:
     """Put our codes into the base file's place; `inputs` are the folders of the conversion and of the quantization."""
     artifact = f"{origin['name']}-{scheme}.gguf"
     carry(Path(inputs[0]) / "base.gguf", Path(model), Path(inputs[1]), Path(out) / artifact)
     copy_tables(Path(inputs[1]), Path(out))
-    return _finish(Path(model), Path(out), artifact, scheme, origin)
+    return _finish(Path(model), Path(out), artifact, scheme, origin, context_length)
 
 
-def _finish(model: Path, folder: Path, artifact: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
+def _finish(
+    model: Path, folder: Path, artifact: str, scheme: str, origin: dict[str, str], context_length: int | None
+) -> dict[str, Any]:
     """Write lineage and Modelfile beside the artifact, and describe it."""
     read = write_lineage(model, origin, folder)
     weights = read_weights(folder / artifact, scheme)
     if read.is_decoder:
-        (folder / "Modelfile").write_text(_modelfile(artifact, model, read), encoding="utf-8")
+        (folder / "Modelfile").write_text(_modelfile(artifact, model, read, context_length), encoding="utf-8")
     hidden, vocabulary = read.geometry.hidden_size, read.geometry.vocabulary
     output = ("logits", vocabulary) if read.is_decoder else ("last_hidden_state", hidden)
     return asdict(
@@ -298,13 +305,14 @@ def _deviation(tensor: str, stored: str, row: int, scheme: str) -> Deviation | N
     return Deviation(tensor, stored, f"{scheme} is a mixture and keeps this tensor so", forced=False)
 
 
-def _modelfile(artifact: str, folder: Path, model: Model) -> str:
+def _modelfile(artifact: str, folder: Path, model: Model, context_length: int | None) -> str:
     """An Ollama Modelfile. Ollama takes the chat template from the GGUF file's metadata."""
     lines = [f"FROM ./{artifact}"]
     if end := _end_of_text(folder):
         lines.append(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}")
-    if model.geometry.context_length:
-        lines.append(f"PARAMETER num_ctx {min(model.geometry.context_length, 4096)}")
+    trained = model.geometry.context_length
+    if context_length or trained:
+        lines.append(f"PARAMETER num_ctx {context_length or min(trained or 0, _OLLAMA_CONTEXT)}")
     if model.licence:
         lines.append(f'LICENSE """{model.licence}"""')
     return "\n".join(lines) + "\n"

@@ -142,6 +142,7 @@ def test_the_gguf_package_carries_what_its_ecosystem_expects(llama: Path) -> Non
     modelfile = (folder / "Modelfile").read_text()
     assert "FROM ./tiny-llama-Q8_0.gguf" in modelfile
     assert 'PARAMETER stop "<|im_end|>"' in modelfile
+    assert "PARAMETER num_ctx 256" in modelfile  # all that the model was trained for
 
 
 def test_the_genai_package_is_a_standard_genai_folder(llama: Path) -> None:
@@ -260,8 +261,10 @@ def test_half_precision_and_shards_are_read(smollm2: Model, edgec_here: Run, tmp
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="4MB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
-    done = edgec_here("build", folder, "-r", "gguf:BF16", "-o", tmp_path / "out", "--verify")
+    context = ("--context-length", 128)
+    done = edgec_here("build", folder, "-r", "gguf:BF16", *context, "-o", tmp_path / "out", "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "PARAMETER num_ctx 128" in (tmp_path / "out" / "gguf-BF16" / "Modelfile").read_text()
     told = json.loads(edgec_here("inspect", folder, "--json").stdout)
     assert told["parameters"] == sum(p.numel() for p in model.parameters())
     assert told["geometry"]["kv_heads"] == 2

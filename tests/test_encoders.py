@@ -99,6 +99,33 @@ def test_llama_cpp_embeds_as_torch_does_and_its_own_tokenizer_is_held_to_hugging
     assert np.dot(first, second) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_question_is_answered_from_the_passage(made: Path, edgec_here: Run) -> None:
+    folder, question = made / "bert-answers", "Who kept the lamp?"
+    passage = "The lighthouse keeper kept the lamp for forty years, and café owners remembered him."
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
+    encoded = tokenizer(question, passage, return_tensors="pt", return_offsets_mapping=True)
+    offsets, sequence = encoded.pop("offset_mapping")[0].tolist(), encoded.sequence_ids()
+    with torch.inference_mode():
+        told = transformers.AutoModelForQuestionAnswering.from_pretrained(folder / "model").eval()(**encoded)
+    spans = [
+        (told.start_logits[0, i] + told.end_logits[0, j], offsets[i][0], offsets[j][1])
+        for i in range(len(offsets))
+        for j in range(i, min(i + 30, len(offsets)))
+        if sequence[i] == sequence[j] == 1
+    ]
+    _, start, end = max(spans)
+    package = folder / "out" / "onnx-fp32"
+    ran = edgec_here("run", package, "-p", question, "--passage", passage, "--json")
+    assert ran.returncode == 0, ran.stderr
+    (found,) = json.loads(ran.stdout)
+    assert found["answer"] == passage[start:end]
+    assert 0 < float(found["probability"]) <= 1
+    # The model ends at 256 tokens: a longer passage is cut, a question that fills them is refused.
+    assert edgec_here("run", package, "-p", question, "--passage", passage * 20).returncode == 0
+    assert_refused(edgec_here("run", package, "-p", "why " * 300, "--passage", passage), 2, "question has")
+    assert_refused(edgec_here("run", package, "-p", question), 2, "--passage")
+
+
 @pytest.mark.parametrize(
     ("kind", "recipe", "words"),
     [

@@ -10,16 +10,17 @@ import click
 
 from compiler.cli.display import print_json, print_table
 from compiler.errors import UnusableInput
-from compiler.model import IMAGE_CLASSIFICATION
+from compiler.model import IMAGE_CLASSIFICATION, QUESTION_ANSWERING
 from compiler.package import Package, check_files, read_package
 from runtimes.registry import only_evaluated, open_session
 from runtimes.session import EncoderSession, LanguageSession
-from runtimes.use import classify, cosine, embed, generate, label_tokens, text_to_inputs
+from runtimes.use import answer, classify, cosine, embed, generate, label_tokens, text_to_inputs
 
 
 @click.command("run")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", "prompts", multiple=True, help="Text; two of them are compared by an embedding model.")
+@click.option("--passage", help="The text in which a question-answering model looks for the answer to --prompt.")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture, for image-classification.")
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--raw", is_flag=True, help="Do not put the prompt into the chat template.")
@@ -28,22 +29,36 @@ from runtimes.use import classify, cosine, embed, generate, label_tokens, text_t
 def command(
     package: Path,
     prompts: tuple[str, ...],
+    passage: str | None,
     image: Path | None,
     max_tokens: int,
     raw: bool,
     threads: int,
     as_json: bool,
 ) -> None:
-    """Use PACKAGE once: generate, embed or classify."""
+    """Use PACKAGE once: generate, embed, classify or answer."""
     read = read_package(package)
     check_files(read)
     if not prompts and image is None:
         raise UnusableInput("There is nothing to run on. Add --prompt TEXT (or --image FILE for an image model).")
     if image is not None and read.model.task != IMAGE_CLASSIFICATION:
         raise UnusableInput(f"This package is for {read.model.task} and takes no pictures. Use --prompt TEXT.")
+    if (passage is not None) != (read.model.task == QUESTION_ANSWERING):
+        raise UnusableInput(
+            f"This package is for {read.model.task}: "
+            + (
+                "it takes no passage."
+                if passage is not None
+                else "add --passage TEXT, in which to look for the answer."
+            )
+        )
     session = open_session(read, threads)
     if isinstance(session, LanguageSession):
         _generate(session, prompts, max_tokens, raw, as_json, timed=not only_evaluated(read))
+    elif passage is not None:
+        answers = [answer(read, session, prompt, passage) for prompt in prompts]
+        rows = [[[each.text, f"{each.probability:.4f}"]] for each in answers]
+        _show_all(rows, ["answer", "probability"], prompts, as_json)
     else:
         _encode(read, session, prompts, image, as_json)
 
@@ -91,11 +106,9 @@ def _encode(
             ranked = classify(package, session, text_to_inputs(package, session, prompt))
             tables.append([[label, f"{share:.4f}"] for label, share in ranked])
         _show_all(tables, ["label", "probability"], prompts, as_json)
-    elif task in ("token-classification", "fill-mask"):
+    else:
         tables = [[list(pair) for pair in label_tokens(package, session, prompt)] for prompt in prompts]
         _show_all(tables, ["token", "label"], prompts, as_json)
-    else:
-        raise UnusableInput(f"`edgec run` does not run {task}; use the package's runtime ({package.lowered.runtime}).")
 
 
 def _image_inputs(package: Package, image: Path) -> dict[str, Any]:
