@@ -55,6 +55,8 @@ class DecoderConfig:
         head_norms: whether queries and keys are normed head by head (Qwen3, Gemma 3).
         sandwich: whether attention and feed-forward are normed after themselves too (Gemma 2 and 3).
         embedding_scale: what token vectors are multiplied with.
+        stream_scale: what the stream between the blocks is multiplied with beside transformers' own; it only enters norms,
+            which take that out again.
         score_scale: what queries are multiplied with.
         score_cap, logit_cap: c of the soft caps c * tanh(x / c); None without.
         windows: for each layer how many positions it sees back; None for all.
@@ -77,6 +79,7 @@ class DecoderConfig:
     head_norms: bool
     sandwich: bool
     embedding_scale: float
+    stream_scale: float
     score_scale: float
     score_cap: float | None
     logit_cap: float | None

@@ -119,11 +119,11 @@ class Block(nn.Module):
 
     def __init__(self, config: DecoderConfig, layer: int, turned: int, layout: Layout) -> None:
         super().__init__()
-        hidden, wide = config.hidden, config.intermediate
-        self.attention_norm = RmsNorm(hidden, config.eps, layout)
+        hidden, wide, stream_eps = config.hidden, config.intermediate, config.eps * config.stream_scale**2
+        self.attention_norm = RmsNorm(hidden, stream_eps, layout)
         self.attention = Attention(config, layer, turned, layout)
         self.attention_out_norm = RmsNorm(hidden, config.eps, layout) if config.sandwich else None
-        self.mlp_norm = RmsNorm(hidden, config.eps, layout)
+        self.mlp_norm = RmsNorm(hidden, stream_eps, layout)
         self.gate = Projection(hidden, wide, layout, config.mlp_bias)
         self.up = Projection(hidden, wide, layout, config.mlp_bias)
         self.down = Projection(wide, hidden, layout, config.mlp_bias)
@@ -167,7 +167,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config, number - part.first, turned[config.rotaries[number]], layout) for number in numbers
         )
-        self.norm = RmsNorm(config.hidden, config.eps, layout) if part.head else None
+        self.norm = RmsNorm(config.hidden, config.eps * config.stream_scale**2, layout) if part.head else None
         self.head = Projection(config.hidden, config.vocabulary, layout, False) if part.head else None
         self.out = TokensOut(layout)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3")
 _GEMMAS = ("gemma", "gemma2", "gemma3_text")
+# Gemma 3's stream goes beyond 1e5 (measured on its 270M), where float16 ends at 65504. A power of two costs no digit.
+_SANDWICH_STREAM_SCALE = 2.0**-5
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -50,6 +52,8 @@ def describe_decoder(model: Model, context: int) -> DecoderConfig:
     else:
         windows = (window if family in ("mistral", "phi3") else None,) * layers
     gemma = family in _GEMMAS
+    sandwich = family in ("gemma2", "gemma3_text")
+    stream_scale = _SANDWICH_STREAM_SCALE if sandwich else 1.0
     biased = getattr(config, "attention_bias", False)
     activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None) or "silu"
     if family == "gemma":
@@ -69,8 +73,9 @@ def describe_decoder(model: Model, context: int) -> DecoderConfig:
         output_bias=bool(biased),
         mlp_bias=bool(getattr(config, "mlp_bias", False)),
         head_norms=family in ("qwen3", "gemma3_text"),
-        sandwich=family in ("gemma2", "gemma3_text"),
-        embedding_scale=config.hidden_size**0.5 if gemma else 1.0,
+        sandwich=sandwich,
+        embedding_scale=stream_scale * (config.hidden_size**0.5 if gemma else 1.0),
+        stream_scale=stream_scale,
         score_scale=(getattr(config, "query_pre_attn_scalar", None) or head_dim) ** -0.5,
         score_cap=getattr(config, "attn_logit_softcapping", None),
         logit_cap=getattr(config, "final_logit_softcapping", None),
@@ -151,10 +156,12 @@ def _block(config: DecoderConfig, family: str, number: int, plus: float) -> dict
         f"{ours}mlp_norm.weight": Source(f"{theirs}{before_mlp}.weight", plus=plus),
     }
     if config.sandwich:
-        attended = Source(f"{theirs}post_attention_layernorm.weight", plus=plus)
+        scale = config.stream_scale
         found |= {
-            f"{ours}attention_out_norm.weight": attended,
-            f"{ours}mlp_out_norm.weight": Source(f"{theirs}{after}.weight", plus=plus),
+            f"{ours}attention_out_norm.weight": Source(
+                f"{theirs}post_attention_layernorm.weight", plus=plus, times=scale
+            ),
+            f"{ours}mlp_out_norm.weight": Source(f"{theirs}{after}.weight", plus=plus, times=scale),
         }
     if config.head_norms:
         for part, name in (("query_norm", "q_norm"), ("key_norm", "k_norm")):

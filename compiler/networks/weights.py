@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,17 +30,19 @@ class Source:
         rows: the rows of it that are taken (first, last + 1); None for all.
         plus: what is added to every value: 1 for the norms of Gemma, whose files hold the difference to 1.
         added: another tensor whose first row is added to every row: the one token type of RoBERTa.
+        times: what the sum is multiplied with.
     """
 
     tensor: str
     rows: tuple[int, int] | None = None
     plus: float = 0.0
     added: str | None = None
+    times: float = 1.0
 
     @property
     def plain(self) -> bool:
         """Whether the values are the tensor's own, so that codes of it can be carried."""
-        return self.plus == 0.0 and self.added is None
+        return self.plus == 0.0 and self.added is None and self.times == 1.0
 
 
 def match_sources(model: Model, sources: Mapping[str, Source], prefixes: Iterable[str]) -> dict[str, Source]:
@@ -70,7 +72,7 @@ def match_sources(model: Model, sources: Mapping[str, Source], prefixes: Iterabl
         )
 
     found = {
-        parameter: Source(find(source.tensor), source.rows, source.plus, source.added and find(source.added))
+        parameter: replace(source, tensor=find(source.tensor), added=source.added and find(source.added))
         for parameter, source in sources.items()
     }
     used = {source.tensor for source in found.values()} | {source.added for source in found.values() if source.added}
@@ -114,7 +116,8 @@ def read_source(infos: Mapping[str, TensorInfo], source: Source, shape: tuple[in
     values = values.reshape(shape)
     if source.added is not None:
         values = values + read_float(infos[source.added])[:1]
-    return values + np.float32(source.plus) if source.plus else values
+    values = values + np.float32(source.plus) if source.plus else values
+    return values * np.float32(source.times) if source.times != 1.0 else values
 
 
 _DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
