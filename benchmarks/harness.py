@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 
-from benchmarks.environment import Environment, read_environment
+from benchmarks.agent.environment import Environment, read_environment
+from benchmarks.agent.observe import MachineTimes, PeakWatch, Resident, machine_times, process_cpu_s
 from benchmarks.measurement import Measurement
-from benchmarks.observe import MachineTimes, PeakWatch, Resident, machine_times, process_cpu_s
 from benchmarks.statistics import percentile
 from benchmarks.validity import Disturbance, judge
 from benchmarks.workload import Workload
@@ -126,7 +126,7 @@ def _start(package: Package, workload: Workload, stack: ExitStack) -> _Runner:
     log = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))  # noqa: SIM115
     arguments = [str(package.folder.resolve()), json.dumps(asdict(workload))]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "benchmarks.child", *arguments],
+        [sys.executable, "-P", "-m", "benchmarks.agent.child", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from compiler.cache import write_atomically
 from compiler.errors import UnusableInput
+from compiler.stages.cache import write_atomically
 
 SCHEMA_VERSION = 1
 

@@ -13,17 +13,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from compiler.cache import Entry, drop_entry, find_entry, new_entry_folder, remove_stale, stage_environment, store_entry
 from compiler.errors import CheckFailed, UnusableInput
+from compiler.inputs.open import identify
 from compiler.model import Model
 from compiler.package import FileRecord, Lowered, ModelIdentity, Package, lowered_from_json, write_manifest
 from compiler.placement import Requirement, check_account, check_placement
 from compiler.quantize.plan import unfit_rows
 from compiler.recipe import Recipe
 from compiler.scheme import Scheme, find_scheme
-from compiler.source import identify
+from compiler.stages.cache import (
+    Entry,
+    drop_entry,
+    find_entry,
+    new_entry_folder,
+    remove_stale,
+    stage_environment,
+    store_entry,
+)
+from compiler.stages.worker import Progress, kill_children, run_in_child
 from compiler.target import Stage, check_taken
-from compiler.worker import Progress, kill_children, run_in_child
 
 TYPE_FALLBACK = "type-fallback"
 _BITS_TOLERANCE = 0.005

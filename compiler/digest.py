@@ -23,11 +23,11 @@ def digest_json(value: object) -> str:
 
 @cache
 def digest_code() -> str:
-    """SHA-256 over edgec's own source that decides what a package holds."""
-    root = Path(__file__).parent
-    folders = (root, root / "quantize", root / "networks", root.parent / "targets")
-    files = sorted(file for folder in folders for file in folder.glob("*.py"))
-    return digest_json([[file.name, digest_file(file)] for file in files])
+    """SHA-256 over edgec's own source that decides what a stage writes: all of it but the command line and benchmarks."""
+    root = Path(__file__).parent.parent
+    files = [file for room in ("compiler", "targets", "runtimes") for file in (root / room).rglob("*.py")]
+    names = sorted(file.relative_to(root).as_posix() for file in files)
+    return digest_json([[name, digest_file(root / name)] for name in names if not name.startswith("compiler/cli/")])
 
 
 @cache

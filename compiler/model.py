@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
-from compiler.tensors import TensorInfo, find_tensors
+from compiler.formats.safetensors import TensorInfo, find_tensors
 
 TEXT_GENERATION = "text-generation"
 QUESTION_ANSWERING = "question-answering"

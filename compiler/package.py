@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compiler.cache import write_atomically
 from compiler.digest import digest_file
 from compiler.errors import CheckFailed, UnusableInput
+from compiler.stages.cache import write_atomically
 
 MANIFEST = "package.json"
 SCHEMA_VERSION = 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
-from compiler.quantize.settings import Quantization, quantization_from_full
+from compiler.quantization import Quantization, quantization_from_full
 from compiler.scheme import ALIASES, SCHEMES, Scheme, find_scheme
 
 IMATRIX = "imatrix"
@@ -39,7 +39,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Limits that `verify` holds a package to; None means the scheme's own (compiler/thresholds.py).
+    """Limits that `verify` holds a package to; None means the scheme's own (runtimes/verify/thresholds.py).
 
     Attributes:
         max_mean_kl: mean KL divergence from the Reference, in nats.

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from compiler.build import build
 from compiler.errors import EdgecError
+from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.package import check_files
 from compiler.recipe import Recipe, parse_recipe
 from compiler.scheme import estimate_weight_bytes
-from compiler.source import open_model
 from compiler.target import reason_against
-from compiler.verify import require_passed, verify
+from runtimes.verify.verify import require_passed, verify
 from targets.registry import TARGET_NAMES, load_target
 
 # Raspberry Pi 5: 17.1 GB/s on paper (LPDDR4X-4267, 32 bit), about 11.4 GB/s sustained in language model decoding.

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from compiler.errors import UnusableInput
+from compiler.inputs.gptq import import_gptq
 from compiler.package import Package
-from compiler.quantize.gptq_import import import_gptq
 from runtimes.session import Message, Session
 from runtimes.text import HuggingFaceText
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
-from compiler.gguf_header import read_gguf_header
+from compiler.formats.gguf import read_gguf_header
 from compiler.package import Package
 from runtimes.session import Message, Session
 

@@ -13,8 +13,8 @@ from runtimes.session import Session
 from runtimes.whole_batches import in_whole_batches
 
 # Elsewhere than on macOS packages are evaluated, which says what they compute and nothing of how fast.
-_COREML = "runtimes.coreml" if sys.platform == "darwin" else "runtimes.mil"
-_EVALUATORS = ("runtimes.mil",)
+_COREML = "runtimes.coreml.macos" if sys.platform == "darwin" else "runtimes.coreml.evaluator"
+_EVALUATORS = ("runtimes.coreml.evaluator",)
 
 # name, module, distributions that it needs, the extra that brings them
 RUNTIMES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.probe import pad_inputs
 from runtimes.session import EncoderSession, LanguageSession
+from runtimes.verify.probe import pad_inputs
 
 _ANSWER_TOKENS = 30
 _ENDS = 2

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from compiler.formats.codes import QuantizedTensor, list_quantized, read_quantized
+from compiler.formats.gptq import BITS, config_of, pack_tensor, write_config
+from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes, write_tensors
 from compiler.lineage import origin_of, write_lineage
 from compiler.model import TEXT_GENERATION, Model
 from compiler.package import Lowered, Port, Weights
-from compiler.quantize.checkpoint import BITS, config_of, pack_tensor, write_config
 from compiler.quantize.plan import IN_BLOCK, plan_codes, refuse_rows
-from compiler.quantize.quantized import QuantizedTensor, list_quantized, read_quantized
 from compiler.recipe import Recipe
 from compiler.scheme import CODE_SCHEMES
 from compiler.target import Stage
-from compiler.tensors import TensorInfo, find_tensors, read_bytes, write_tensors
 
 NAME = "gptq"
 EXTRA = "reference"

@@ -6,10 +6,13 @@ import importlib
 from types import ModuleType
 
 TARGETS: tuple[tuple[str, str], ...] = (
-    ("gguf", "targets.gguf"),
-    ("onnx", "targets.onnx"),
+    ("gguf", "targets.gguf.target"),
+    ("onnx", "targets.onnx.target"),
     ("gptq", "targets.gptq"),
-    ("coreml", "targets.coreml"),  # Core AI, Apple's announced successor, would be a line and a file of its own here
+    (
+        "coreml",
+        "targets.coreml.target",
+    ),  # Core AI, Apple's announced successor, would be a line and a file of its own here
     ("tflite", "targets.tflite"),
     ("neo", "targets.neo"),
 )

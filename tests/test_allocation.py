@@ -17,7 +17,7 @@ from compiler.cli.quantize_options import ByteCount
 from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.quantize.allocation import Choice, Sensitivity, allocate
-from targets.gguf import CHOICES as GGUF_CHOICES
+from targets.gguf.target import CHOICES as GGUF_CHOICES
 
 _CHOICES = (Choice(4, True, 4.5), Choice(4, False, 5.0), Choice(8, True, 8.5))
 

@@ -18,10 +18,10 @@ from conftest import Run, assert_refused, run_edgec
 from safetensors.numpy import load_file, save_file
 
 from compiler.errors import UnusableInput
+from compiler.inputs.open import open_model
 from compiler.model import Model, read_model
-from compiler.source import open_model
-from runtimes.torch import expect_language
-from targets import gguf
+from runtimes.verify.reference import expect_language
+from targets.gguf import target as gguf
 
 
 @pytest.fixture

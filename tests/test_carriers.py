@@ -19,10 +19,10 @@ from conftest import Run, assert_refused
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.recipe import parse_recipe
-from compiler.source import open_model
-from targets import coreml
+from targets.coreml import target as coreml
 from targets.registry import TARGET_NAMES
 
 _GROUP = 32

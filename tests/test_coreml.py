@@ -19,20 +19,20 @@ from lowering import CONTEXT, language_session, lower, origin
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from compiler.encoder_wrap import Encoder, load_encoder
 from compiler.errors import UnusableInput
+from compiler.formats.codes import list_quantized, read_quantized
 from compiler.model import Model, read_model
 from compiler.package import read_package
-from compiler.quantize.quantized import list_quantized, read_quantized
-from compiler.quantize.samples import write_samples
-from compiler.quantize.settings import Calibration, Quantization
+from compiler.pretrained import Encoder, load_encoder
+from compiler.quantization import Calibration, Quantization
+from compiler.quantize.calibrate.samples import write_samples
 from compiler.quantize.stage import quantize
-from compiler.worker import run_in_child
-from runtimes.mil import Evaluator
-from runtimes.mil_program import BlobValue, read_blob, read_mil
-from runtimes.torch import draw_images
-from targets.coreml_lower import lower_encoder
-from targets.coreml_placement import predict_placement
+from compiler.stages.worker import run_in_child
+from runtimes.coreml.evaluator import Evaluator
+from runtimes.coreml.mil_program import BlobValue, read_blob, read_mil
+from runtimes.verify.reference import draw_images
+from targets.coreml.encoder import lower_encoder
+from targets.coreml.placement import predict_placement
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +199,9 @@ def test_palettes_are_evaluated_as_they_were_found(bits: int, ios: int, made: Pa
 
 
 def test_more_values_and_fewer_rows_bring_a_palette_nearer() -> None:
-    from compiler.quantize.gptq import Solver, damped
-    from compiler.quantize.grid import Grid
-    from compiler.quantize.matrix import restore, round_matrix, solve_matrix
+    from compiler.quantize.solve.gptq import Solver, damped
+    from compiler.quantize.solve.grid import Grid
+    from compiler.quantize.solve.matrix import restore, round_matrix, solve_matrix
 
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 96, generator=generator) * torch.linspace(0.2, 3, 64)[:, None]
@@ -245,7 +245,7 @@ def test_two_builds_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
             "context_length": CONTEXT, "part_bytes": 10**9, "bits": 4.5, "greedy": False, "origin": origin(folder),
         }  # fmt: skip
         environment = {"PYTHONHASHSEED": seed}
-        run_in_child("targets.coreml_decoder:lower_decoder", arguments, label="lower", environment=environment)
+        run_in_child("targets.coreml.decoder:lower_decoder", arguments, label="lower", environment=environment)
     assert _bytes(tmp_path / "1") == _bytes(tmp_path / "2")
 
 
@@ -274,7 +274,7 @@ def test_a_package_of_several_lengths_takes_each_and_cuts_a_longer_text(
 
 @pytest.mark.parametrize("kind", ["bert", "vit"])
 def test_activations_in_8_bits_are_rounded_in_the_package_too(kind: str, made: Path, tmp_path: Path) -> None:
-    from targets.coreml_activations import measure_ranges
+    from targets.coreml.activations import measure_ranges
 
     task = read_model(made / kind).task
     codes, samples, ranges = codes_of(made / kind, tmp_path / "codes", 8, 0), tmp_path / "samples", tmp_path / "ranges"

@@ -13,9 +13,9 @@ import tiny
 from lowering import language_session, lower
 
 from compiler.model import Model
-from runtimes.coreml import CoreMlCaller
-from runtimes.coreml_calls import LanguageCalls
-from runtimes.mil import Evaluator
+from runtimes.coreml.calls import LanguageCalls
+from runtimes.coreml.evaluator import Evaluator
+from runtimes.coreml.macos import CoreMlCaller
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def llama(smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _FakeModel:
-    """The calls that runtimes/coreml.py makes of an MLModel, answered by the evaluator."""
+    """The calls that runtimes/coreml/macos.py makes of an MLModel, answered by the evaluator."""
 
     made: int = 0
 
@@ -69,7 +69,7 @@ def test_the_runtime_on_macos_makes_the_calls_that_core_ml_wants(llama: Path, tm
 
 def test_elsewhere_than_on_macos_core_ml_says_what_it_needs() -> None:
     from compiler.errors import UnusableInput
-    from runtimes.coreml import open_session
+    from runtimes.coreml.macos import open_session
 
     package: Any = SimpleNamespace(name="coreml-fp16")
     with pytest.raises(UnusableInput, match="needs macOS"):

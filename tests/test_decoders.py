@@ -15,7 +15,7 @@ import torch
 import transformers
 from conftest import Run, assert_refused
 
-from compiler.gguf_header import read_gguf_header
+from compiler.formats.gguf import read_gguf_header
 from compiler.model import Model
 from compiler.package import read_package
 

@@ -18,7 +18,7 @@ import tiny
 from conftest import Run, assert_refused
 
 from compiler.corpus import PASSAGES
-from compiler.hub import is_hub_id, needed_files
+from compiler.inputs.hub import is_hub_id, needed_files
 
 _COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _TOKEN = "hf_" + "x" * 30

@@ -14,10 +14,10 @@ import transformers
 from conftest import Run, assert_refused
 
 from compiler.corpus import PASSAGES
+from compiler.inputs.open import open_model
 from compiler.model import Model
-from compiler.quantize.samples import samples_of_text
-from compiler.quantize.settings import Calibration
-from compiler.source import open_model
+from compiler.quantization import Calibration
+from compiler.quantize.calibrate.samples import samples_of_text
 
 _NAMES = {
     "llama": {

@@ -14,7 +14,7 @@ import tree_sitter_swift
 from conftest import Run, assert_refused
 
 from compiler.model import Model
-from targets.coreml_kit import swift_name
+from targets.coreml.kit import swift_name
 
 
 @pytest.fixture(scope="module")

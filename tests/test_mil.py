@@ -15,9 +15,9 @@ from coremltools.converters.mil.mil import Function
 from torch import nn
 
 from compiler.errors import UnusableInput
-from runtimes.mil import Evaluator
-from runtimes.mil_ops import OPERATORS
-from runtimes.mil_program import TensorType, unpack
+from runtimes.coreml.evaluator import Evaluator
+from runtimes.coreml.mil_ops import OPERATORS
+from runtimes.coreml.mil_program import TensorType, unpack
 
 _X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 _P = np.abs(_X) + 0.5

@@ -15,7 +15,6 @@ import torch
 import transformers
 from torch import Tensor
 
-from compiler.encoder_wrap import load_encoder
 from compiler.errors import UnusableInput
 from compiler.model import Model, read_model
 from compiler.networks.configs import Part
@@ -25,7 +24,8 @@ from compiler.networks.encoder import build_encoder
 from compiler.networks.encoder_families import describe_encoder, encoder_sources
 from compiler.networks.parts import Layout
 from compiler.networks.weights import fill
-from runtimes.torch import draw_images
+from compiler.pretrained import load_encoder
+from runtimes.verify.reference import draw_images
 
 LAYOUTS: tuple[Layout, ...] = ("plain", "ane")
 TOLERANCE = 2e-4

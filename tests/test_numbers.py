@@ -10,17 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import environment
+from benchmarks.agent import environment
 from benchmarks.compare import compare, compare_recipes
 from benchmarks.measurement import Measurement, read_measurements, write_measurements
 from benchmarks.report.charts import pareto_front
 from benchmarks.statistics import percentile, ratio_interval
 from benchmarks.validity import Disturbance, judge
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.metrics import Step, cosines, greedy_agreement, measure_logits, perplexity, relative_error, row_cosines
 from compiler.recipe import Thresholds
-from compiler.thresholds import thresholds_for
-from compiler.verify import check_numbers
+from runtimes.verify.metrics import (
+    Step,
+    cosines,
+    greedy_agreement,
+    measure_logits,
+    perplexity,
+    relative_error,
+    row_cosines,
+)
+from runtimes.verify.thresholds import thresholds_for
+from runtimes.verify.verify import check_numbers
 
 _QUIET = Disturbance(0.0, 0.0, 0, None)
 

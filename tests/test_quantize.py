@@ -10,14 +10,14 @@ import torch
 from safetensors.numpy import save_file
 
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.quantize.checkpoint import CheckpointForm, pack_tensor, pack_words, unpack_tensor, unpack_words
-from compiler.quantize.gptq import Solver, damped, row_errors, solve
-from compiler.quantize.grid import Grid, dequantize, fit_scales, round_to_codes
-from compiler.quantize.quantized import QuantizedTensor, write_quantized
-from compiler.quantize.rows import find_origin, index_rows, mark_rows, require_all_carried
+from compiler.formats.codes import QuantizedTensor, write_quantized
+from compiler.formats.gptq import CheckpointForm, pack_tensor, pack_words, unpack_tensor, unpack_words
+from compiler.quantize.carrying import find_origin, index_rows, mark_rows, require_all_carried
+from compiler.quantize.solve.gptq import Solver, damped, row_errors, solve
+from compiler.quantize.solve.grid import Grid, dequantize, fit_scales, round_to_codes
 from targets import gptq as gptq_target
-from targets import onnx_codes
-from targets.gguf_codes import CONTAINERS, pack_blocks, unpack_blocks
+from targets.gguf.codes import CONTAINERS, pack_blocks, unpack_blocks
+from targets.onnx import codes as onnx_codes
 
 
 def _tensor(bits: int, symmetric: bool, rows: int = 64, columns: int = 128, group: int = 32) -> QuantizedTensor:

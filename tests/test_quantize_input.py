@@ -14,9 +14,9 @@ import tiny
 from conftest import Run, assert_refused
 from safetensors.numpy import load_file, save_file
 
-from compiler.cache import cache_root
 from compiler.corpus import PASSAGES
 from compiler.model import Model
+from compiler.stages.cache import cache_root
 
 _LONG = "\n\n".join(PASSAGES * 3)
 

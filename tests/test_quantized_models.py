@@ -23,9 +23,9 @@ from compiler.corpus import PASSAGES
 from compiler.errors import UnusableInput
 from compiler.model import Model, read_model
 from compiler.package import read_package
-from compiler.quantize.pictures import draw_samples, keep_pictures
-from compiler.quantize.samples import write_samples
-from compiler.quantize.settings import Calibration
+from compiler.quantization import Calibration
+from compiler.quantize.calibrate.pictures import draw_samples, keep_pictures
+from compiler.quantize.calibrate.samples import write_samples
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.errors import UnusableInput
-from compiler.quantize.settings import Calibration, Quantization
+from compiler.quantization import Calibration, Quantization
 from compiler.recipe import Recipe, Shapes, Thresholds, parse_recipe, read_recipe_file, recipe_from_full
 from compiler.scheme import SCHEMES, find_scheme
-from compiler.thresholds import THRESHOLDS, thresholds_for
+from runtimes.verify.thresholds import THRESHOLDS, thresholds_for
 from targets.registry import TARGET_NAMES
 
 _words = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)

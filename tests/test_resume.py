@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
+from compiler.formats.codes import each_quantized
+from compiler.inputs.open import open_model
 from compiler.model import Model
+from compiler.quantization import Quantization
 from compiler.quantize import stage
-from compiler.quantize.quantized import each_quantized
-from compiler.quantize.settings import Quantization
-from compiler.source import open_model
 
 
 class _Killed(Exception):

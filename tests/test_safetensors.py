@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from compiler.errors import UnusableInput
-from compiler.tensors import find_tensors, list_tensors
+from compiler.formats.safetensors import find_tensors, list_tensors
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ from conftest import Run, assert_refused
 from compiler.corpus import NASTY
 from compiler.model import Model, read_model
 from compiler.package import read_package
-from compiler.quantize.samples import generate_samples, samples_of_text
-from compiler.quantize.settings import Calibration
+from compiler.quantization import Calibration
+from compiler.quantize.calibrate.samples import generate_samples, samples_of_text
 from compiler.tokenizer import load_tokenizer, start_of_text_ids
 from runtimes.registry import open_session
 from runtimes.session import LanguageSession
-from runtimes.torch import expect_language
 from runtimes.use import generate
+from runtimes.verify.reference import expect_language
 
 _BEGIN = 1
 

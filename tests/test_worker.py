@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler.cache import find_entry, new_entry_folder, store_entry
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.worker import report_progress, run_in_child
+from compiler.stages.cache import find_entry, new_entry_folder, store_entry
+from compiler.stages.worker import report_progress, run_in_child
 
 # The functions that the children call are in this file; the child finds it through PYTHONPATH.
 _HERE = {"PYTHONPATH": str(Path(__file__).parent)}

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.peers.timing import Cost, carried_file, edgec_script, print_ratio, run_command
-from compiler.cache import cache_root
-from compiler.source import open_model
-from targets.gguf_converter import converter_folder
+from compiler.inputs.open import open_model
+from compiler.stages.cache import cache_root
+from targets.gguf.converter import converter_folder
 
 ROUNDS = 3
 _QUANTIZE = (

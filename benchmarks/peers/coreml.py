@@ -22,14 +22,14 @@ from typing import Any
 
 from benchmarks.peers.off_lattice import write_off_lattice
 from benchmarks.peers.timing import carried_file, edgec_script, parse_with_texts, print_ratio, run_command
+from compiler.inputs.open import open_model
 from compiler.package import Package, read_package
-from compiler.source import open_model
 
 WINDOW = 512
 LOWERING = "lower to Core ML"
 GOAL_MEMORY, GOAL_MEMORY_STRETCH = 2.5, 1.5
 GOAL_SECONDS = {"MiniLM": 20.0, "SmolLM2": 240.0}
-_IMPORTS = "import resource, targets.coreml_decoder; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+_IMPORTS = "import resource, targets.coreml.decoder; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def mean_kl(package: Package, windows: list[Window]) -> float:
     """Mean KL(torch fp32 || package) in nats."""
     import torch
 
-    from runtimes.mil import open_session
+    from runtimes.coreml.evaluator import open_session
     from runtimes.session import LanguageSession
 
     session = open_session(package, 2)

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.observe import PeakWatch, resident_of
+from benchmarks.agent.observe import PeakWatch, resident_of
 from benchmarks.peers.off_lattice import write_off_lattice
 from benchmarks.peers.timing import carried_file, print_ratio
+from compiler.inputs.open import open_model
 from compiler.model import read_model
+from compiler.quantization import Calibration
+from compiler.quantize.calibrate.samples import samples_of_text
 from compiler.quantize.plan import plan_codes
-from compiler.quantize.samples import samples_of_text
-from compiler.quantize.settings import Calibration
 from compiler.recipe import parse_recipe
-from compiler.source import open_model
 
 GOAL_PASSES, GOAL_ANON_MB, GOAL_FLATNESS = 2.0, 700.0, 1.05
 _BATCH = 4

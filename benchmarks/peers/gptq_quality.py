@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmarks.peers.off_lattice import write_off_lattice
 from benchmarks.peers.timing import carried_file, edgec_script, parse_with_texts, print_ratio, run_command
-from compiler.source import open_model
-from targets.gguf_imatrix import set_imatrix
+from compiler.inputs.open import open_model
+from targets.gguf.imatrix import set_imatrix
 
 WINDOW = 512
 _FTYPES = {"Q4_0": 2, "Q4_1": 3, "Q3_K_M": 12, "Q4_K_M": 15}

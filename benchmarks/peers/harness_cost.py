@@ -57,7 +57,7 @@ def _turns(name: str, package: Path, artifact: Path) -> list[tuple[list[float], 
     bare = _start([*python, "benchmarks.peers.bare_loops", name, str(artifact), *lengths], environment)
     _ask(bare, "round")
     bare.send_signal(signal.SIGSTOP)
-    ours = _start([*python, "benchmarks.child", str(package), json.dumps(asdict(WORKLOAD))], environment)
+    ours = _start([*python, "benchmarks.agent.child", str(package), json.dumps(asdict(WORKLOAD))], environment)
     _ask(ours, "load")
     _ask(ours, "warmup")
     ours.send_signal(signal.SIGSTOP)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.peers.timing import carried_file, edgec_script, print_ratio, run_command
-from compiler.source import open_model
+from compiler.inputs.open import open_model
 
 WINDOW = 512
 GOALS = {"gguf-F16": 0.0005, "gguf-Q8_0": 0.005}

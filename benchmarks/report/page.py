@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.measurement import Measurement
 from benchmarks.report.charts import latency_chart, memory_chart, quality_chart
-from compiler.cache import write_atomically
 from compiler.errors import missing_extra
+from compiler.stages.cache import write_atomically
 
 _STYLE = """
 html { overflow-y: scroll; }

@@ -16,10 +16,10 @@ from compiler.cli.display import StageBars, format_bytes, print_json, print_stag
 from compiler.cli.placement_command import placement_line, require_option
 from compiler.cli.quantize_options import quantize_options, require_mixed, with_quantization
 from compiler.errors import CheckFailed, UnusableInput
+from compiler.inputs.open import open_model
 from compiler.package import read_package
 from compiler.placement import Requirement
 from compiler.recipe import Recipe, parse_recipe, read_recipe_file
-from compiler.source import open_model
 from targets.registry import TARGET_NAMES, load_target
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from compiler.cache import cache_root, clear_cache
 from compiler.cli.display import format_bytes, print_json
+from compiler.stages.cache import cache_root, clear_cache
 
 
 @click.command("cache")

@@ -17,10 +17,10 @@ from compiler.cli.build_command import print_report
 from compiler.cli.display import StageBars, progress_bars
 from compiler.cli.verify_command import verify_packages
 from compiler.errors import UnusableInput, missing_extra
+from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.package import Package, read_package
 from compiler.recipe import Recipe, parse_recipe
-from compiler.source import open_model
 from runtimes.registry import only_evaluated, open_session
 from runtimes.session import LanguageSession
 from runtimes.use import cosine, embed, generate

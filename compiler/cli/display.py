@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from compiler.build import StageReport, Watcher
+from compiler.stages.worker import Progress
 from compiler.target import Stage
-from compiler.worker import Progress
 
 _MIB = 1024 * 1024
 

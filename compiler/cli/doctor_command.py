@@ -9,9 +9,9 @@ import shutil
 import click
 import psutil
 
-from compiler.cache import cache_root
 from compiler.cli.display import format_bytes, print_json, print_table
 from compiler.digest import tool_version
+from compiler.stages.cache import cache_root
 
 # distribution, the extra that brings it, what it is for
 TOOLS: tuple[tuple[str, str, str], ...] = (

@@ -11,11 +11,11 @@ from compiler.cli.display import format_bytes, print_json, print_table, progress
 from compiler.cli.scheme_names import shorten
 from compiler.errors import EdgecError
 from compiler.estimate import Estimate, estimate
+from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.quantize.plan import unfit_rows
 from compiler.recipe import Recipe
 from compiler.scheme import find_scheme
-from compiler.source import open_model
 from compiler.target import reason_against
 from targets.registry import TARGET_NAMES, load_target
 

@@ -8,7 +8,7 @@ import click
 
 from compiler.cli.display import print_json
 from compiler.package import check_files, read_package
-from targets.coreml_kit import write_kit
+from targets.coreml.kit import write_kit
 
 
 @click.command("kit")

@@ -91,14 +91,14 @@ def main() -> None:
 
 
 def _end(number: int, frame: Any) -> None:
-    from compiler.worker import kill_children
+    from compiler.stages.worker import kill_children
 
     kill_children()
     raise KeyboardInterrupt
 
 
 def _system_error(error: OSError) -> str:
-    from compiler.worker import disk_full_message
+    from compiler.stages.worker import disk_full_message
 
     if error.errno == 28:
         return disk_full_message(str(error.filename) if error.filename else None)

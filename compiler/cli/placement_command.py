@@ -56,7 +56,7 @@ def require_option(command: Any) -> Any:
 def command(package: Path, require: tuple[Requirement, ...], as_json: bool) -> None:
     """Which operators of PACKAGE leave the Neural Engine, and why; PACKAGE may be any .mlpackage."""
     with quiet_imports():
-        from targets.coreml_plan import place_packages
+        from targets.coreml.compute_plan import place_packages
 
     folders, title = _programs(package)
     placement = place_packages(folders)

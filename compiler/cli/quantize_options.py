@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from compiler.errors import UnusableInput
-from compiler.quantize.pictures import keep_pictures
-from compiler.quantize.settings import STORAGES
-from compiler.quantize.texts import keep_text
+from compiler.quantization import STORAGES
+from compiler.quantize.calibrate.pictures import keep_pictures
+from compiler.quantize.calibrate.texts import keep_text
 from compiler.recipe import Recipe
 from compiler.scheme import MIXED
 

@@ -10,11 +10,11 @@ import click
 
 from compiler.cli.display import format_number, print_json, print_table, progress_bars
 from compiler.errors import UnusableInput
+from compiler.inputs.open import check_identity, find_identified, open_model
 from compiler.model import Model
 from compiler.package import check_files, read_package
 from compiler.recipe import recipe_from_full
-from compiler.source import check_identity, find_identified, open_model
-from compiler.verify import MAX_TEXT_TOKENS, Verdict, expect, require_passed, verify
+from runtimes.verify.verify import MAX_TEXT_TOKENS, Verdict, expect, require_passed, verify
 
 _SHOWN_FAILURES = 6
 

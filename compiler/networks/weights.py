@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.safetensors import TensorInfo
 from compiler.model import Model
-from compiler.tensors import TensorInfo
 
 if TYPE_CHECKING:
     from torch import nn

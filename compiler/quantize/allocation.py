@@ -1,6 +1,6 @@
 """Bits for each layer under a budget of bytes: the choice with the smallest predicted KL.
 
-The KL that each layer's rounding alone costs is measured (compiler/quantize/sensitivity.py); costs of layers are taken to
+The KL that each layer's rounding alone costs is measured (calibrate/sensitivity.py); costs of layers are taken to
 add up. Among choices on the lower convex hull of (bits, KL), upgrades are bought in the order of KL saved per bit, which is
 optimal up to the last upgrade (Lagrangian relaxation of the multiple-choice knapsack; Shoham and Gersho 1988). Imports no
 torch.

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from compiler.formats.codes import Entry, list_quantized
 from compiler.model import Model
+from compiler.quantization import Quantization
 from compiler.quantize.allocation import TABLE
-from compiler.quantize.grid import fitting_group
-from compiler.quantize.quantized import Entry, list_quantized
-from compiler.quantize.settings import Quantization
+from compiler.quantize.solve.grid import fitting_group
 from compiler.recipe import Recipe
 from compiler.scheme import find_scheme
 from compiler.target import Stage
@@ -70,13 +70,15 @@ def _plan_sensitivity(model: Model, recipe: Recipe) -> Stage:
     relevant = Quantization(settings.calibration, settings.head, settings.embedding).full()
     arguments = {"task": model.task, "group_size": recipe.scheme.block, "quantization": relevant}
     samples = plan_samples(model, settings)
-    return Stage("measure layers", "compiler.quantize.sensitivity:measure", arguments, _TOOLS, (samples,), _ENVIRONMENT)
+    return Stage(
+        "measure layers", "compiler.quantize.calibrate.sensitivity:measure", arguments, _TOOLS, (samples,), _ENVIRONMENT
+    )
 
 
 def plan_samples(model: Model, settings: Quantization) -> Stage:
     """The stage that writes the calibration samples."""
     arguments = {"task": model.task, "calibration": asdict(settings.calibration)}
-    return Stage("calibration samples", "compiler.quantize.samples:write_samples", arguments, _TOOLS)
+    return Stage("calibration samples", "compiler.quantize.calibrate.samples:write_samples", arguments, _TOOLS)
 
 
 def _relevant(settings: Quantization, method: str) -> dict[str, object]:

@@ -16,19 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compiler.cache import partial_folder, write_atomically
+from compiler.formats.codes import list_quantized, write_quantized
 from compiler.model import Model, read_model
-from compiler.quantize.activations import Activations
+from compiler.quantization import Quantization, quantization_from_full
 from compiler.quantize.allocation import TABLE, read_allocation
-from compiler.quantize.gptq import Solver, damped
-from compiler.quantize.grid import Grid, Grids, fitting_group, require_rows
-from compiler.quantize.matrix import as_quantized, round_matrix, solve_matrix
-from compiler.quantize.network import Network, layers_of, open_network, weight_of
-from compiler.quantize.passes import Call, batches, head_inputs, record_calls, run_front
-from compiler.quantize.quantized import list_quantized, write_quantized
-from compiler.quantize.settings import Quantization, quantization_from_full
-from compiler.quantize.stream import Streams, add_gram, fill_lower, give_back_memory, quantize_block
-from compiler.quantize.tables import (
+from compiler.quantize.blocks.activations import Activations
+from compiler.quantize.blocks.network import Network, layers_of, open_network, weight_of
+from compiler.quantize.blocks.passes import Call, batches, head_inputs, record_calls, run_front
+from compiler.quantize.blocks.stream import Streams, add_gram, fill_lower, give_back_memory, quantize_block
+from compiler.quantize.blocks.tables import (
     Tables,
     allocated_tables,
     find_tables,
@@ -36,7 +32,11 @@ from compiler.quantize.tables import (
     replaced_weight,
     round_table,
 )
-from compiler.worker import report_progress
+from compiler.quantize.solve.gptq import Solver, damped
+from compiler.quantize.solve.grid import Grid, Grids, fitting_group, require_rows
+from compiler.quantize.solve.matrix import as_quantized, round_matrix, solve_matrix
+from compiler.stages.cache import partial_folder, write_atomically
+from compiler.stages.worker import report_progress
 
 _TOKENS_AT_ONCE = 2048
 

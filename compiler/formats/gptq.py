@@ -1,0 +1,177 @@
+"""GPTQ checkpoints: the standard safetensors form of GPTQModel and AutoGPTQ, written and read.
+
+A Linear `NAME` becomes `NAME.qweight` int32 (inputs * bits / 32, outputs), `NAME.qzeros` int32 (groups, outputs * bits / 32),
+`NAME.scales` float16 (groups, outputs) and `NAME.g_idx` int32 (inputs,). Codes are packed from the low bits up, along the
+inputs in `qweight` and along the outputs in `qzeros`; with 3 bits, 32 codes fill three words without gaps. The form `gptq`
+(v1) stores zero points less one, `gptq_v2` stores them as they are: in v1 a zero point of 0 wraps around to all ones, which
+readers must mask. (gptqmodel/quantization/config.py and nn_modules/qlinear/__init__.py of ModelCloud/GPTQModel.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import UnusableInput
+from compiler.formats.codes import QuantizedTensor
+from compiler.formats.safetensors import TensorInfo
+
+_WORD = 32
+FORMS = ("gptq", "gptq_v2")
+BITS = (2, 3, 4, 8)
+
+
+@dataclass(frozen=True)
+class CheckpointForm:
+    """What `quantization_config` says.
+
+    Attributes:
+        bits: of a code.
+        group_size: inputs that share a scale; -1 for all.
+        desc_act: columns belong to groups in the order of their activations.
+        symmetric: all zero points are the middle.
+        form: `gptq` or `gptq_v2`.
+    """
+
+    bits: int
+    group_size: int
+    desc_act: bool
+    symmetric: bool
+    form: str
+
+
+def read_form(config: Mapping[str, Any]) -> CheckpointForm:
+    """The form of a model whose config.json has a GPTQ `quantization_config`.
+
+    Raises:
+        UnusableInput: another method, an unknown form, or bits that GPTQ does not have.
+    """
+    said = config["quantization_config"]
+    form = str(said.get("checkpoint_format", "gptq"))
+    if said.get("quant_method", "gptq") != "gptq" or form not in FORMS:
+        raise UnusableInput(
+            f"The checkpoint is of the form {said.get('quant_method')}/{form}; read are gptq in the forms {', '.join(FORMS)}."
+        )
+    bits = said.get("bits")
+    if bits not in BITS:
+        raise UnusableInput(f"The GPTQ checkpoint says {bits!r} bits; known are {', '.join(map(str, BITS))}.")
+    return CheckpointForm(
+        int(bits), int(said.get("group_size", -1)), bool(said.get("desc_act")), bool(said.get("sym", True)), form
+    )
+
+
+def pack_words(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
+    """Codes (n, m) packed along the first axis into int32 (n * bits / 32, m); n * bits must divide by 32."""
+    spread = np.unpackbits(codes[..., None], axis=-1, bitorder="little", count=bits)
+    stream = spread.transpose(0, 2, 1).reshape(-1, _WORD, codes.shape[1])
+    packed = np.packbits(stream.transpose(0, 2, 1), axis=-1, bitorder="little")
+    return np.ascontiguousarray(packed).view("<i4")[..., 0].astype(np.int32)
+
+
+def unpack_words(words: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
+    """The inverse of `pack_words`."""
+    raw = np.ascontiguousarray(words[..., None].astype("<i4")).view(np.uint8)
+    stream = np.unpackbits(raw, axis=-1, bitorder="little").transpose(0, 2, 1)
+    spread = stream.reshape(-1, bits, words.shape[1]).transpose(0, 2, 1)
+    return np.packbits(spread, axis=-1, bitorder="little")[..., 0]
+
+
+def pack_tensor(tensor: QuantizedTensor, form: str) -> dict[str, NDArray[Any]]:
+    """The four arrays of a Linear, by the ends of their names."""
+    zeros = tensor.zero_points.T
+    if form == "gptq":
+        zeros = (zeros - 1) & (2**tensor.bits - 1)
+    group_of_column = tensor.group_of_column
+    if group_of_column is None:
+        group_of_column = np.arange(tensor.columns, dtype=np.int32) // tensor.group_size
+    return {
+        "qweight": pack_words(np.ascontiguousarray(tensor.codes.T), tensor.bits),
+        "qzeros": np.ascontiguousarray(pack_words(np.ascontiguousarray(zeros.T), tensor.bits).T),
+        "scales": np.ascontiguousarray(tensor.scales.T),
+        "g_idx": group_of_column.astype(np.int32),
+    }
+
+
+def unpack_tensor(name: str, arrays: Mapping[str, NDArray[Any]], form: CheckpointForm) -> QuantizedTensor:
+    """A Linear's QuantizedTensor from its four arrays.
+
+    Raises:
+        UnusableInput: their shapes do not agree.
+    """
+    codes = unpack_words(arrays["qweight"], form.bits).T
+    zeros = unpack_words(np.ascontiguousarray(arrays["qzeros"].T), form.bits)
+    rows, columns = codes.shape
+    size = columns if form.group_size == -1 else form.group_size
+    groups = -(-columns // size)
+    if form.form == "gptq":
+        zeros = (zeros + 1) & (2**form.bits - 1) if form.bits < 8 else zeros + np.uint8(1)
+    g_idx = arrays.get("g_idx")
+    scales = arrays["scales"]
+    wrong = None
+    if scales.shape != (groups, rows):
+        wrong = f"scales are {list(scales.shape)}, its codes ask for {[groups, rows]}"
+    elif zeros.shape != (rows, groups):
+        wrong = f"zero points are {list(zeros.shape)}, its codes ask for {[rows, groups]}"
+    elif g_idx is not None and (g_idx.shape != (columns,) or g_idx.min() < 0 or g_idx.max() >= groups):
+        wrong = f"g_idx does not name one of {groups} groups for each of {columns} inputs"
+    elif not np.isfinite(scales.astype(np.float32)).all():
+        wrong = "scales are not all finite"
+    if wrong:
+        raise UnusableInput(f"The GPTQ checkpoint is inconsistent at {name}: its {wrong}.")
+    contiguous = g_idx is None or bool((g_idx == np.arange(columns) // size).all())
+    return QuantizedTensor(
+        f"{name}.weight",
+        np.ascontiguousarray(codes),
+        np.ascontiguousarray(scales.T.astype(np.float16)),
+        np.ascontiguousarray(zeros),
+        form.bits,
+        size,
+        bool((zeros == 2 ** (form.bits - 1)).all()),
+        group_of_column=None if contiguous else np.asarray(g_idx, np.int32),
+    )
+
+
+def quantized_names(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """The Linears of a checkpoint that are stored as codes.
+
+    Raises:
+        UnusableInput: one of them lacks a part.
+    """
+    names = sorted(name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight"))
+    for name in names:
+        for part in ("qzeros", "scales"):
+            if f"{name}.{part}" not in tensors:
+                raise UnusableInput(f"The GPTQ checkpoint has no {name}.{part}. Download it again.")
+    return names
+
+
+def config_of(bits: int, group_size: int, symmetric: bool, damping: float, form: str) -> dict[str, Any]:
+    """The `quantization_config` of a checkpoint that edgec writes."""
+    return {
+        "bits": bits,
+        "group_size": group_size or -1,
+        "desc_act": False,
+        "sym": symmetric,
+        "lm_head": False,
+        "quant_method": "gptq",
+        "checkpoint_format": form,
+        "pack_dtype": "int32",
+        "meta": {
+            "quantizer": ["edgec:1"],
+            "damp_percent": damping,
+            "static_groups": True,
+            "true_sequential": True,
+        },
+    }
+
+
+def write_config(config: dict[str, Any], said: dict[str, Any], folder: Path) -> None:
+    """Write config.json and quantize_config.json."""
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": said}, indent=2), encoding="utf-8")
+    (folder / "quantize_config.json").write_text(json.dumps(said, indent=2), encoding="utf-8")

@@ -1,0 +1,66 @@
+"""A GPTQ checkpoint as a plain Hugging Face folder with its codes beside it. Runs in a child process.
+
+`model.safetensors` gets the weights that the codes stand for, so that everything that reads a Model reads this one, and
+`codes-0000.safetensors` the codes themselves, which recipes with the checkpoint's own grid carry as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.formats.codes import QuantizedTensor, write_quantized
+from compiler.formats.gptq import CheckpointForm, quantized_names, read_form, unpack_tensor
+from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes, write_tensors
+from compiler.model import MODEL_FILES
+
+_DTYPES = {"I32": np.int32, "F16": np.float16, "F32": np.float32}
+_PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+
+def import_gptq(folder: str, out: str) -> None:
+    """Write config.json without `quantization_config`, the weights as float32, the codes, and all other model files.
+
+    Raises:
+        UnusableInput: the checkpoint is of another form or inconsistent.
+    """
+    source, target = Path(folder), Path(out)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    form = read_form(config)
+    infos = {info.name: info for info in find_tensors(source)}
+    names = quantized_names(infos)
+    codes = [_read(infos, name, form) for name in names]
+    write_quantized(target / "codes-0000.safetensors", codes)
+    parts = {f"{name}.{part}" for name in names for part in _PARTS}
+    kept = [info for name, info in infos.items() if name not in parts]
+    layout = [(info.name, info.dtype, info.shape) for info in kept]
+    layout += [(tensor.name, "F32", tensor.codes.shape) for tensor in codes]
+    write_tensors(target / "model.safetensors", layout, _data(kept, codes))
+    del config["quantization_config"]
+    (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    for file in source.iterdir():
+        own = file.name == "config.json" or ".safetensors" in file.name
+        if file.is_file() and MODEL_FILES.fullmatch(file.name) and not own:
+            shutil.copyfile(file, target / file.name)
+
+
+def _read(infos: dict[str, TensorInfo], name: str, form: CheckpointForm) -> QuantizedTensor:
+    arrays: dict[str, NDArray[Any]] = {}
+    for part in _PARTS:
+        info = infos.get(f"{name}.{part}")
+        if info is not None and info.dtype in _DTYPES:
+            arrays[part] = np.frombuffer(read_bytes(info), _DTYPES[info.dtype]).reshape(info.shape)
+    return unpack_tensor(name, arrays, form)
+
+
+def _data(kept: list[TensorInfo], codes: list[QuantizedTensor]) -> Iterator[bytes]:
+    for info in kept:
+        yield read_bytes(info)
+    for tensor in codes:
+        yield tensor.dequantize().tobytes()

@@ -1,0 +1,1 @@
+"""A network, one block in memory at a time."""

@@ -1,0 +1,1 @@
+"""What calibration samples are, and what is measured on them."""

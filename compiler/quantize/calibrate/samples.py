@@ -1,0 +1,132 @@
+"""Calibration samples: token ids of equal length, from a text or from what the model writes itself; or pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.corpus import PASSAGES
+from compiler.errors import UnusableInput
+from compiler.model import IMAGE_CLASSIFICATION, TEXT_GENERATION, Model, read_model
+from compiler.pretrained import load_pretrained
+from compiler.quantization import Calibration
+from compiler.quantize.calibrate.pictures import draw_samples, samples_of_pictures
+from compiler.quantize.calibrate.texts import kept_text
+from compiler.stages.worker import report_progress
+from compiler.tokenizer import load_tokenizer, start_of_text_ids
+
+_FEWEST_TOKENS = 2048
+# An encoder mostly reads short texts, each with its special tokens, whose activations are unlike the others'.
+_PASSAGE_TOKENS = 64
+_GENERATED_AT_ONCE = 64
+
+
+def write_samples(model: str, inputs: list[str], out: str, task: str, calibration: dict[str, Any]) -> None:
+    """Write `samples.npy`, int64 (samples, tokens) or float32 (samples, channels, height, width): a stage.
+
+    Raises:
+        UnusableInput: the text is too short, or gives tokens that the model does not have; pictures for a model of text,
+            or text for a model of pictures.
+    """
+    source = read_model(Path(model), task=task)
+    wanted = Calibration(**calibration)
+    samples: NDArray[np.int64] | NDArray[np.float32]
+    if task == IMAGE_CLASSIFICATION:
+        if wanted.text is not None:
+            raise UnusableInput(
+                f"{source.name} takes pictures, and the calibration {wanted.source} is text. Name a folder of pictures."
+            )
+        given = wanted.pictures is not None
+        samples = samples_of_pictures(source, wanted) if given else _draw(source, wanted)
+    elif wanted.pictures is not None:
+        raise UnusableInput(
+            f"{source.name} takes text, and the calibration {wanted.source} is a folder of pictures. Name a text file."
+        )
+    elif wanted.text is not None:
+        samples = samples_of_text(source, kept_text(wanted.text), wanted)
+    elif source.is_decoder:
+        samples = generate_samples(source, wanted)
+    else:
+        short = replace(wanted, sample_tokens=min(wanted.sample_tokens, _PASSAGE_TOKENS))
+        samples = samples_of_text(source, "\n\n".join(PASSAGES), short)
+    np.save(Path(out) / "samples.npy", samples)
+
+
+def _draw(model: Model, calibration: Calibration) -> NDArray[np.float32]:
+    size = model.config.get("image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return draw_samples((model.config.get("num_channels", 3), height, width), calibration.samples, calibration.seed)
+
+
+def sample_tokens_of(model: Model, calibration: Calibration) -> int:
+    """Tokens of a sample: what is asked for, or the model's context where that is shorter."""
+    longest = model.geometry.context_length or calibration.sample_tokens
+    reserved = 2 if model.config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0
+    return min(calibration.sample_tokens, longest - reserved)
+
+
+def samples_of_text(model: Model, text: str, calibration: Calibration) -> NDArray[np.int64]:
+    """Chunks of the text, spread evenly over it; with the begin token, or an encoder's special tokens at both ends."""
+    tokenizer = load_tokenizer(model.folder)
+    tokenizer.model_max_length = int(1e12)
+    length = sample_tokens_of(model, calibration)
+    if model.is_decoder:
+        before, after = start_of_text_ids(tokenizer), []
+    else:
+        frame = tokenizer("a")["input_ids"]
+        before, after = (frame[:1], frame[-1:]) if len(frame) > 2 else ([], [])
+    ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+    if len(ids) and (ids.max() >= model.geometry.vocabulary or ids.min() < 0):
+        raise UnusableInput(
+            f"The tokenizer of {model.name} gives the token {int(ids.max())}, and the model has only "
+            f"{model.geometry.vocabulary}. Tokenizer and model do not belong together."
+        )
+    inner = length - len(before) - len(after)
+    fewest = _FEWEST_TOKENS if calibration.text is not None else inner
+    if len(ids) < max(fewest, inner):
+        raise UnusableInput(
+            f"The calibration text {calibration.source} is too short: it has {len(ids)} tokens for {model.name}, and at "
+            f"least {max(fewest, inner)} are needed."
+        )
+    count = min(calibration.samples, len(ids) // inner)
+    starts = np.linspace(0, len(ids) - inner, count).round().astype(np.int64)
+    rows = [np.concatenate([before, ids[start : start + inner], after]) for start in starts]
+    return np.stack(rows).astype(np.int64)
+
+
+def generate_samples(model: Model, calibration: Calibration) -> NDArray[np.int64]:
+    """What the model writes after a random token, sampled at temperature 1: text of its own distribution.
+
+    Liu et al. 2023, LLM-QAT (arXiv:2305.17888), section 3.1, calibrate on the same.
+    """
+    import torch
+
+    length = sample_tokens_of(model, calibration)
+    network = load_pretrained(model.folder, TEXT_GENERATION)
+    generator = torch.Generator().manual_seed(calibration.seed)
+    begin = torch.tensor([start_of_text_ids(load_tokenizer(model.folder))], dtype=torch.int64)
+    ends = network.config.eos_token_id
+    special = [token for token in (ends if isinstance(ends, list) else [ends]) if isinstance(token, int)]
+    made: list[NDArray[np.int64]] = []
+    total = calibration.samples * length
+    with torch.inference_mode():
+        while sum(len(rows) for rows in made) < calibration.samples:
+            done = sum(len(rows) for rows in made)
+            count = min(_GENERATED_AT_ONCE, calibration.samples - done)
+            tokens = torch.randint(len(special) + 4, model.geometry.vocabulary, (count, 1), generator=generator)
+            tokens = torch.cat([begin.expand(count, -1), tokens], 1)
+            cache, row = None, [tokens]
+            for step in range(length - tokens.shape[1]):
+                answer = network(input_ids=tokens, past_key_values=cache, use_cache=True)
+                cache, logits = answer.past_key_values, answer.logits[:, -1]
+                logits[:, special] = -torch.inf
+                tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+                row.append(tokens)
+                if step % 16 == 0:
+                    report_progress(done * length + count * step, total)
+            made.append(torch.cat(row, 1).numpy())
+    return np.concatenate(made)

@@ -1,0 +1,224 @@
+"""One stage in a child process of its own.
+
+A crash or an out-of-memory kill of a converter becomes an error of ours, every stage's seconds and peak memory are
+known, and nothing that a stage imported stays behind. The child is `python -P -m compiler.stages.worker REQUEST`; it calls one
+function by name and leaves its result, or its error, in a file beside the request.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import CheckFailed, EdgecError, UnusableInput
+
+_PROGRESS_FD = "EDGEC_PROGRESS_FD"
+_MEBIBYTE = 1024 * 1024
+
+Progress = Callable[[int, int], None]
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A child's end.
+
+    Attributes:
+        value: what the function returned, as JSON.
+        seconds: wall time, start of the process included.
+        peak_rss_bytes: the largest resident set of the process or of one that it waited for.
+    """
+
+    value: Any
+    seconds: float
+    peak_rss_bytes: int
+
+
+def run_in_child(
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    label: str,
+    on_progress: Progress | None = None,
+    environment: Mapping[str, str] | None = None,
+    debug: bool = False,
+) -> Finished:
+    """Call `module:function` with JSON `arguments` in a child process and wait for it.
+
+    Raises:
+        EdgecError: the error that the function raised, or a sentence about how the child died.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgec-stage-") as folder:
+        request, log = Path(folder) / "request.json", Path(folder) / "log"
+        request.write_text(json.dumps({"function": function, "arguments": dict(arguments)}), encoding="utf-8")
+        started = time.perf_counter()
+        with log.open("wb") as output:
+            process, reader = _start(request, output, environment or {}, on_progress)
+            _running.add(process)
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            finally:
+                _running.discard(process)
+                reader.join(timeout=5)
+        seconds = time.perf_counter() - started
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        if debug:
+            sys.stderr.write(log.read_text("utf-8", "replace"))
+        result = request.with_name("result.json")
+        if not result.is_file():
+            raise _died(label, process.returncode, peak, log)
+        answer = json.loads(result.read_text(encoding="utf-8"))
+        if "error" in answer:
+            raise _error_of(answer["error"], label, log)
+        return Finished(answer["value"], seconds, answer["peak_rss_bytes"] or peak)
+
+
+def kill_children() -> None:
+    """Kill every child that runs now; whoever waits for one sees it die."""
+    for process in list(_running):
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def _start(
+    request: Path, output: Any, environment: Mapping[str, str], on_progress: Progress | None
+) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+    read_fd, write_fd = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "compiler.stages.worker", str(request)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=(write_fd,),
+        env={**os.environ, **environment, _PROGRESS_FD: str(write_fd)},
+    )
+    os.close(write_fd)
+
+    def follow() -> None:
+        with os.fdopen(read_fd, encoding="utf-8") as lines:
+            for line in lines:
+                if on_progress is not None:
+                    done, total = line.split()
+                    on_progress(int(done), int(total))
+
+    reader = threading.Thread(target=follow, daemon=True)
+    reader.start()
+    return process, reader
+
+
+def report_progress(done: int, total: int) -> None:
+    """Tell the parent how far the stage is; nothing happens outside a child."""
+    if fd := os.environ.get(_PROGRESS_FD):
+        with suppress(OSError):
+            os.write(int(fd), f"{done} {total}\n".encode())
+
+
+def _died(label: str, returncode: int, peak_bytes: int, log: Path) -> EdgecError:
+    peak = f"its memory had reached {peak_bytes / _MEBIBYTE:,.0f} MiB"
+    if returncode == -signal.SIGKILL:
+        return UnusableInput(
+            f"The stage '{label}' was killed by the system, most likely for want of memory ({peak}). Close other "
+            "programs, build with --jobs 1, or use a machine with more memory."
+        )
+    how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
+    return UnusableInput(f"The stage '{label}' ended with {how}; {peak}. {_last_words(log)}")
+
+
+def _error_of(error: Mapping[str, str], label: str, log: Path) -> EdgecError:
+    if error["kind"] == "check":
+        return CheckFailed(error["check"], error["message"])
+    if error["kind"] == "input":
+        return UnusableInput(error["message"])
+    return UnusableInput(f"The stage '{label}' failed: {error['message']} {_last_words(log)}")
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    said = re.sub(r"\s+", " ", lines[-1])[:300] if lines else "nothing"
+    return f"Its last line was: {said}. Run again with --debug to see all that it printed."
+
+
+def _main(request: Path) -> None:
+    die_with_parent()
+    call = json.loads(request.read_text(encoding="utf-8"))
+    module, name = call["function"].split(":")
+    answer: dict[str, Any]
+    try:
+        answer = {"value": getattr(importlib.import_module(module), name)(**call["arguments"])}
+    except CheckFailed as error:
+        answer = {"error": {"kind": "check", "check": error.check, "message": str(error)}}
+    except EdgecError as error:
+        answer = {"error": {"kind": "input", "message": str(error)}}
+    except Exception as error:
+        traceback.print_exc()
+        answer = {"error": _foreign_error(error, call["arguments"].get("out"))}
+    answer["peak_rss_bytes"] = _own_peak_rss_bytes()
+    result = request.with_name("result.json")
+    result.with_suffix(".tmp").write_text(json.dumps(answer), encoding="utf-8")
+    result.with_suffix(".tmp").rename(result)
+
+
+def _own_peak_rss_bytes() -> int | None:
+    """VmHWM. What wait4 tells the parent is at least the parent's own size at the time of the fork."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.M)
+    return int(found[1]) * 1024 if found else None
+
+
+def _foreign_error(error: Exception, out: str | None) -> dict[str, str]:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # Writers in C++ (Core ML's, for one) do not say why they failed.
+    full = full or (out is not None and shutil.disk_usage(out).free < _MEBIBYTE)
+    if full or "No space left on device" in str(error):
+        return {"kind": "input", "message": disk_full_message(getattr(error, "filename", None))}
+    if isinstance(error, ModuleNotFoundError):
+        return {
+            "kind": "input",
+            "message": f"{error.name} is not installed. `edgec doctor` says which extra brings it.",
+        }
+    text = re.sub(r"\s+", " ", str(error)).strip()[:600]
+    return {"kind": "foreign", "message": f"{type(error).__name__}: {text}."}
+
+
+def disk_full_message(filename: str | None) -> str:
+    """The sentence for a disk without room."""
+    where = f" while writing {Path(filename).name}" if filename else ""
+    return f"The disk is full{where}. Free some room, or point EDGEC_CACHE and the output folder to another disk."
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends, so that a killed edgec leaves no converter behind."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

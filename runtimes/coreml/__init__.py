@@ -1,0 +1,1 @@
+"""Core ML packages: on macOS, and evaluated elsewhere."""

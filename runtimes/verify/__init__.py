@@ -1,0 +1,1 @@
+"""Holding packages to the Reference."""

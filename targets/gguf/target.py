@@ -1,0 +1,326 @@
+"""gguf: llama.cpp's container. Its own converter writes F32, BF16 or F16; its own quantizer writes everything else."""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import json
+import os
+import runpy
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import UnusableInput
+from compiler.formats.gguf import read_gguf_header
+from compiler.lineage import origin_of, write_lineage
+from compiler.model import TEXT_GENERATION, Model, model_files
+from compiler.package import Deviation, Lowered, Port, Weights
+from compiler.quantize.allocation import Budget, Choice, write_allocation
+from compiler.quantize.plan import copy_tables, plan_allocation, plan_codes, refuse_rows
+from compiler.recipe import IMATRIX, Recipe
+from compiler.scheme import SCHEMES as ALL_SCHEMES
+from compiler.scheme import find_scheme
+from compiler.target import Stage, refuse_window
+from targets.gguf import converter as llama_converter
+from targets.gguf.codes import BLOCK, CONTAINERS, carry, matrix_bytes
+from targets.gguf.imatrix import FILE as IMATRIX_FILE
+from targets.gguf.imatrix import plan_imatrix, set_imatrix
+
+NAME = "gguf"
+EXTRA = "gguf"
+SCHEMES = tuple(
+    scheme.name
+    for scheme in ALL_SCHEMES
+    if scheme.family == "gguf" or scheme.mixed or (scheme.code_bits, scheme.symmetric) in CONTAINERS
+)
+OPTIONS = (IMATRIX,)
+VARIANTS: tuple[str, ...] = ()
+ENGINES: tuple[str, ...] = ()
+
+CHOICES = tuple(
+    Choice(bits, symmetric, found.bits_per_weight)
+    for (bits, symmetric), (kind, _) in CONTAINERS.items()
+    if (found := find_scheme(kind)) is not None
+)
+
+_FLOAT_SCHEMES = ("F32", "F16", "BF16")
+_ENCODER_TASKS = ("feature-extraction",)
+_K_BLOCK = 256
+_OLLAMA_CONTEXT = 4096
+
+# File types of llama.h (enum llama_ftype).
+_FILE_TYPES = {
+    "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13,
+    "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "Q2_K_S": 21,
+}  # fmt: skip
+_GGML_TYPE_Q8_0 = 8
+
+
+def refuse(model: Model, recipe: Recipe) -> str | None:
+    """Why not: the task, or an architecture that the converter does not register."""
+    if model.task != TEXT_GENERATION and model.task not in _ENCODER_TASKS:
+        return (
+            f"llama.cpp runs {TEXT_GENERATION} and {', '.join(_ENCODER_TASKS)}, not {model.task}; try the target onnx."
+        )
+    known = llama_converter.converted_architectures()
+    if model.architecture not in known:
+        near = difflib.get_close_matches(model.architecture, known, n=3, cutoff=0.6)
+        return (
+            f"llama.cpp's converter does not take the architecture {model.architecture}. It takes {len(known)} others"
+            + (f", {', '.join(near)} among them." if near else ", LlamaForCausalLM and BertModel among them.")
+        )
+    if IMATRIX in recipe.options and (recipe.scheme.method or recipe.scheme.name in _FLOAT_SCHEMES):
+        return f"an imatrix weighs llama.cpp's own rounding, and {recipe.scheme.name} has none; drop +{IMATRIX}."
+    if recipe.scheme.method and (reason := _refuse_codes(model, recipe)) is not None:
+        return reason
+    return refuse_window(model, recipe)
+
+
+def _refuse_codes(model: Model, recipe: Recipe) -> str | None:
+    if recipe.scheme.block % BLOCK:
+        return f"GGUF blocks have {BLOCK} weights; use a scheme with groups of 32, 64 or 128."
+    return refuse_rows(model, recipe)
+
+
+def plan(model: Model, recipe: Recipe) -> Stage:
+    """Convert (shared by all GGUF recipes of the model) and, where asked, quantize or carry codes."""
+    name = recipe.scheme.name
+    if recipe.scheme.method:
+        base = _plan_convert(model, _lossless_type(model))
+        allocation = (
+            plan_allocation(model, recipe, "targets.gguf.target:allocate", base) if recipe.scheme.mixed else None
+        )
+        return Stage(
+            f"carry {name} to GGUF",
+            "targets.gguf.target:pack_codes",
+            {"scheme": name, "origin": origin_of(model, recipe), "context_length": recipe.shapes.context_length},
+            ("numpy",),
+            (base, plan_codes(model, recipe, allocation)),
+        )
+    base = _plan_convert(model, name if name in _FLOAT_SCHEMES else _lossless_type(model))
+    imatrix = (plan_imatrix(model, recipe, base),) if IMATRIX in recipe.options else ()
+    return Stage(
+        f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
+        "targets.gguf.target:pack",
+        {"scheme": name, "origin": origin_of(model, recipe), "context_length": recipe.shapes.context_length},
+        ("llama-cpp-python",),
+        (base, *imatrix),
+    )
+
+
+def _plan_convert(model: Model, base: str) -> Stage:
+    return Stage(
+        "convert to GGUF",
+        "targets.gguf.target:convert",
+        {"base": base, "name": model.name, "converter": llama_converter.VERSION},
+        ("torch", "transformers", "numpy"),
+        environment={"PYTHONPATH": str(llama_converter.converter_folder())},
+    )
+
+
+def _lossless_type(model: Model) -> str:
+    """The float type that holds the model's weights as they are, so that the quantizer sees them unrounded."""
+    dtypes = {tensor.dtype for tensor in model.tensors if len(tensor.shape) > 1}
+    return {frozenset({"BF16"}): "BF16", frozenset({"F16"}): "F16"}.get(frozenset(dtypes), "F32")
+
+
+def convert(model: str, inputs: list[str], out: str, base: str, name: str, converter: str) -> None:
+    """Run llama.cpp's converter in this process; writes `base.gguf`."""
+    script = llama_converter.converter_folder() / "convert_hf_to_gguf.py"
+    target = Path(out) / "base.gguf"
+    os.environ["NO_LOCAL_GGUF"] = "1"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / name
+        view_without_code(Path(model), folder)
+        sys.argv = [str(script), str(folder), "--outtype", base.lower(), "--outfile", str(target), "--model-name", name]
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as error:
+            if error.code:
+                raise UnusableInput(f"llama.cpp's converter refused {name} (exit code {error.code}).") from error
+        except (FileNotFoundError, ValueError) as error:
+            if "tokenizer.model" not in str(error):
+                raise
+            raise UnusableInput(
+                f"llama.cpp's converter takes the vocabulary of {name} from tokenizer.model, which the model does not have. "
+                "Add that file from the model's original repository."
+            ) from error
+    if not target.is_file():
+        raise UnusableInput(f"llama.cpp's converter wrote no file for {name}.")
+
+
+def view_without_code(model: Path, folder: Path) -> None:
+    """A folder with the model's files, under the model's name, which the converter writes into its metadata in parts.
+
+    The converter trusts remote code: no file of code is there, and no `auto_map` that could name one on the hub.
+    config.json gets the names that transformers 5 no longer writes.
+    """
+    folder.mkdir()
+    for file in model_files(model):
+        (folder / file.relative_to(model)).parent.mkdir(exist_ok=True)
+        (folder / file.relative_to(model)).symlink_to(file.resolve())
+    for name in ("config.json", "tokenizer_config.json"):
+        document = json.loads((model / name).read_text(encoding="utf-8")) if (model / name).is_file() else {}
+        settled = {key: value for key, value in document.items() if key != "auto_map"}
+        if name == "config.json" and settled.get("model_type") == "gpt2":
+            settled.setdefault("n_ctx", settled["n_positions"])
+        if settled != document:
+            (folder / name).unlink()
+            (folder / name).write_text(json.dumps(settled), encoding="utf-8")
+
+
+def pack(
+    model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str], context_length: int | None
+) -> dict[str, Any]:
+    """Quantize the base file (or copy it), add the Modelfile and the lineage, and tell what became of the weights.
+
+    `inputs` are the folders of the conversion and, where one was asked for, of the imatrix.
+    """
+    base = Path(inputs[0]) / "base.gguf"
+    artifact = f"{origin['name']}-{scheme}.gguf"
+    if scheme in _FLOAT_SCHEMES:
+        shutil.copyfile(base, Path(out) / artifact)
+    else:
+        imatrix = Path(inputs[1]) / IMATRIX_FILE if len(inputs) > 1 else None
+        _quantize(base, Path(out) / artifact, scheme, imatrix)
+        if imatrix:
+            shutil.copyfile(imatrix, Path(out) / IMATRIX_FILE)
+    return _finish(Path(model), Path(out), artifact, scheme, origin, context_length)
+
+
+def allocate(
+    model: str, inputs: list[str], out: str, parameters: int, target_bpw: float | None, max_bytes: int | None
+) -> dict[str, Any]:
+    """Choose each layer's type; `inputs` are the folders of the conversion and of the measured layers."""
+    base = Path(inputs[0]) / "base.gguf"
+    header = read_gguf_header(base)
+    fixed = base.stat().st_size - matrix_bytes(base)
+    other = sum(tensor.nbytes for tensor in header.tensors) - matrix_bytes(base)
+    budget = Budget(parameters, fixed, other, target_bpw, max_bytes)
+    return write_allocation(Path(inputs[1]), Path(out), CHOICES, budget)
+
+
+def pack_codes(
+    model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str], context_length: int | None
+) -> dict[str, Any]:
+    """Put our codes into the base file's place; `inputs` are the folders of the conversion and of the quantization."""
+    artifact = f"{origin['name']}-{scheme}.gguf"
+    carry(Path(inputs[0]) / "base.gguf", Path(model), Path(inputs[1]), Path(out) / artifact)
+    copy_tables(Path(inputs[1]), Path(out))
+    return _finish(Path(model), Path(out), artifact, scheme, origin, context_length)
+
+
+def _finish(
+    model: Path, folder: Path, artifact: str, scheme: str, origin: dict[str, str], context_length: int | None
+) -> dict[str, Any]:
+    """Write lineage and Modelfile beside the artifact, and describe it."""
+    read = write_lineage(model, origin, folder)
+    weights = read_weights(folder / artifact, scheme)
+    if read.is_decoder:
+        (folder / "Modelfile").write_text(_modelfile(artifact, model, read, context_length), encoding="utf-8")
+    hidden, vocabulary = read.geometry.hidden_size, read.geometry.vocabulary
+    output = ("logits", vocabulary) if read.is_decoder else ("last_hidden_state", hidden)
+    return asdict(
+        Lowered(
+            runtime="llamacpp",
+            artifact=artifact,
+            inputs=(Port("input_ids", "int32", ("sequence",)),),
+            outputs=(Port(output[0], "float32", ("sequence", output[1])),),
+            weights=weights
+            if read.is_decoder
+            else Weights(weights.effective_bits_per_weight, weights.types, weights.deviations),
+        )
+    )
+
+
+def _quantize(base: Path, target: Path, scheme: str, imatrix: Path | None) -> None:
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = _FILE_TYPES[scheme]
+    params.nthread = os.cpu_count() or 1
+    if _head_falls_back(base, scheme):
+        # llama.cpp would want Q6_K for the head, find that its rows do not divide by 256, and take Q8_0 in its place.
+        # Asking for Q8_0 makes the same file without a fallback: the choice is ours and is reported as a mixture.
+        params.output_tensor_type = _GGML_TYPE_Q8_0
+    kept = set_imatrix(params, imatrix) if imatrix else []
+    code = llama_cpp.llama_model_quantize(str(base).encode(), str(target).encode(), ctypes.byref(params))
+    del kept
+    if code != 0 or not target.is_file():
+        raise UnusableInput(
+            f"llama.cpp could not quantize to {scheme} (code {code}). Either the disk is full or a tensor's shape does not "
+            "suit the type; run with --debug to see its messages."
+        )
+
+
+def _head_falls_back(base: Path, scheme: str) -> bool:
+    """Whether a block-32 scheme would meet a head whose rows do not divide by 256."""
+    found = find_scheme(scheme)
+    if found is None or found.block != 32 or scheme == "Q8_0":
+        return False
+    tensors = {tensor.name: tensor for tensor in read_gguf_header(base).tensors}
+    head = tensors.get("output.weight") or tensors.get("token_embd.weight")
+    return head is not None and head.row % _K_BLOCK != 0
+
+
+def read_weights(artifact: Path, scheme: str) -> Weights:
+    """Types, effective bits and deviations of a GGUF file.
+
+    `decode_read_bytes` leaves out the input embedding, of which one row is read, unless it is the head too.
+    """
+    tensors = read_gguf_header(artifact).tensors
+    types: dict[str, int] = {}
+    deviations = []
+    for tensor in tensors:
+        types[tensor.type] = types.get(tensor.type, 0) + tensor.elements
+        if len(tensor.shape) > 1 and (deviation := _deviation(tensor.name, tensor.type, tensor.row, scheme)):
+            deviations.append(deviation)
+    total_bytes = sum(tensor.nbytes for tensor in tensors)
+    untied = any(tensor.name == "output.weight" for tensor in tensors)
+    unread = sum(tensor.nbytes for tensor in tensors if tensor.name == "token_embd.weight" and untied)
+    bits = 8 * total_bytes / sum(types.values())
+    return Weights(round(bits, 4), dict(sorted(types.items())), tuple(deviations), total_bytes - unread)
+
+
+def _deviation(tensor: str, stored: str, row: int, scheme: str) -> Deviation | None:
+    """How a matrix differs from the scheme. llama.cpp's K mixtures keep some tensors at another K type by intent."""
+    codes = find_scheme(scheme)
+    if codes is not None and codes.method:
+        if not codes.mixed and stored == CONTAINERS[codes.code_bits, codes.symmetric][0]:
+            return None
+        if codes.mixed and stored in (kind for kind, _ in CONTAINERS.values()):
+            return None
+        return Deviation(tensor, stored, "chosen for this tensor by the quantization", forced=False)
+    base = scheme.removesuffix("_S").removesuffix("_M").removesuffix("_L")
+    if stored == base:
+        return None
+    found = find_scheme(scheme)
+    block = found.block if found else 0
+    if stored in ("F32", "F16", "BF16") and (not block or row % block == 0):
+        return Deviation(tensor, stored, "kept in float by llama.cpp", forced=False)
+    if block and row % block != 0 and not stored.endswith("_K"):
+        return Deviation(tensor, stored, f"rows of {row} do not divide by {block}", forced=True)
+    return Deviation(tensor, stored, f"{scheme} is a mixture and keeps this tensor so", forced=False)
+
+
+def _modelfile(artifact: str, folder: Path, model: Model, context_length: int | None) -> str:
+    """An Ollama Modelfile. Ollama takes the chat template from the GGUF file's metadata."""
+    lines = [f"FROM ./{artifact}"]
+    if end := _end_of_text(folder):
+        lines.append(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}")
+    trained = model.geometry.context_length
+    if context_length or trained:
+        lines.append(f"PARAMETER num_ctx {context_length or min(trained or 0, _OLLAMA_CONTEXT)}")
+    if model.licence:
+        lines.append(f'LICENSE """{model.licence}"""')
+    return "\n".join(lines) + "\n"
+
+
+def _end_of_text(folder: Path) -> str | None:
+    path = folder / "tokenizer_config.json"
+    token = json.loads(path.read_text(encoding="utf-8")).get("eos_token") if path.is_file() else None
+    return token.get("content") if isinstance(token, dict) else token
