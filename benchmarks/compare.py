@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from benchmarks.measurement import Measurement
 from benchmarks.statistics import Interval, ratio_interval
 from compiler.errors import CheckFailed, UnusableInput
+from runtimes.kinds import kind_of_task
 
-# Timed metrics: name, key in samples. Smaller is better.
-_TIMED = (("ttft", "ttft_s"), ("tpot", "tpot_s"), ("latency", "latency_s"))
 # Figures of which there is one each; smaller is better.
 _SINGLE = ("peak_rss_bytes", "peak_anon_bytes", "package_bytes")
-# Quality, smaller is better; below the floor a difference means nothing.
-_QUALITY = (("mean_kl", 1e-3), ("max_abs_difference", 1e-3))
 _BITS_TOLERANCE = 0.02
 
 MISSING_CHECK = "missing"
@@ -58,7 +55,7 @@ def compare(
         allow: names of checks whose failure is accepted.
 
     Raises:
-        UnusableInput: no package and workload is in both, a measurement has the verdict invalid, or two packages are not
+        UnusableInput: no package and workload is in both, a measurement is invalid, or two packages are not
             comparable.
         CheckFailed: a package of the champion was not measured, or one of the challenger's failed `verify`.
     """
@@ -76,15 +73,15 @@ def compare(
             f"{missing[0][0]} ({missing[0][3]}). Measure it too; --allow {MISSING_CHECK} compares what there is.",
         )
     for _, after in pairs:
-        if after.quality and not after.quality.get("passed", True) and QUALITY_CHECK not in allow:
+        if after.quality and not after.quality.passed and QUALITY_CHECK not in allow:
             raise CheckFailed(
                 QUALITY_CHECK,
                 f"{after.recipe} of {after.model} failed `edgec verify`, so its figures are those of another function. "
                 f"--allow {QUALITY_CHECK} compares them all the same.",
             )
     for measurement in (each for pair in pairs for each in pair):
-        if measurement.verdict["word"] == "invalid":
-            reasons = "; ".join(measurement.verdict["reasons"])
+        if measurement.validity.word == "invalid":
+            reasons = "; ".join(measurement.validity.reasons)
             raise UnusableInput(f"The measurement of {measurement.package} is invalid ({reasons}). Measure it again.")
     for before, after in pairs:
         _require_comparable(before, before.recipe, after, across_schemes)
@@ -102,7 +99,7 @@ def compare_recipes(
     """Compare the other recipes of a run with the recipe `champion`, model by model.
 
     Raises:
-        UnusableInput: no or every measurement has that recipe, a measurement has the verdict invalid, or two packages are not
+        UnusableInput: no or every measurement has that recipe, a measurement is invalid, or two packages are not
             comparable.
     """
     champions = [measurement for measurement in measurements if measurement.recipe == champion]
@@ -123,7 +120,7 @@ def compare_recipes(
 
 def _require_comparable(champion: Measurement, recipe: str, challenger: Measurement, across_schemes: bool) -> None:
     """Refuse two packages of different schemes or bits, and figures of quality that were taken on different texts."""
-    texts = [(each.quality or {}).get("text") for each in (champion, challenger)]
+    texts = [each.quality.text if each.quality else None for each in (champion, challenger)]
     if all(texts) and texts[0] != texts[1]:
         raise UnusableInput(
             f"{challenger.recipe} was verified on {texts[1]} and {recipe} on {texts[0]}, so their quality cannot be compared. "
@@ -144,27 +141,26 @@ def _require_comparable(champion: Measurement, recipe: str, challenger: Measurem
 
 
 def _bits(measurement: Measurement) -> float | None:
-    return measurement.summary.get("effective_bits_per_weight")
+    return measurement.figure("effective_bits_per_weight")
 
 
 def _identity(measurement: Measurement) -> tuple[str, ...]:
-    workload = ",".join(f"{name}={value}" for name, value in sorted(measurement.workload.items()))
+    workload = ",".join(f"{name}={value}" for name, value in sorted(asdict(measurement.workload).items()))
     return (measurement.model, measurement.recipe, measurement.device, workload)
 
 
 def _compare_pair(champion: Measurement, challenger: Measurement, effect: float) -> list[Comparison]:
     label = f"{challenger.model} {challenger.recipe}"
-    found = []
-    for metric, key in _TIMED:
-        if key in champion.samples and key in challenger.samples:
-            ratio = ratio_interval(champion.samples[key], challenger.samples[key])
-            found.append(Comparison(label, metric, ratio, ratio.value > 1 + effect and ratio.low > 1))
+    kind, found = kind_of_task(challenger.task), []
+    for metric, key in kind.timed:
+        ratio = ratio_interval(champion.samples[key], challenger.samples[key])
+        found.append(Comparison(label, metric, ratio, ratio.value > 1 + effect and ratio.low > 1))
     for metric in _SINGLE:
-        before, after = champion.summary.get(metric), challenger.summary.get(metric)
+        before, after = champion.figure(metric), challenger.figure(metric)
         if before and after:
             found.append(_single(label, metric, after / before, effect))
-    for metric, floor in _QUALITY:
-        before, after = (champion.quality or {}).get(metric), (challenger.quality or {}).get(metric)
+    for metric, floor in kind.compared:
+        before, after = champion.distance(metric), challenger.distance(metric)
         if before is not None and after is not None:
             found.append(_single(label, metric, max(after, floor) / max(before, floor), effect))
     return [replace(each, champion_bits=_bits(champion), challenger_bits=_bits(challenger)) for each in found]

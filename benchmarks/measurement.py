@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks.agent.environment import Environment
+from benchmarks.validity import Disturbance, Validity
 from compiler.errors import UnusableInput
+from compiler.records import from_json
 from compiler.stages.cache import write_atomically
+from runtimes.verify.verification import Verification
+from runtimes.workload import Workload
 
-SCHEMA_VERSION = 1
-
-Rounds = tuple[tuple[float, ...], ...]
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -22,32 +24,46 @@ class Measurement:
 
     Attributes:
         package: the package's folder name.
+        digest: its digest.
         recipe: its recipe's short form.
         model: the model's name.
-        task: the model's task.
+        task: the model's task, whose kind says what the samples and figures mean.
         device: where it ran; `local` is this machine.
-        workload: the Workload as JSON.
-        samples: seconds by round, of `ttft_s` and `tpot_s`, or of `latency_s`; and `load_s`.
+        workload: what ran.
+        samples: seconds by round, by the name of what was timed; and `load_s`.
         summary: the figures, each with its unit in its name; null where there is none, with the reason in `absent`.
-        quality: what verify recorded in the package; null when it was not verified.
-        environment: the Environment as JSON.
-        verdict: `word` and `reasons`.
+        quality: what verify found of the package; null when it was not verified.
+        environment: the machine.
+        validity: whether the figures can be believed.
+        disturbance: what else happened meanwhile.
         absent: reasons for the nulls of `summary`.
     """
 
     package: str
+    digest: str
     recipe: str
     model: str
     task: str
     device: str
-    workload: dict[str, Any]
-    samples: dict[str, list[list[float]]]
-    summary: dict[str, float | int | None]
-    quality: dict[str, Any] | None
-    environment: dict[str, Any]
-    verdict: dict[str, Any]
+    workload: Workload
+    samples: dict[str, tuple[tuple[float, ...], ...]]
+    summary: dict[str, float | int | str | None]
+    quality: Verification | None
+    environment: Environment
+    validity: Validity
+    disturbance: Disturbance
     absent: dict[str, str]
     schema_version: int = SCHEMA_VERSION
+
+    def figure(self, name: str) -> float | None:
+        """A figure of the summary; None where there is none."""
+        value = self.summary.get(name)
+        return value if isinstance(value, int | float) else None
+
+    def distance(self, name: str) -> float | None:
+        """A figure that verify found; None where it found none."""
+        value = self.quality.figures.get(name) if self.quality else None
+        return value if isinstance(value, int | float) else None
 
 
 def write_measurements(path: Path, measurements: Sequence[Measurement]) -> None:
@@ -73,22 +89,17 @@ def read_measurements(path: Path) -> list[Measurement]:
 
 
 def _parse(line: str, number: int, path: Path) -> Measurement:
+    again = "Measure again with `edgec bench`."
     try:
         document = json.loads(line)
-    except ValueError as error:
-        raise UnusableInput(f"{path.name}, line {number}, is not JSON: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UnusableInput(f"{path.name}, line {number}, is not JSON. {again}") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise UnusableInput(
-            f"{path.name}, line {number}, has result schema {version!r}; this edgec reads {SCHEMA_VERSION}. Measure again "
-            "with `edgec bench`."
+            f"{path.name}, line {number}, has result schema {version!r}; this edgec reads {SCHEMA_VERSION}. {again}"
         )
-    names = {field.name for field in fields(Measurement)}
-    if missing := names - set(document):
-        raise UnusableInput(
-            f"{path.name}, line {number}, lacks {sorted(missing)[0]!r}. Measure again with `edgec bench`."
-        )
-    for name in ("samples", "summary", "verdict"):
-        if not isinstance(document[name], dict):
-            raise UnusableInput(f"{path.name}, line {number}, has no {name}. Measure again with `edgec bench`.")
-    return Measurement(**{name: document[name] for name in names})
+    try:
+        return from_json(Measurement, document)
+    except ValueError as error:
+        raise UnusableInput(f"{path.name}, line {number}: {error}. {again}") from error

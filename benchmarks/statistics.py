@@ -21,11 +21,6 @@ class Interval:
     high: float
 
 
-def percentile(samples: Sequence[float], share: float) -> float:
-    """The sample quantile, linear between neighbours."""
-    return float(np.quantile(np.asarray(samples, np.float64), share))
-
-
 def ratio_interval(base: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Interval:
     """median(other) / median(base) with a 95 % interval.
 

@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import tempfile
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.inputs.open import identify
+from compiler.inputs.identity import identify
 from compiler.model import Model
-from compiler.package import FileRecord, Lowered, ModelIdentity, Package, lowered_from_json, write_manifest
+from compiler.package import Deviation, FileRecord, Lowered, ModelIdentity, Package, write_manifest
 from compiler.placement import Requirement, check_account, check_placement
-from compiler.quantize.plan import unfit_rows
 from compiler.recipe import Recipe
+from compiler.records import from_json
 from compiler.scheme import Scheme, find_scheme
-from compiler.stages.cache import (
-    Entry,
-    drop_entry,
-    find_entry,
-    new_entry_folder,
-    remove_stale,
-    stage_environment,
-    store_entry,
-)
-from compiler.stages.worker import Progress, kill_children, run_in_child
-from compiler.target import Stage, check_taken
+from compiler.stages.cache import Entry, drop_entry, new_folder
+from compiler.stages.executor import LocalExecutor, Source, StageReport
+from compiler.stages.stage import Stage
+from compiler.target import Target, check_taken
 
 TYPE_FALLBACK = "type-fallback"
 _BITS_TOLERANCE = 0.005
 _COPY_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class StageReport:
-    """What a stage cost. `seconds` and `peak_rss_bytes` are None when its result came from the cache."""
-
-    label: str
-    recipe: str
-    cached: bool
-    seconds: float | None
-    peak_rss_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -57,78 +34,74 @@ class BuildReport:
     stages: tuple[StageReport, ...]
 
 
-class Watcher:
-    """Told of what a build does; the command line draws progress bars from it."""
+@dataclass(frozen=True)
+class _Made:
+    """A recipe whose stages have run."""
 
-    def reading(self) -> Progress | None:
-        """The model's weights are hashed and looked through; return where the progress should go."""
-        return None
-
-    def started(self, stage: Stage, recipe: str) -> Progress | None:
-        """A stage's child process starts; return where its progress should go."""
-        return None
-
-    def finished(self, stage: Stage, report: StageReport) -> None:
-        """A stage is done, or was found in the cache."""
+    recipe: Recipe
+    stage: Stage
+    entry: Entry
+    lowered: Lowered
+    allowed: tuple[str, ...]
 
 
 def build(
     model: Model,
     recipes: Sequence[Recipe],
-    load_target: Callable[[str], ModuleType],
+    load_target: Callable[[str], Target],
     out: Path,
     *,
-    jobs: int = 1,
     allow: Sequence[str] = (),
     require: Sequence[Requirement] = (),
-    watcher: Watcher | None = None,
-    debug: bool = False,
+    executor: LocalExecutor | None = None,
 ) -> BuildReport:
     """Make one package per recipe at `out/<recipe.folder_name>`. Either all appear, or none.
 
     Args:
         model: what to package.
         recipes: what to make of it.
-        load_target: from a target's name to its module.
+        load_target: from a target's name to the target.
         out: the folder that the packages go into; it is made when absent.
-        jobs: stages that may run at the same time.
         allow: names of checks whose failure is accepted and recorded.
         require: what packages must hold that have an account of where their operators run.
-        watcher: is told of stages.
-        debug: pass on what the children print.
+        executor: what runs the stages.
 
     Raises:
         UnusableInput: a recipe does not suit the model, an output exists, or a stage could not be done.
         CheckFailed: a check failed that `allow` does not name.
     """
-    watcher = watcher or Watcher()
+    executor = executor or LocalExecutor()
+    targets = {recipe.target: load_target(recipe.target) for recipe in recipes}
     for recipe in recipes:
-        check_taken(load_target(recipe.target), model, recipe)
-        check_account(load_target(recipe.target).ENGINES, str(recipe), require)
-        _foresee_fallbacks(model, recipe, load_target(recipe.target).SCHEMES, allow)
+        target = targets[recipe.target]
+        check_taken(target, model, recipe)
+        check_account(target.engines, str(recipe), require)
+        _check_forced(target.foresee(model, recipe), None, recipe, target.schemes, allow)
     _refuse_existing(out, recipes)
-    identity = identify(model, watcher.reading())
-    planned = [(recipe, load_target(recipe.target).plan(model, recipe)) for recipe in recipes]
-    entries, reports = _run_stages(model, identity.digest, planned, jobs, watcher, debug)
+    identity = identify(model, executor.watcher.reading())
+    sources = {"model": Source(model.folder, identity.digest)}
+    planned = [(recipe, targets[recipe.target].plan(model, recipe)) for recipe in recipes]
+    results = executor.run([(str(recipe), stage) for recipe, stage in planned], sources)
     made = []
     for recipe, stage in planned:
-        entry = entries[stage.key(identity.digest)]
-        lowered = lowered_from_json(entry.value)
+        entry = results.entries[executor.key(stage, sources)]
+        lowered = from_json(Lowered, entry.value)
         _check_budget(entry, lowered, recipe)
-        allowed = _check_fallbacks(lowered, recipe, load_target(recipe.target).SCHEMES, allow)
+        forced = [deviation for deviation in lowered.weights.deviations if deviation.forced]
+        schemes, bits = targets[recipe.target].schemes, lowered.weights.effective_bits_per_weight
+        allowed = _check_forced(forced, bits, recipe, schemes, allow)
         allowed += check_placement(lowered.placement, str(recipe), require, allow)
-        made.append((recipe, stage, entry, lowered, allowed))
+        made.append(_Made(recipe, stage, entry, lowered, allowed))
     packages = []
     out.mkdir(parents=True, exist_ok=True)
-    remove_stale(out)
-    with tempfile.TemporaryDirectory(prefix=f".new-{os.getpid()}-", dir=out) as temporary:
-        for recipe, stage, entry, lowered, allowed in made:
-            folder = Path(temporary) / recipe.folder_name
-            packages.append(_assemble(folder, identity, recipe, stage, entry, lowered, allowed))
+    with new_folder(out) as temporary:
+        for each in made:
+            folder = temporary / each.recipe.folder_name
+            packages.append(_assemble(folder, identity, each, executor.tools(each.stage)))
         for package in packages:
             package.folder.rename(out / package.name)
     final = tuple(replace(package, folder=out / package.name) for package in packages)
-    return BuildReport(final, tuple(reports))
+    return BuildReport(final, results.reports)
 
 
 def _refuse_existing(out: Path, recipes: Sequence[Recipe]) -> None:
@@ -140,78 +113,6 @@ def _refuse_existing(out: Path, recipes: Sequence[Recipe]) -> None:
     for name in names:
         if (out / name).exists():
             raise UnusableInput(f"The output folder {out / name} exists already. Remove it, or choose another with -o.")
-
-
-def _run_stages(
-    model: Model,
-    digest: str,
-    planned: Sequence[tuple[Recipe, Stage]],
-    jobs: int,
-    watcher: Watcher,
-    debug: bool,
-) -> tuple[dict[str, Entry], list[StageReport]]:
-    """Run every distinct stage, those without inputs first, so that a waiting stage never keeps a ready one out."""
-    ordered: dict[str, tuple[int, Stage, str]] = {}
-
-    def collect(stage: Stage, recipe: str) -> int:
-        depth = 1 + max((collect(earlier, recipe) for earlier in stage.inputs), default=-1)
-        ordered.setdefault(stage.key(digest), (depth, stage, recipe))
-        return depth
-
-    for wanted, last in planned:
-        collect(last, str(wanted))
-    futures: dict[str, Future[Entry]] = {}
-    reports: list[StageReport] = []
-    lock = threading.Lock()
-
-    def work(key: str, stage: Stage, recipe: str) -> Entry:
-        inputs = [futures[earlier.key(digest)].result() for earlier in stage.inputs]
-        entry, report = _run_stage(model, key, stage, recipe, inputs, watcher, debug)
-        with lock:
-            reports.append(report)
-            watcher.finished(stage, report)
-        return entry
-
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        try:
-            for key, (_, stage, recipe) in sorted(ordered.items(), key=lambda item: item[1][0]):
-                futures[key] = pool.submit(work, key, stage, recipe)
-            done, waiting = wait(futures.values(), return_when=FIRST_EXCEPTION)
-            for future in waiting:
-                future.cancel()
-            failed = next((future for future in done if future.exception()), None)
-            if failed is not None:
-                kill_children()
-                failed.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            kill_children()
-            raise
-    return {key: future.result() for key, future in futures.items()}, reports
-
-
-def _run_stage(
-    model: Model, key: str, stage: Stage, recipe: str, inputs: Sequence[Entry], watcher: Watcher, debug: bool
-) -> tuple[Entry, StageReport]:
-    entry = find_entry(key)
-    if entry is not None:
-        return entry, StageReport(stage.label, recipe, True, None, None)
-    with new_entry_folder() as folder:
-        finished = run_in_child(
-            stage.function,
-            {
-                "model": str(model.folder.resolve()),
-                "inputs": [str(earlier.files) for earlier in inputs],
-                "out": str(folder / "files"),
-                **stage.arguments,
-            },
-            label=stage.label,
-            on_progress=watcher.started(stage, recipe),
-            environment={**stage.environment, **stage_environment(key)},
-            debug=debug,
-        )
-        entry = store_entry(folder, key, finished.value)
-    return entry, StageReport(stage.label, recipe, False, finished.seconds, finished.peak_rss_bytes)
 
 
 def _check_budget(entry: Entry, lowered: Lowered, recipe: Recipe) -> None:
@@ -232,32 +133,24 @@ def _check_budget(entry: Entry, lowered: Lowered, recipe: Recipe) -> None:
         )
 
 
-def _check_fallbacks(lowered: Lowered, recipe: Recipe, schemes: Sequence[str], allow: Sequence[str]) -> tuple[str, ...]:
-    """Hold the package to its scheme: a tensor that the format forced into another type fails the build."""
-    forced = [deviation for deviation in lowered.weights.deviations if deviation.forced]
+def _check_forced(
+    forced: Sequence[Deviation], bits: float | None, recipe: Recipe, schemes: Sequence[str], allow: Sequence[str]
+) -> tuple[str, ...]:
+    """Hold the package to its scheme: a tensor that the format forces into another type fails the build.
+
+    `bits` are the effective bits per weight, None where they are only foreseen.
+    """
     if not forced:
         return ()
     if TYPE_FALLBACK in allow:
         return (TYPE_FALLBACK,)
+    ends = f"; the package would have {bits:.2f} bits per weight in place of {recipe.scheme.bits_per_weight:g}"
     raise CheckFailed(
         TYPE_FALLBACK,
         f"{recipe}: {len(forced)} tensors cannot be stored as asked. The first is {forced[0].tensor}, stored as "
-        f"{forced[0].stored} because {forced[0].reason}; the package would have "
-        f"{lowered.weights.effective_bits_per_weight:.2f} bits per weight in place of {recipe.scheme.bits_per_weight:g}. "
+        f"{forced[0].stored} because {forced[0].reason}{ends if bits is not None else ''}. "
         + _what_fits(recipe, schemes),
     )
-
-
-def _foresee_fallbacks(model: Model, recipe: Recipe, schemes: Sequence[str], allow: Sequence[str]) -> None:
-    """Tell from the shapes, before any work, that `_check_fallbacks` will fail for one of llama.cpp's own schemes."""
-    unfit = unfit_rows(model, recipe.scheme.name)
-    if unfit and TYPE_FALLBACK not in allow:
-        name, row = unfit[0]
-        raise CheckFailed(
-            TYPE_FALLBACK,
-            f"{recipe}: {len(unfit)} matrices cannot be stored as asked. The first is {name}: rows of {row} do not divide by "
-            f"{recipe.scheme.block}. " + _what_fits(recipe, schemes),
-        )
 
 
 def _what_fits(recipe: Recipe, schemes: Sequence[str]) -> str:
@@ -274,15 +167,9 @@ def _nearest_fitting(scheme: Scheme, names: Sequence[str]) -> str | None:
     return nearest.name if nearest else None
 
 
-def _assemble(
-    folder: Path,
-    identity: ModelIdentity,
-    recipe: Recipe,
-    stage: Stage,
-    entry: Entry,
-    lowered: Lowered,
-    allowed: tuple[str, ...],
-) -> Package:
+def _assemble(folder: Path, identity: ModelIdentity, made: _Made, tools: dict[str, str]) -> Package:
+    """The package in a folder that is new."""
+    entry = made.entry
     files = {}
     for name, digest in entry.digests.items():
         target = folder / name
@@ -290,11 +177,11 @@ def _assemble(
         if _copy(entry.files / name, target) != digest:
             drop_entry(entry.key)
             raise UnusableInput(
-                f"The cached result of '{stage.label}' was damaged ({name}) and is dropped. Build again."
+                f"The cached result of '{made.stage.label}' was damaged ({name}) and is dropped. Build again."
             )
         files[name] = FileRecord(digest, target.stat().st_size)
-    tools = dict(sorted(stage.all_tools().items()))
-    package = Package(folder, identity, str(recipe), recipe.full(), lowered, tools, files, allowed)
+    recipe = made.recipe
+    package = Package(folder, identity, str(recipe), recipe.full(), made.lowered, tools, files, made.allowed)
     write_manifest(package)
     return package
 

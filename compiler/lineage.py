@@ -13,7 +13,7 @@ from compiler.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Origin:
+class Lineage:
     """What a stage in a child process must be told of the model beside its folder."""
 
     name: str
@@ -22,20 +22,23 @@ class Origin:
     recipe: str
 
 
-def origin_of(model: Model, recipe: Recipe) -> dict[str, str]:
-    """The origin as a stage's argument."""
-    return asdict(Origin(model.name, model.source, model.task, str(recipe)))
+def lineage_of(model: Model, recipe: Recipe) -> dict[str, str]:
+    """The lineage as a stage's argument."""
+    return asdict(Lineage(model.name, model.source, model.task, str(recipe)))
 
 
-def write_lineage(folder: Path, origin: Mapping[str, str], out: Path, *, processor: bool = False) -> Model:
-    """Write licence, notice and model card into `out`, and with `processor` config and tokenizer; return the Model."""
-    known = Origin(**origin)
-    model = read_model(folder, known.name, known.source, known.task)
+def model_of(folder: Path, lineage: Mapping[str, str]) -> Model:
+    """The Model in a stage's process, under the name that it has outside."""
+    known = Lineage(**lineage)
+    return read_model(folder, known.name, known.source, known.task)
+
+
+def write_lineage(model: Model, lineage: Mapping[str, str], out: Path, *, processor: bool = False) -> None:
+    """Write licence, notice and model card into `out`, and with `processor` config and tokenizer."""
     _copy_licence(model, out)
-    _write_model_card(model, known.recipe, out)
+    _write_model_card(model, Lineage(**lineage).recipe, out)
     if processor:
         _copy_processor(model, out)
-    return model
 
 
 def _copy_licence(model: Model, folder: Path) -> None:

@@ -11,33 +11,7 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.formats.safetensors import TensorInfo, find_tensors
-
-TEXT_GENERATION = "text-generation"
-QUESTION_ANSWERING = "question-answering"
-IMAGE_CLASSIFICATION = "image-classification"
-TEXT_ENCODER_TASKS = (
-    "feature-extraction",
-    "text-classification",
-    "token-classification",
-    QUESTION_ANSWERING,
-    "fill-mask",
-)
-ENCODER_TASKS = (*TEXT_ENCODER_TASKS, IMAGE_CLASSIFICATION)
-TASKS = (TEXT_GENERATION, *ENCODER_TASKS)
-
-# The end of an architecture's class name tells the task; first match wins.
-_TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
-    ("ForCausalLM", TEXT_GENERATION),
-    ("LMHeadModel", TEXT_GENERATION),
-    ("ForConditionalGeneration", TEXT_GENERATION),
-    ("ForSequenceClassification", "text-classification"),
-    ("ForTokenClassification", "token-classification"),
-    ("ForQuestionAnswering", QUESTION_ANSWERING),
-    ("ForMaskedLM", "fill-mask"),
-    ("ForPreTraining", "fill-mask"),
-    ("ForImageClassification", IMAGE_CLASSIFICATION),
-    ("Model", "feature-extraction"),
-)
+from compiler.task import GENERATION, TASKS, Input, find_task, task_of_architecture
 
 # By their paths in the folder; all that a converter of ours may read.
 MODEL_FILES = re.compile(
@@ -75,7 +49,7 @@ class Model:
         name: for people and for file names, e.g. `SmolLM2-135M-Instruct`.
         source: where it came from, without a path of this machine: `org/name@commit`, or the name.
         architecture: the class name in config.json, e.g. `LlamaForCausalLM`.
-        task: one of `TASKS`.
+        task: the name of one of `compiler.task.TASKS`.
         config: config.json.
         geometry: its sizes.
         tensors: every tensor and where it lies.
@@ -95,8 +69,19 @@ class Model:
     base_model: tuple[str, ...]
 
     @property
+    def kind(self) -> str:
+        """How it is used: the kind of its task."""
+        return find_task(self.task).kind
+
+    @property
+    def takes(self) -> Input:
+        """What goes in."""
+        return find_task(self.task).takes
+
+    @property
     def is_decoder(self) -> bool:
-        return self.task == TEXT_GENERATION
+        """Whether it writes text token by token, and so has a cache of keys and values."""
+        return self.kind == GENERATION
 
     @property
     def parameters(self) -> int:
@@ -133,8 +118,8 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
     if not isinstance(named, list):
         raise UnusableInput(f"config.json of {folder.name} has architectures = {named!r}, which is no list.")
     architecture = str(named[0])
-    if task is not None and task not in TASKS:
-        raise UnusableInput(f"There is no task {task!r}. Tasks are: {', '.join(TASKS)}.")
+    if task is not None:
+        find_task(task)
     card = _model_card(folder)
     name = name or folder.absolute().name or folder.resolve().name
     return Model(
@@ -183,13 +168,13 @@ def _is_native(model_type: object) -> bool:
 
 
 def _task_of(architecture: str, folder: Path) -> str:
-    for suffix, task in _TASK_BY_SUFFIX:
-        if architecture.endswith(suffix):
-            return task
-    raise UnusableInput(
-        f"The task of {folder.name} cannot be told from its architecture {architecture}. Name it with --task, one of: "
-        f"{', '.join(TASKS)}."
-    )
+    found = task_of_architecture(architecture)
+    if found is None:
+        raise UnusableInput(
+            f"The task of {folder.name} cannot be told from its architecture {architecture}. Name it with --task, one of: "
+            f"{', '.join(task.name for task in TASKS)}."
+        )
+    return found.name
 
 
 def _geometry(config: Mapping[str, Any], folder: Path) -> Geometry:
@@ -230,12 +215,6 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
         padding = config.get("pad_token_id")
         return positions - 1 - (padding if isinstance(padding, int) else 1)
     return positions
-
-
-def read_positions(folder: Path) -> int | None:
-    """`positions_of` the config.json in a folder, None without one."""
-    path = folder / "config.json"
-    return positions_of(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _model_card(folder: Path) -> dict[str, list[str]]:

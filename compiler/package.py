@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import platform
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from compiler.digest import digest_file
 from compiler.errors import CheckFailed, UnusableInput
+from compiler.records import from_json
 from compiler.stages.cache import write_atomically
 
 MANIFEST = "package.json"
-SCHEMA_VERSION = 1
+# What verify found of the package, beside it.
+VERIFICATION = "verification.json"
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Departure:
+class UnsupportedOperator:
     """An operator that does not run, or may not run, on the engine that a package is made for: its kind, its name, and why."""
 
     operator: str
@@ -76,7 +80,7 @@ class Placement:
         engine: its short name, such as `ane`.
         source: `predicted` from a table, or `planned` by the system that runs it.
         operators: how many there are, constants aside.
-        departures: those that leave the engine.
+        unsupported: those that leave the engine.
         unsure: those on which sources contradict each other; they count as staying.
         result_bytes: what the operators' results take together; 0 where it is not known.
         padded_bytes: the same as the engine stores them.
@@ -85,15 +89,70 @@ class Placement:
     engine: str
     source: str
     operators: int
-    departures: tuple[Departure, ...]
-    unsure: tuple[Departure, ...] = ()
+    unsupported: tuple[UnsupportedOperator, ...]
+    unsure: tuple[UnsupportedOperator, ...] = ()
     result_bytes: int = 0
     padded_bytes: int = 0
 
     @property
     def share(self) -> float:
         """The share of operators that stay, 0 to 1."""
-        return 1 - len(self.departures) / max(1, self.operators)
+        return 1 - len(self.unsupported) / max(1, self.operators)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A named entry of a package that can be run.
+
+    Attributes:
+        name: `main` where there is one; else what it does, such as `prefill` and `decode`.
+        files: what holds it; of a model that is cut into several files, all of them in the order in which they run.
+        inputs, outputs: its signature, in the artifact's order.
+        states: what it keeps between calls.
+        function: its name within the files, where they hold several.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    states: tuple[Port, ...] = ()
+    function: str | None = None
+
+
+@dataclass(frozen=True)
+class FixedShapes:
+    """The sizes that a package was made with; None, or empty, where the container leaves them free.
+
+    Attributes:
+        context_length: tokens that the cache of a language model holds.
+        sequence_lengths: tokens that an encoder's input must have, one of these.
+        longest_sequence: tokens that it may have at most.
+        batch: inputs at once.
+        vocabulary: width of the logits.
+    """
+
+    context_length: int | None = None
+    sequence_lengths: tuple[int, ...] = ()
+    longest_sequence: int | None = None
+    batch: int | None = None
+    vocabulary: int | None = None
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The machine that a package needs, as Python's `platform` names it: `Linux` and `x86_64`, for one."""
+
+    system: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What another machine must still do before a package can be used: the step, and where it can be done."""
+
+    step: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -102,19 +161,26 @@ class Lowered:
 
     Attributes:
         runtime: name of the runtime that opens them (runtimes/registry.py).
-        artifact: the file (or `.` for the folder) to open.
-        inputs: signature, in the artifact's order.
-        outputs: signature, in the artifact's order.
+        graphs: what can be run; the first is what a user means who names none.
         weights: what became of the weights.
+        shapes: the sizes that are fixed.
         placement: where its operators run; None where the target has no account of that.
+        platform: the machine that it needs; None for any.
+        unfinished: what is still to be done elsewhere; None for a package that can be used.
     """
 
     runtime: str
-    artifact: str
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    graphs: tuple[Graph, ...]
     weights: Weights
+    shapes: FixedShapes = FixedShapes()
     placement: Placement | None = None
+    platform: Platform | None = None
+    unfinished: Unfinished | None = None
+
+    @property
+    def main(self) -> Graph:
+        """The first graph."""
+        return self.graphs[0]
 
 
 @dataclass(frozen=True)
@@ -141,14 +207,13 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Package:
-    """package.json as data; `folder` is where it was read from.
+    """package.json as data; `folder` is where it was read from. After the build it never changes.
 
     Attributes:
         recipe: the short form.
         recipe_full: the same with defaults resolved.
         tools: versions of everything that took part in the lowering.
-        allowed: checks that were accepted by name (`--allow`).
-        quality: what `verify` found last; None before.
+        allowed: checks of the build that were accepted by name (`--allow`).
     """
 
     folder: Path
@@ -159,11 +224,15 @@ class Package:
     tools: dict[str, str]
     files: dict[str, FileRecord]
     allowed: tuple[str, ...] = ()
-    quality: dict[str, Any] | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, which names the digest of every file: what everything else calls the package by."""
+        return hashlib.sha256(manifest_json(self).encode()).hexdigest()
 
     @property
     def nbytes(self) -> int:
@@ -172,32 +241,25 @@ class Package:
 
     @property
     def artifact(self) -> Path:
-        return self.folder / self.lowered.artifact
+        """The first file of the main graph."""
+        return self.folder / self.lowered.main.files[0]
 
 
 def manifest_json(package: Package) -> str:
     """The manifest's text: sorted keys and no dates, so that equal packages are equal bytes."""
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "model": asdict(package.model),
-        "recipe": package.recipe,
-        "recipe_full": package.recipe_full,
-        "tools": package.tools,
-        "allowed": list(package.allowed),
-        "files": {name: asdict(record) for name, record in package.files.items()},
-        "quality": package.quality,
-        **asdict(package.lowered),
-    }
+    document = {"schema_version": SCHEMA_VERSION, **asdict(package)}
+    del document["folder"]
+    document |= document.pop("lowered")
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def write_manifest(package: Package) -> None:
-    """Write package.json into the package's folder, whole or not at all."""
+    """Write `package.json`."""
     write_atomically(package.folder / MANIFEST, manifest_json(package))
 
 
 def read_package(folder: Path) -> Package:
-    """Read a package's manifest. The files are not hashed: `check_files` does that.
+    """Read a package; its files are not hashed: `check_files` does that.
 
     Raises:
         UnusableInput: it is not a package, or of another schema version, or names files outside its folder.
@@ -206,20 +268,25 @@ def read_package(folder: Path) -> Package:
         document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UnusableInput(f"{folder} is not a package: it has no {MANIFEST}. `edgec build` makes one.") from None
-    except (OSError, ValueError) as error:
-        raise UnusableInput(f"{MANIFEST} of {folder.name} cannot be read: {error}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnusableInput(f"{MANIFEST} of {folder.name} cannot be read as JSON. Build it again.") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise UnusableInput(
             f"{folder.name} has package schema {version!r}, this edgec reads {SCHEMA_VERSION}. Build it again."
         )
+    del document["schema_version"]
+    parts = {field.name for field in fields(Lowered)}
+    lowered = {name: document.pop(name) for name in parts & set(document)}
     try:
-        package = _package_from(document, folder)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        package = replace(from_json(_Stored, {**document, "lowered": lowered}).package(), folder=folder)
+    except ValueError as error:
         raise UnusableInput(
             f"{MANIFEST} of {folder.name} lacks or mangles a field: {error}. Build it again."
         ) from error
-    for name in (*package.files, package.lowered.artifact):
+    if not package.lowered.graphs or not all(graph.files for graph in package.lowered.graphs):
+        raise UnusableInput(f"{MANIFEST} of {folder.name} names nothing that can be run. Build it again.")
+    for name in (*package.files, *(file for graph in package.lowered.graphs for file in graph.files)):
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise UnusableInput(
@@ -228,55 +295,21 @@ def read_package(folder: Path) -> Package:
     return package
 
 
-def _package_from(document: Mapping[str, Any], folder: Path) -> Package:
-    weights = document["weights"]
-    return Package(
-        folder=folder,
-        model=ModelIdentity(**{**document["model"], "base_model": tuple(document["model"]["base_model"])}),
-        recipe=document["recipe"],
-        recipe_full=document["recipe_full"],
-        lowered=Lowered(
-            runtime=document["runtime"],
-            artifact=document["artifact"],
-            inputs=_ports(document["inputs"]),
-            outputs=_ports(document["outputs"]),
-            weights=weights_from_json(weights),
-            placement=_placement(document.get("placement")),
-        ),
-        tools=dict(document["tools"]),
-        files={name: FileRecord(**record) for name, record in document["files"].items()},
-        allowed=tuple(document["allowed"]),
-        quality=document["quality"],
-    )
+@dataclass(frozen=True)
+class _Stored:
+    """What package.json holds, `lowered` put together again."""
 
+    model: ModelIdentity
+    recipe: str
+    recipe_full: dict[str, Any]
+    lowered: Lowered
+    tools: dict[str, str]
+    files: dict[str, FileRecord]
+    allowed: tuple[str, ...]
 
-def _placement(value: Mapping[str, Any] | None) -> Placement | None:
-    if value is None:
-        return None
-    lists = {key: tuple(Departure(**entry) for entry in value[key]) for key in ("departures", "unsure")}
-    return Placement(**{**value, **lists})
-
-
-def _ports(entries: list[dict[str, Any]]) -> tuple[Port, ...]:
-    return tuple(Port(entry["name"], entry["dtype"], tuple(entry["shape"])) for entry in entries)
-
-
-def weights_from_json(value: Mapping[str, Any]) -> Weights:
-    """Weights from the JSON that `dataclasses.asdict` makes of them."""
-    deviations = tuple(Deviation(**entry) for entry in value["deviations"])
-    return Weights(value["effective_bits_per_weight"], dict(value["types"]), deviations, value["decode_read_bytes"])
-
-
-def lowered_from_json(value: Mapping[str, Any]) -> Lowered:
-    """Lowered from the JSON that `dataclasses.asdict` makes of it."""
-    return Lowered(
-        value["runtime"],
-        value["artifact"],
-        _ports(value["inputs"]),
-        _ports(value["outputs"]),
-        weights_from_json(value["weights"]),
-        _placement(value["placement"]),
-    )
+    def package(self) -> Package:
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Package(folder=Path(), **own)
 
 
 def check_files(package: Package) -> None:
@@ -295,11 +328,24 @@ def check_files(package: Package) -> None:
                 f"{package.name}: the file {name} is not the one that was built (SHA-256 differs). Build it again.",
             )
     present = {p.relative_to(package.folder).as_posix() for p in package.folder.rglob("*") if p.is_file()}
-    if extra := sorted(present - set(package.files) - {MANIFEST}):
+    if extra := sorted(present - set(package.files) - {MANIFEST, VERIFICATION}):
         raise CheckFailed("files", f"{package.name}: the file {extra[0]} does not belong to the package. Remove it.")
 
 
-def record_quality(package: Package, quality: dict[str, Any], allowed: Sequence[str]) -> None:
-    """Write what verify found, and the checks that were accepted by name, into the package's manifest."""
-    names = tuple(sorted({*package.allowed, *allowed}))
-    write_manifest(replace(package, quality=quality, allowed=names))
+def require_usable(package: Package) -> None:
+    """Refuse a package that this machine cannot use.
+
+    Raises:
+        UnusableInput: it is unfinished, or made for another machine.
+    """
+    unfinished, needs = package.lowered.unfinished, package.lowered.platform
+    if unfinished is not None:
+        raise UnusableInput(
+            f"{package.name} is unfinished: {unfinished.step} is still to be done on {unfinished.where}. Finish it there; "
+            "until then it cannot be run."
+        )
+    if needs is not None and (needs.system, needs.machine) != (platform.system(), platform.machine()):
+        raise UnusableInput(
+            f"{package.name} is for {needs.machine} on {needs.system}, and this machine is {platform.machine()} on "
+            f"{platform.system()}. Use it there, or build it anew for this machine."
+        )

@@ -49,11 +49,11 @@ def check_placement(
             continue
         if PLACEMENT in allow:
             return (PLACEMENT,)
-        first = placement.departures[0]
+        first = placement.unsupported[0]
         raise CheckFailed(
             PLACEMENT,
             f"{title}: {placement.share:.2%} of {placement.operators} operators stay on {wanted.engine}, and "
-            f"{wanted.share:.2%} are required. The first of {len(placement.departures)} that leave is {first.operator} "
+            f"{wanted.share:.2%} are required. The first of {len(placement.unsupported)} that leave is {first.operator} "
             f"({first.name}): {first.reason}. Ask for less, or build with --allow {PLACEMENT}, which accepts this.",
         )
     return ()

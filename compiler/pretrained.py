@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
-from compiler.model import IMAGE_CLASSIFICATION, TEXT_GENERATION
-
-# The output fields of transformers' model output for each task, in order.
-OUTPUT_NAMES: Mapping[str, tuple[str, ...]] = {
-    "feature-extraction": ("last_hidden_state",),
-    "text-classification": ("logits",),
-    "token-classification": ("logits",),
-    "question-answering": ("start_logits", "end_logits"),
-    "fill-mask": ("logits",),
-    IMAGE_CLASSIFICATION: ("logits",),
-}
-
-AUTO_CLASSES = {
-    "feature-extraction": "AutoModel",
-    "text-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "fill-mask": "AutoModelForMaskedLM",
-    IMAGE_CLASSIFICATION: "AutoModelForImageClassification",
-}
-
-
-def auto_class(task: str) -> str:
-    """The class of transformers that reads a model of that task, decoders too."""
-    return "AutoModelForCausalLM" if task == TEXT_GENERATION else AUTO_CLASSES[task]
+from compiler.task import find_task
 
 
 @dataclass(frozen=True)
@@ -44,7 +19,7 @@ class Encoder:
             tuple in `output_names` order.
         input_names: `input_ids`, `attention_mask` and, where the model has segments, `token_type_ids`; int64 (batch,
             sequence). Or `pixel_values`, float32 (batch, channels, height, width).
-        output_names: see `OUTPUT_NAMES`.
+        output_names: those of its task.
         vocabulary: token ids that inputs may have; 0 for images.
         image_shape: (channels, height, width) for images, else None.
     """
@@ -71,7 +46,7 @@ def load_pretrained(folder: Path, task: str, **options: Any) -> Any:
     import transformers
 
     try:
-        model, info = getattr(transformers, auto_class(task)).from_pretrained(
+        model, info = getattr(transformers, find_task(task).auto_class).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
@@ -96,7 +71,7 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
 
     Args:
         folder: the Hugging Face folder; only safetensors are read.
-        task: one of `ENCODER_TASKS`.
+        task: one of the kind `encoding`.
         attention: name of the attention implementation, `eager` for plain operators.
 
     Raises:
@@ -106,7 +81,7 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
 
     model = load_pretrained(folder, task, attn_implementation=attention)
     config = model.config
-    if task == IMAGE_CLASSIFICATION:
+    if find_task(task).takes == "image":
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         names: tuple[str, ...] = ("pixel_values",)
@@ -115,7 +90,7 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
         segments = getattr(config, "type_vocab_size", 0) > 1
         names = ("input_ids", "attention_mask") + (("token_type_ids",) if segments else ())
         image_shape = None
-    outputs = OUTPUT_NAMES[task]
+    outputs = find_task(task).outputs
 
     class Wrapped(torch.nn.Module):
         def __init__(self) -> None:

@@ -15,6 +15,7 @@ from compiler.quantization import Quantization, quantization_from_full
 from compiler.scheme import ALIASES, SCHEMES, Scheme, find_scheme
 
 IMATRIX = "imatrix"
+_LIMIT = re.compile(r"(max|min)_[a-z0-9_]+")
 
 _GRAMMAR = re.compile(
     r"(?P<target>[a-z][a-z0-9]*):(?P<scheme>[A-Za-z][A-Za-z0-9_-]*)"
@@ -38,29 +39,13 @@ class Shapes:
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """Limits that `verify` holds a package to; None means the scheme's own (runtimes/verify/thresholds.py).
+class Recipe:
+    """How one package is to be made. `str(recipe)` is the short form; `full()` has every default resolved.
 
     Attributes:
-        max_mean_kl: mean KL divergence from the Reference, in nats.
-        max_p99_kl: 99th percentile of the same.
-        min_same_top1: share of positions with the Reference's most probable token, 0 to 1.
-        min_cosine: smallest cosine between an output row and the Reference's, encoders.
-        min_greedy_agreement: share of greedy tokens equal to the Reference's before the first that differs, ties aside.
-        max_relative_error: norm of the difference from the Reference's outputs over their norm, encoders.
+        thresholds: limits of its own that `verify` holds the package to, `max_FIGURE` or `min_FIGURE`, in the place of the
+            scheme's (each kind in runtimes/kinds/ has its figures).
     """
-
-    max_mean_kl: float | None = None
-    max_p99_kl: float | None = None
-    min_same_top1: float | None = None
-    min_cosine: float | None = None
-    min_greedy_agreement: float | None = None
-    max_relative_error: float | None = None
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one package is to be made. `str(recipe)` is the short form; `full()` has every default resolved."""
 
     target: str
     scheme: Scheme
@@ -68,7 +53,7 @@ class Recipe:
     options: tuple[str, ...] = ()
     shapes: Shapes = Shapes()
     task: str | None = None
-    thresholds: Thresholds = Thresholds()
+    thresholds: tuple[tuple[str, float], ...] = ()
     quantization: Quantization = field(default_factory=Quantization)
 
     def __str__(self) -> str:
@@ -81,7 +66,7 @@ class Recipe:
         return str(self).replace(":", "-").replace("@", "-").replace("+", "-")
 
     @property
-    def heeds_quantization(self) -> bool:
+    def uses_quantization(self) -> bool:
         """Whether `quantization` has a say: the codes are ours, or something else is measured on calibration samples."""
         return bool(self.scheme.method) or IMATRIX in self.options or self.scheme.rounds_activations
 
@@ -94,8 +79,8 @@ class Recipe:
             "options": list(self.options),
             "shapes": asdict(self.shapes),
             "task": self.task,
-            "thresholds": asdict(self.thresholds),
-            "quantization": self.quantization.full() if self.heeds_quantization else None,
+            "thresholds": dict(self.thresholds),
+            "quantization": self.quantization.full() if self.uses_quantization else None,
         }
 
 
@@ -116,7 +101,7 @@ def recipe_from_full(full: dict) -> Recipe:
             tuple(full["options"]),
             Shapes(**full["shapes"]),
             full["task"],
-            Thresholds(**full["thresholds"]),
+            tuple(sorted(full["thresholds"].items())),
             quantization_from_full(full["quantization"]) if full.get("quantization") else Quantization(),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -179,7 +164,7 @@ def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe
     if not isinstance(limits, dict):
         raise UnusableInput(f"Recipe file {path}: `recipe` must be [[recipe]] tables, `thresholds` a table in one.")
     unknown = set(table) - shape_names - {"recipe", "task", "thresholds"}
-    unknown |= set(limits) - {field.name for field in fields(Thresholds)}
+    unknown |= {name for name in limits if not _LIMIT.fullmatch(name)}
     if unknown or "recipe" not in table:
         problem = f"unknown key {sorted(unknown)[0]!r}" if unknown else "a table without the key 'recipe'"
         raise UnusableInput(f"Recipe file {path}: {problem}. Keys are: recipe, task, {', '.join(sorted(shape_names))}.")
@@ -195,4 +180,4 @@ def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe
             raise UnusableInput(f"Recipe file {path}: {name} = {value!r} is not {what}.")
     recipe = parse_recipe(table["recipe"], targets)
     shapes = replace(Shapes(), **{name: table[name] for name in shape_names & set(table)})
-    return replace(recipe, shapes=shapes, task=table.get("task"), thresholds=Thresholds(**limits))
+    return replace(recipe, shapes=shapes, task=table.get("task"), thresholds=tuple(sorted(limits.items())))

@@ -1,77 +1,61 @@
-"""The contract between the build and a target: what it takes, and the stages that make a package.
+"""Target: what lowers a Model by a Recipe into a package, as data; its functions say what it takes and plan the stages.
 
-A target is a module in `targets/` with these names:
-
-    NAME: str                      as in a recipe
-    EXTRA: str                     the pip extra that brings its tools
-    SCHEMES: tuple[str, ...]       the schemes it takes
-    OPTIONS: tuple[str, ...]       the `+option` names it takes
-    VARIANTS: tuple[str, ...]      the `@variant` names it takes; empty when it has none
-    ENGINES: tuple[str, ...]       the engines of which its packages have an account (compiler/placement.py)
-    def refuse(model, recipe) -> str | None     why not, as a sentence, without importing anything heavy
-    def plan(model, recipe) -> Stage            the last stage, which names the earlier ones that it needs
-
-A stage's function runs in a child process as `function(model=..., inputs=[...], out=..., **arguments)`: `model` is the
-model's folder, `inputs` are the folders that the earlier stages wrote, `out` is an empty folder. The last stage
-returns `asdict(Lowered)`. Stages with equal keys are one stage: two GGUF recipes share their conversion, and a target
-that must finish elsewhere (a compiler on another machine) ends with a stage that records what is left to do.
+A target is one module, or one folder with a module `target`, that has a `TARGET`. Its functions import nothing heavy: what a
+stage does stands in the function that the stage names, which runs in a process of its own. The last stage of a plan returns
+`asdict(Lowered)`. Stages with equal keys are one stage: two GGUF recipes share their conversion, and a target that must be
+finished elsewhere (a compiler on another machine) says in `Lowered.unfinished` what is left to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from compiler.digest import digest_code, digest_json, tool_version
 from compiler.errors import UnusableInput
 from compiler.model import Model
+from compiler.package import Deviation
 from compiler.recipe import Recipe
+from compiler.stages.stage import Stage
+
+
+def _takes_all(model: Model, recipe: Recipe) -> str | None:
+    return None
+
+
+def _forces_nothing(model: Model, recipe: Recipe) -> tuple[Deviation, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A step of a build that runs in its own process and whose result is cached.
+class Target:
+    """A container and what makes it.
 
     Attributes:
-        label: for the table and the progress bar, e.g. `convert to GGUF`.
-        function: `module:function`.
-        arguments: JSON arguments, part of the key.
-        tools: distributions whose versions are part of the key.
-        inputs: stages whose output folders it reads.
-        environment: variables to set in the child. Not part of the key: what matters must be in `arguments` too.
+        name: as in a recipe.
+        extra: the pip extra that brings its tools.
+        schemes: the schemes that it takes.
+        tasks: the tasks that it takes.
+        plan: the last stage of a package, which names the earlier ones that it needs.
+        refuse: why not, as a sentence; None when it takes the model by the recipe.
+        foresee: the tensors that the container will force into another type than the scheme's, told from shapes alone.
+        options: the `+option` names that it takes.
+        variants: the `@variant` names that it takes.
+        engines: the engines of which its packages have an account (compiler/placement.py).
     """
 
-    label: str
-    function: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    tools: tuple[str, ...] = ()
-    inputs: tuple[Stage, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    def all_tools(self) -> dict[str, str]:
-        """Versions of the tools of this stage and of those before it."""
-        versions = {name: tool_version(name) or "absent" for name in self.tools}
-        for stage in self.inputs:
-            versions |= stage.all_tools()
-        return versions
-
-    def key(self, model_digest: str) -> str:
-        """The cache key: model, code, function, arguments, tool versions, and the keys of the inputs."""
-        return digest_json(
-            {
-                "model": model_digest,
-                "code": digest_code(),
-                "function": self.function,
-                "arguments": dict(self.arguments),
-                "tools": self.all_tools(),
-                "inputs": [stage.key(model_digest) for stage in self.inputs],
-            }
-        )
+    name: str
+    extra: str
+    schemes: tuple[str, ...]
+    tasks: tuple[str, ...]
+    plan: Callable[[Model, Recipe], Stage]
+    refuse: Callable[[Model, Recipe], str | None] = _takes_all
+    foresee: Callable[[Model, Recipe], tuple[Deviation, ...]] = _forces_nothing
+    options: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
 
 
-def check_taken(target: ModuleType, model: Model, recipe: Recipe) -> None:
+def check_taken(target: Target, model: Model, recipe: Recipe) -> None:
     """Refuse, before any work, what the target does not take.
 
     Raises:
@@ -81,17 +65,19 @@ def check_taken(target: ModuleType, model: Model, recipe: Recipe) -> None:
         raise UnusableInput(f"{recipe} cannot be made of {model.name}: {reason}")
 
 
-def reason_against(target: ModuleType, model: Model, recipe: Recipe) -> str | None:
+def reason_against(target: Target, model: Model, recipe: Recipe) -> str | None:
     """Why `target` does not take `model` by `recipe`; None when it does."""
-    if recipe.scheme.name not in target.SCHEMES:
-        return f"the target {target.NAME} takes the schemes {', '.join(target.SCHEMES)}."
+    if recipe.scheme.name not in target.schemes:
+        return f"the target {target.name} takes the schemes {', '.join(target.schemes)}."
     for option in recipe.options:
-        if option not in target.OPTIONS:
-            known = ", ".join(target.OPTIONS) or "none"
-            return f"the target {target.NAME} has no option +{option}; it has: {known}."
-    if recipe.variant is not None and recipe.variant not in target.VARIANTS:
-        known = ", ".join(f"@{name}" for name in target.VARIANTS) or "none"
-        return f"the target {target.NAME} has no variant @{recipe.variant}; it has: {known}."
+        if option not in target.options:
+            known = ", ".join(target.options) or "none"
+            return f"the target {target.name} has no option +{option}; it has: {known}."
+    if recipe.variant is not None and recipe.variant not in target.variants:
+        known = ", ".join(f"@{name}" for name in target.variants) or "none"
+        return f"the target {target.name} has no variant @{recipe.variant}; it has: {known}."
+    if model.task not in target.tasks:
+        return f"the target {target.name} takes {', '.join(target.tasks)}, not {model.task}."
     return target.refuse(model, recipe)
 
 

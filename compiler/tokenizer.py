@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +31,13 @@ def load_tokenizer(folder: Path) -> Any:
 def start_of_text_ids(tokenizer: Any) -> list[int]:
     """The ids that the tokenizer puts before a text by itself: the one of the begin token, or none."""
     return [int(token) for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
+
+
+def end_of_text_ids(folder: Path) -> set[int]:
+    """The ids at which the Hugging Face model ends a text: generation_config.json, else config.json."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        if value is not None:
+            return set(value) if isinstance(value, list) else {value}
+    return set()

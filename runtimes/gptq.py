@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from compiler.errors import UnusableInput
 from compiler.inputs.gptq import import_gptq
 from compiler.package import Package
-from runtimes.session import Message, Session
+from runtimes.session import Session
 from runtimes.text import HuggingFaceText
 
 
@@ -39,7 +39,7 @@ class GptqSession:
                 self._model = AutoModelForCausalLM.from_pretrained(
                     temporary, dtype=torch.float32, use_safetensors=True, **local
                 ).eval()
-                self._text = HuggingFaceText(Path(temporary))
+                self.text = HuggingFaceText(Path(temporary))
             except (OSError, ValueError, KeyError) as error:
                 raise UnusableInput(f"torch cannot load {package.name}: {error}.") from error
         self.vocabulary = int(self._model.config.vocab_size)
@@ -53,29 +53,14 @@ class GptqSession:
         self._cache = answer.past_key_values
         return np.asarray(answer.logits[0].float().numpy())
 
-    def prefill(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        return self._run(token_ids, None)[-1]
+    def reset(self) -> None:
+        self._cache = None
 
-    def decode(self, token_id: int) -> NDArray[np.float32]:
-        return self._run([token_id], self._cache)[-1]
+    def extend(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        return self._run(token_ids, self._cache)[-1]
 
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         return self._run(token_ids, None)
-
-    def tokenize(self, text: str) -> list[int]:
-        return self._text.tokenize(text)
-
-    def detokenize(self, token_ids: Sequence[int]) -> str:
-        return self._text.detokenize(token_ids)
-
-    def render_chat(self, messages: Sequence[Message]) -> str | None:
-        return self._text.render_chat(messages)
-
-    def start_of_text_ids(self) -> tuple[int, ...]:
-        return self._text.start_of_text_ids
-
-    def end_of_text_ids(self) -> frozenset[int]:
-        return self._text.end_of_text_ids
 
     def close(self) -> None:
         del self._model

@@ -28,11 +28,11 @@ class LiteRtSession:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise UnusableInput(f"LiteRT cannot load {package.name}: {error}.") from error
-        self.input_names = tuple(port.name for port in package.lowered.inputs)
-        self._output_names = tuple(port.name for port in package.lowered.outputs)
+        self.input_names = tuple(port.name for port in package.lowered.main.inputs)
+        self._output_names = tuple(port.name for port in package.lowered.main.outputs)
         self._inputs = sorted(self._interpreter.get_input_details(), key=lambda detail: detail["name"])
         self._outputs = self._interpreter.get_output_details()
-        self.fixed_sequence_length = self.longest_sequence = int(package.lowered.inputs[0].shape[1])
+        self.fixed_sequence_length = self.longest_sequence = package.lowered.shapes.longest_sequence
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         for name, detail in zip(self.input_names, self._inputs, strict=True):

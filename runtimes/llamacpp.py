@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
 from compiler.package import Package
+from compiler.task import GENERATION, find_task
 from runtimes.session import Message, Session
 
 _DEFAULT_CONTEXT = 2048
@@ -24,9 +25,9 @@ def open_session(package: Package, threads: int) -> Session:
     metadata = read_gguf_header(package.artifact).metadata
     trained = int(metadata.get(f"{metadata['general.architecture']}.context_length", _DEFAULT_CONTEXT))
     context = package.recipe_full["shapes"]["context_length"] or min(trained, _DEFAULT_CONTEXT)
-    if package.model.task == "text-generation":
-        return LlamaLanguageSession(package, context, threads)
-    return LlamaEncoderSession(package, context, threads)
+    if find_task(package.model.task).kind == GENERATION:
+        return LlamaDecoder(package, context, threads)
+    return LlamaEncoder(package, context, threads)
 
 
 def _load(package: Package, context: int, batch: int, threads: int, **options: Any) -> llama_cpp.Llama:
@@ -42,37 +43,39 @@ def _load(package: Package, context: int, batch: int, threads: int, **options: A
             **options,
         )
     except ValueError as error:
-        raise UnusableInput(f"llama.cpp cannot load {package.lowered.artifact}: {error}.") from error
+        raise UnusableInput(f"llama.cpp cannot load {package.artifact.name}: {error}.") from error
 
 
-class LlamaLanguageSession:
+class LlamaDecoder:
     """A decoder in llama.cpp."""
 
     def __init__(self, package: Package, context: int, threads: int) -> None:
         # Layers that look back a window only keep that much, as in llama.cpp's own programs.
         self._llama = _load(package, context, min(_BATCH, context), threads, swa_full=False)
         self._context = self._llama.ctx
-        self._vocab = llama_cpp.llama_model_get_vocab(self._llama.model)
         self._memory = llama_cpp.llama_get_memory(self._context)
         self.context_length = context
         self.vocabulary = self._llama.n_vocab()
+        self.text = LlamaText(self._llama)
         self._one = (llama_cpp.llama_token * 1)()
 
-    def prefill(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    def reset(self) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)
+
+    def extend(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        if len(token_ids) == 1:
+            # One token a step is what generation is made of: no array is made for it.
+            self._one[0] = token_ids[0]
+            self._decode(llama_cpp.llama_batch_get_one(self._one, 1))
+            return self._last_logits()
         for start in range(0, len(token_ids), _BATCH):
             part = token_ids[start : start + _BATCH]
             tokens = (llama_cpp.llama_token * len(part))(*part)
             self._decode(llama_cpp.llama_batch_get_one(tokens, len(part)))
         return self._last_logits()
 
-    def decode(self, token_id: int) -> NDArray[np.float32]:
-        self._one[0] = token_id
-        self._decode(llama_cpp.llama_batch_get_one(self._one, 1))
-        return self._last_logits()
-
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        llama_cpp.llama_memory_clear(self._memory, False)
+        self.reset()
         rows = np.empty((len(token_ids), self.vocabulary), np.float32)
         batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
         try:
@@ -100,10 +103,26 @@ class LlamaLanguageSession:
         logits = llama_cpp.llama_get_logits_ith(self._context, -1)
         return np.ctypeslib.as_array(logits, (self.vocabulary,))
 
-    def tokenize(self, text: str) -> list[int]:
+    def close(self) -> None:
+        self._llama.close()
+
+
+class LlamaText:
+    """llama.cpp's tokenizer, and the chat template in the file's metadata."""
+
+    def __init__(self, llama: llama_cpp.Llama) -> None:
+        self._llama = llama
+        self._vocab = llama_cpp.llama_model_get_vocab(llama.model)
+        self.begin = (llama.token_bos(),) if llama_cpp.llama_vocab_get_add_bos(self._vocab) else ()
+
+    @property
+    def ends(self) -> frozenset[int]:
+        return frozenset(i for i in range(self._llama.n_vocab()) if llama_cpp.llama_vocab_is_eog(self._vocab, i))
+
+    def encode(self, text: str) -> list[int]:
         return list(self._llama.tokenize(text.encode("utf-8"), add_bos=False, special=True))
 
-    def detokenize(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int]) -> str:
         return bytes(self._llama.detokenize(list(token_ids), special=True)).decode("utf-8", "replace")
 
     def render_chat(self, messages: Sequence[Message]) -> str | None:
@@ -123,17 +142,8 @@ class LlamaLanguageSession:
         text = llama_cpp.llama_vocab_get_text(self._vocab, ctypes.c_int32(token))
         return text.decode("utf-8", "replace") if text else ""
 
-    def start_of_text_ids(self) -> tuple[int, ...]:
-        return (self._llama.token_bos(),) if llama_cpp.llama_vocab_get_add_bos(self._vocab) else ()
 
-    def end_of_text_ids(self) -> frozenset[int]:
-        return frozenset(i for i in range(self.vocabulary) if llama_cpp.llama_vocab_is_eog(self._vocab, i))
-
-    def close(self) -> None:
-        self._llama.close()
-
-
-class LlamaEncoderSession:
+class LlamaEncoder:
     """A text encoder in llama.cpp: one sequence at a time, its padding left out."""
 
     input_names = ("input_ids", "attention_mask")
@@ -145,7 +155,7 @@ class LlamaEncoderSession:
         self._llama = _load(package, context, context, threads, embedding=True, pooling_type=pooling_none)
         self.longest_sequence: int | None = context
         self._context = self._llama.ctx
-        self._output = package.lowered.outputs[0].name
+        self._output = package.lowered.main.outputs[0].name
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         rows, masks = inputs["input_ids"], inputs["attention_mask"]

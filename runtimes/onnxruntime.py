@@ -10,7 +10,6 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
-from compiler.model import read_positions
 from compiler.package import Package
 from runtimes.session import Session
 
@@ -40,7 +39,7 @@ class OnnxSession:
         except Exception as error:
             raise UnusableInput(f"ONNX Runtime cannot load {package.name}: {error}.") from error
         self.input_names = tuple(port.name for port in self._session.get_inputs())
-        self.longest_sequence = read_positions(package.folder)
+        self.longest_sequence = package.lowered.shapes.longest_sequence
         self._output_names = [port.name for port in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime_genai as og
@@ -33,21 +34,16 @@ class GenAiSession:
             self._model = og.Model(config)
         except RuntimeError as error:
             raise UnusableInput(f"ONNX Runtime GenAI cannot load {package.name}: {error}.") from error
-        self._tokenizer = og.Tokenizer(self._model)
         described = json.loads((package.folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
         self.vocabulary = int(described["vocab_size"])
         trained = int(described["context_length"])
         self.context_length = package.recipe_full["shapes"]["context_length"] or min(trained, _DEFAULT_CONTEXT)
-        ends = described["eos_token_id"]
-        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
-        self._has_template = (package.folder / "chat_template.jinja").is_file() or "chat_template" in json.loads(
-            (package.folder / "tokenizer_config.json").read_text(encoding="utf-8")
-        )
+        self.text = GenAiText(self._model, package.folder, described["eos_token_id"])
         # Where layers look back a window only, what fell out of the cache cannot be rewound to.
         self._forgets = "sliding_window" in described["decoder"]
         self._generator: og.Generator | None = None
 
-    def _fill(self, token_ids: Sequence[int]) -> og.Generator:
+    def reset(self) -> None:
         if self._generator is None or self._forgets:
             self._generator = None
             params = og.GeneratorParams(self._model)
@@ -56,24 +52,40 @@ class GenAiSession:
         else:
             # The cache of keys and values stays allocated.
             self._generator.rewind_to(0)
+
+    def _append(self, token_ids: Sequence[int]) -> og.Generator:
+        if self._generator is None:
+            self.reset()
+        assert self._generator is not None
         self._generator.append_tokens(np.asarray(token_ids, np.int32))
         return self._generator
 
-    def prefill(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        return np.asarray(self._fill(token_ids).get_logits(), np.float32).reshape(-1)
-
-    def decode(self, token_id: int) -> NDArray[np.float32]:
-        assert self._generator is not None, "prefill comes first"
-        self._generator.append_tokens(np.asarray([token_id], np.int32))
-        return np.asarray(self._generator.get_logits(), np.float32).reshape(-1)
+    def extend(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        return np.asarray(self._append(token_ids).get_logits(), np.float32).reshape(-1)
 
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        return np.asarray(self._fill(token_ids).get_output("logits"), np.float32)[0]
+        self.reset()
+        return np.asarray(self._append(token_ids).get_output("logits"), np.float32)[0]
 
-    def tokenize(self, text: str) -> list[int]:
+    def close(self) -> None:
+        self._generator = None
+
+
+class GenAiText:
+    """GenAI's tokenizer, and the chat template of the folder."""
+
+    def __init__(self, model: og.Model, folder: Path, ends: int | list[int]) -> None:
+        self._tokenizer = og.Tokenizer(model)
+        self._has_template = (folder / "chat_template.jinja").is_file() or "chat_template" in json.loads(
+            (folder / "tokenizer_config.json").read_text(encoding="utf-8")
+        )
+        self.ends = frozenset(ends if isinstance(ends, list) else [ends])
+        self.begin = self._begin()
+
+    def encode(self, text: str) -> list[int]:
         return [int(token) for token in self._tokenizer.encode(text)]
 
-    def detokenize(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(np.asarray(token_ids, np.int32)))
 
     def render_chat(self, messages: Sequence[Message]) -> str | None:
@@ -82,14 +94,8 @@ class GenAiSession:
         listed = json.dumps([dict(message) for message in messages], ensure_ascii=False)
         return str(self._tokenizer.apply_chat_template(listed, add_generation_prompt=True))
 
-    def start_of_text_ids(self) -> tuple[int, ...]:
+    def _begin(self) -> tuple[int, ...]:
         self._tokenizer.update_options(add_special_tokens="true")
-        whole = self.tokenize(_LETTER)
+        whole = self.encode(_LETTER)
         self._tokenizer.update_options(add_special_tokens="false")
-        return tuple(whole[: whole.index(self.tokenize(_LETTER)[0])])
-
-    def end_of_text_ids(self) -> frozenset[int]:
-        return self._ends
-
-    def close(self) -> None:
-        self._generator = None
+        return tuple(whole[: whole.index(self.encode(_LETTER)[0])])

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import cast
+from typing import Any
 
 from compiler.errors import UnusableInput, missing_extra
-from compiler.package import Package
-from runtimes.session import Session
-from runtimes.whole_batches import in_whole_batches
+from compiler.package import Package, require_usable
+from runtimes.kinds import kind_of_task
 
 # Elsewhere than on macOS packages are evaluated, which says what they compute and nothing of how fast.
 _COREML = "runtimes.coreml.macos" if sys.platform == "darwin" else "runtimes.coreml.evaluator"
@@ -28,13 +27,14 @@ RUNTIMES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
 )
 
 
-def open_session(package: Package, threads: int) -> Session:
-    """Open a package with its runtime.
+def open_session(package: Package, threads: int) -> Any:
+    """Open a package with its runtime; what the session can do is told by the kind of its task (runtimes/session.py).
 
     Raises:
-        UnusableInput: the runtime is unknown or not installed.
+        UnusableInput: the runtime is unknown or not installed, or this machine cannot use the package.
     """
-    return in_whole_batches(cast(Session, import_runtime(package).open_session(package, threads)), package)
+    require_usable(package)
+    return kind_of_task(package.model.task).wrap(import_runtime(package).open_session(package, threads), package)
 
 
 def import_runtime(package: Package) -> ModuleType:

@@ -26,9 +26,9 @@ class TvmSession:
 
     def __init__(self, package: Package) -> None:
         self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(package.artifact)), tvm.cpu())
-        self.input_names = tuple(port.name for port in package.lowered.inputs)
-        self._output_names = tuple(port.name for port in package.lowered.outputs)
-        self.fixed_sequence_length = self.longest_sequence = int(package.lowered.inputs[0].shape[1])
+        self.input_names = tuple(port.name for port in package.lowered.main.inputs)
+        self._output_names = tuple(port.name for port in package.lowered.main.outputs)
+        self.fixed_sequence_length = self.longest_sequence = package.lowered.shapes.longest_sequence
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         arguments = [tvm.runtime.tensor(np.ascontiguousarray(inputs[name])) for name in self.input_names]

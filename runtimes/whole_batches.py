@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.package import Package
-from runtimes.session import EncoderSession, Session
+from runtimes.session import EncodingSession
 
 
 class WholeBatches:
     """An encoder whose artifact has a fixed batch. The last batch is filled up with its first input again."""
 
-    def __init__(self, session: EncoderSession, batch: int) -> None:
+    def __init__(self, session: EncodingSession, batch: int) -> None:
         self._session = session
         self._batch = batch
         self.input_names = session.input_names
@@ -43,9 +43,7 @@ class WholeBatches:
         self._session.close()
 
 
-def in_whole_batches(session: Session, package: Package) -> Session:
+def in_whole_batches(session: EncodingSession, package: Package) -> EncodingSession:
     """The session, for any number of inputs where the package's own number is fixed and not 1."""
-    batch = package.lowered.inputs[0].shape[0]
-    if isinstance(batch, int) and batch > 1 and isinstance(session, EncoderSession):
-        return WholeBatches(session, batch)
-    return session
+    batch = package.lowered.shapes.batch
+    return WholeBatches(session, batch) if batch is not None and batch > 1 else session

@@ -13,28 +13,24 @@ import numpy as np
 from compiler.formats.codes import QuantizedTensor, list_quantized, read_quantized
 from compiler.formats.gptq import BITS, config_of, pack_tensor, write_config
 from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes, write_tensors
-from compiler.lineage import origin_of, write_lineage
-from compiler.model import TEXT_GENERATION, Model
-from compiler.package import Lowered, Port, Weights
-from compiler.quantize.plan import IN_BLOCK, plan_codes, refuse_rows
+from compiler.lineage import lineage_of, model_of, write_lineage
+from compiler.model import Model
+from compiler.package import FixedShapes, Graph, Lowered, Port, Weights
+from compiler.quantize.plan import CODES, IN_BLOCK, plan_codes, refuse_rows
 from compiler.recipe import Recipe
 from compiler.scheme import CODE_SCHEMES
-from compiler.target import Stage
+from compiler.stages.stage import Stage
+from compiler.target import Target
+from compiler.task import GENERATION, tasks_of
 
 NAME = "gptq"
-EXTRA = "reference"
 SCHEMES = tuple(scheme.name for scheme in CODE_SCHEMES if scheme.code_bits in BITS)
-OPTIONS: tuple[str, ...] = ()
-VARIANTS: tuple[str, ...] = ()
-ENGINES: tuple[str, ...] = ()
 
 _CODES_PER_GROUP = 32
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
-    """Why not: an encoder, layers that are no Linear, or sizes that do not fill 32-bit words."""
-    if model.task != TEXT_GENERATION:
-        return f"GPTQ checkpoints hold language models, not {model.task}; try the target onnx."
+    """Why not: layers that are no Linear, or sizes that do not fill 32-bit words."""
     if model.config.get("model_type") == "gpt2":
         return "GPT-2 is built of Conv1D layers, which readers of GPTQ checkpoints do not agree on; try gguf or onnx."
     odd = next((t for t in model.tensors if len(t.shape) == 2 and (t.shape[0] % 32 or t.shape[1] % 32)), None)
@@ -54,22 +50,24 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         "bits": scheme.code_bits,
         "symmetric": scheme.symmetric,
         "damping": recipe.quantization.damping,
-        "origin": origin_of(model, recipe),
+        "lineage": lineage_of(model, recipe),
     }
     codes = plan_codes(model, recipe)
-    return Stage(f"write {scheme.name} checkpoint", "targets.gptq:pack", arguments, ("numpy",), (codes,))
+    label, ensures = f"write {scheme.name} checkpoint", ("model.safetensors",)
+    requires = {"codes": (CODES,)}
+    return Stage(label, "targets.gptq:pack", arguments, ("numpy",), {"codes": codes}, requires, ensures)
 
 
 def pack(
     model: str,
-    inputs: list[str],
+    codes: str,
     out: str,
     scheme: str,
     bits: int,
     group_size: int,
     symmetric: bool,
     damping: float,
-    origin: dict[str, str],
+    lineage: dict[str, str],
 ) -> dict[str, Any]:
     """Write the checkpoint: v1 for symmetric codes, v2 for others, since readers of v1 part ways at a zero point of 0.
 
@@ -77,7 +75,7 @@ def pack(
     """
     folder, form = Path(out), "gptq" if symmetric else "gptq_v2"
     infos = {info.name: info for info in find_tensors(Path(model))}
-    entries = list_quantized(Path(inputs[0]))
+    entries = list_quantized(Path(codes))
     layout: list[tuple[str, str, tuple[int, ...]]] = []
     for name, info in infos.items():
         if name in entries and _is_linear(name):
@@ -94,19 +92,21 @@ def pack(
         else:
             layout.append((name, info.dtype, info.shape))
     write_tensors(folder / "model.safetensors", layout, _data(infos, entries, form))
-    read = write_lineage(Path(model), origin, folder, processor=True)
+    read = model_of(Path(model), lineage)
+    write_lineage(read, lineage, folder, processor=True)
     write_config(dict(read.config), config_of(bits, group_size, symmetric, damping, form), folder)
     for name in ("generation_config.json", "chat_template.jinja"):
         if (Path(model) / name).is_file():
             shutil.copyfile(Path(model) / name, folder / name)
-    shutil.copyfile(Path(inputs[0]) / "layers.json", folder / "layers.json")
+    shutil.copyfile(Path(codes) / "layers.json", folder / "layers.json")
+    inputs = (Port("input_ids", "int64", ("batch", "sequence")),)
+    outputs = (Port("logits", "float32", ("batch", "sequence", read.geometry.vocabulary)),)
     return asdict(
         Lowered(
             runtime="gptq",
-            artifact=".",
-            inputs=(Port("input_ids", "int64", ("batch", "sequence")),),
-            outputs=(Port("logits", "float32", ("batch", "sequence", read.geometry.vocabulary)),),
+            graphs=(Graph("main", ("model.safetensors",), inputs, outputs),),
             weights=_weights(layout, bits),
+            shapes=FixedShapes(vocabulary=read.geometry.vocabulary),
         )
     )
 
@@ -143,3 +143,13 @@ def _weights(layout: list[tuple[str, str, tuple[int, ...]]], bits: int) -> Weigh
             kind = dtype.lower().replace("f", "fp")
             types[kind] = types.get(kind, 0) + count
     return Weights(round(stored_bits / sum(types.values()), 4), dict(sorted(types.items())))
+
+
+TARGET = Target(
+    name=NAME,
+    extra="reference",
+    schemes=SCHEMES,
+    tasks=tasks_of(GENERATION),
+    plan=plan,
+    refuse=refuse,
+)

@@ -11,27 +11,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compiler.lineage import origin_of, write_lineage
-from compiler.model import TEXT_ENCODER_TASKS, Model
-from compiler.package import Lowered, Port, Weights
+from compiler.lineage import lineage_of, model_of, write_lineage
+from compiler.model import Model
+from compiler.package import FixedShapes, Graph, Lowered, Platform, Port, Weights
 from compiler.pretrained import example_inputs, load_encoder
 from compiler.recipe import Recipe
-from compiler.target import Stage
+from compiler.stages.stage import Stage
+from compiler.target import Target
+from compiler.task import ENCODING, tasks_of
 
 NAME = "neo"
-EXTRA = "neo"
 SCHEMES = ("fp32",)
-OPTIONS: tuple[str, ...] = ()
-VARIANTS = ("local",)
-ENGINES: tuple[str, ...] = ()
 
 _LLVM_TARGET = {"local": "llvm"}
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
-    """Why not: anything but a text encoder."""
-    if model.task not in TEXT_ENCODER_TASKS:
-        return f"the target neo takes text encoders ({', '.join(TEXT_ENCODER_TASKS)}) so far, not {model.task}."
+    """Why not: an input that is longer than the model takes."""
     longest = model.geometry.context_length
     if longest and recipe.shapes.sequence_length > longest:
         return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
@@ -42,22 +38,25 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     """Export to ONNX with fixed shapes, then compile."""
     shapes = {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
     tools = ("torch", "onnx", "onnx-ir", "onnxscript", "transformers")
-    export = Stage("export plain ONNX", "targets.neo:export", {"task": model.task, **shapes}, tools)
+    arguments = {"task": model.task, **shapes}
+    export = Stage("export plain ONNX", "targets.neo:export", arguments, tools, ensures=("model.onnx",))
     return Stage(
         "compile with TVM",
         "targets.neo:compile_module",
         {
             "device": recipe.variant or "local",
             "machine": platform.machine(),
-            "origin": origin_of(model, recipe),
+            "lineage": lineage_of(model, recipe),
             **shapes,
         },
         ("apache-tvm", "onnx"),
-        (export,),
+        {"base": export},
+        {"base": ("model.onnx",)},
+        ("compiled.so",),
     )
 
 
-def export(model: str, inputs: list[str], out: str, sequence_length: int, batch: int, task: str) -> None:
+def export(model: str, out: str, sequence_length: int, batch: int, task: str) -> None:
     """Write `model.onnx` in fp32, every shape fixed, attention in plain operators."""
     import torch
 
@@ -76,13 +75,13 @@ def export(model: str, inputs: list[str], out: str, sequence_length: int, batch:
 
 def compile_module(
     model: str,
-    inputs: list[str],
+    base: str,
     out: str,
     device: str,
     machine: str,
     sequence_length: int,
     batch: int,
-    origin: dict[str, str],
+    lineage: dict[str, str],
 ) -> dict[str, Any]:
     """Compile to `compiled.so`, weights inside, for this machine; `machine` keeps caches that several share apart."""
     import onnx
@@ -91,21 +90,35 @@ def compile_module(
     from tvm.relax.frontend.onnx import from_onnx
 
     folder = Path(out)
-    document = onnx.load(str(Path(inputs[0]) / "model.onnx"))
+    document = onnx.load(str(Path(base) / "model.onnx"))
     module = from_onnx(document, keep_params_in_input=False)
     executable = relax.build(relax.get_pipeline("zero")(module), target=tvm.target.Target(_LLVM_TARGET[device]))
     executable.export_library(str(folder / "compiled.so"))
-    read = write_lineage(Path(model), origin, folder, processor=True)
+    read = model_of(Path(model), lineage)
+    write_lineage(read, lineage, folder, processor=True)
+    taken = tuple(Port(port.name, "int64", (batch, sequence_length)) for port in document.graph.input)
+    given = tuple(Port(port.name, "float32", _shape(port)) for port in document.graph.output)
     return asdict(
         Lowered(
             runtime="tvm",
-            artifact="compiled.so",
-            inputs=tuple(Port(port.name, "int64", (batch, sequence_length)) for port in document.graph.input),
-            outputs=tuple(Port(port.name, "float32", _shape(port)) for port in document.graph.output),
+            graphs=(Graph("main", ("compiled.so",), taken, given),),
             weights=Weights(32.0, {"fp32": read.parameters}),
+            shapes=FixedShapes(sequence_lengths=(sequence_length,), longest_sequence=sequence_length, batch=batch),
+            platform=Platform(platform.system(), machine),
         )
     )
 
 
 def _shape(port: Any) -> tuple[int | str, ...]:
     return tuple(axis.dim_value for axis in port.type.tensor_type.shape.dim)
+
+
+TARGET = Target(
+    name=NAME,
+    extra="neo",
+    schemes=SCHEMES,
+    tasks=tasks_of(ENCODING, "text"),
+    plan=plan,
+    refuse=refuse,
+    variants=("local",),
+)

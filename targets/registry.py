@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+
+from compiler.target import Target
 
 TARGETS: tuple[tuple[str, str], ...] = (
     ("gguf", "targets.gguf.target"),
@@ -12,7 +13,7 @@ TARGETS: tuple[tuple[str, str], ...] = (
     (
         "coreml",
         "targets.coreml.target",
-    ),  # Core AI, Apple's announced successor, would be a line and a file of its own here
+    ),  # Core AI, Apple's announced successor, would be a line and a folder of its own here
     ("tflite", "targets.tflite"),
     ("neo", "targets.neo"),
 )
@@ -20,6 +21,7 @@ TARGETS: tuple[tuple[str, str], ...] = (
 TARGET_NAMES: tuple[str, ...] = tuple(name for name, _ in TARGETS)
 
 
-def load_target(name: str) -> ModuleType:
-    """The module of a target (compiler/target.py says what it holds). KeyError when there is none of that name."""
-    return importlib.import_module(dict(TARGETS)[name])
+def load_target(name: str) -> Target:
+    """The target of that name. KeyError when there is none."""
+    target: Target = importlib.import_module(dict(TARGETS)[name]).TARGET
+    return target

@@ -6,25 +6,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compiler.lineage import origin_of, write_lineage
-from compiler.model import TEXT_ENCODER_TASKS, Model
-from compiler.package import Lowered, Port, Weights
+from compiler.lineage import lineage_of, model_of, write_lineage
+from compiler.model import Model
+from compiler.package import FixedShapes, Graph, Lowered, Port, Weights
 from compiler.pretrained import example_inputs, load_encoder
 from compiler.recipe import Recipe
-from compiler.target import Stage
+from compiler.stages.stage import Stage
+from compiler.target import Target
+from compiler.task import ENCODING, tasks_of
 
 NAME = "tflite"
-EXTRA = "tflite"
 SCHEMES = ("fp32",)
-OPTIONS: tuple[str, ...] = ()
-VARIANTS: tuple[str, ...] = ()
-ENGINES: tuple[str, ...] = ()
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
-    """Why not: anything but a text encoder."""
-    if model.task not in TEXT_ENCODER_TASKS:
-        return f"the target tflite takes text encoders ({', '.join(TEXT_ENCODER_TASKS)}) so far, not {model.task}."
+    """Why not: an input that is longer than the model takes."""
     longest = model.geometry.context_length
     if longest and recipe.shapes.sequence_length > longest:
         return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
@@ -39,33 +35,44 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         {
             "sequence_length": recipe.shapes.sequence_length,
             "batch": recipe.shapes.batch,
-            "origin": origin_of(model, recipe),
+            "lineage": lineage_of(model, recipe),
         },
         ("litert-torch", "ai-edge-litert", "torch", "transformers"),
+        ensures=("model.tflite",),
     )
 
 
-def convert(
-    model: str, inputs: list[str], out: str, sequence_length: int, batch: int, origin: dict[str, str]
-) -> dict[str, Any]:
+def convert(model: str, out: str, sequence_length: int, batch: int, lineage: dict[str, str]) -> dict[str, Any]:
     """Write `model.tflite` with one signature, int32 inputs of (batch, sequence_length)."""
     import litert_torch
     import torch
 
     folder = Path(out)
-    encoder = load_encoder(Path(model), origin["task"])
+    encoder = load_encoder(Path(model), lineage["task"])
     examples = tuple(tensor.to(torch.int32) for tensor in example_inputs(encoder, batch, sequence_length))
     with torch.inference_mode():
         shapes = [tuple(value.shape) for value in encoder.module(*examples)]
     litert_torch.convert(encoder.module, examples).export(str(folder / "model.tflite"))
-    read = write_lineage(Path(model), origin, folder, processor=True)
-    ports = zip(encoder.output_names, shapes, strict=True)
+    read = model_of(Path(model), lineage)
+    write_lineage(read, lineage, folder, processor=True)
+    taken = tuple(Port(each, "int32", (batch, sequence_length)) for each in encoder.input_names)
+    named = zip(encoder.output_names, shapes, strict=True)
+    given = tuple(Port(each, "float32", shape) for each, shape in named)
     return asdict(
         Lowered(
             runtime="litert",
-            artifact="model.tflite",
-            inputs=tuple(Port(each, "int32", (batch, sequence_length)) for each in encoder.input_names),
-            outputs=tuple(Port(each, "float32", shape) for each, shape in ports),
+            graphs=(Graph("main", ("model.tflite",), taken, given),),
             weights=Weights(32.0, {"fp32": read.parameters}),
+            shapes=FixedShapes(sequence_lengths=(sequence_length,), longest_sequence=sequence_length, batch=batch),
         )
     )
+
+
+TARGET = Target(
+    name=NAME,
+    extra="tflite",
+    schemes=SCHEMES,
+    tasks=tasks_of(ENCODING, "text"),
+    plan=plan,
+    refuse=refuse,
+)

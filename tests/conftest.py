@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
@@ -21,7 +22,11 @@ from filelock import FileLock
 from compiler.cli.main import main
 from compiler.inputs.open import open_model
 from compiler.model import Model
+from compiler.package import read_package
+from compiler.quantization import Calibration
 from compiler.stages.worker import Finished, run_in_child
+from compiler.task import find_task
+from runtimes.verify.verification import Verification, read_verification
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -81,7 +86,7 @@ def run_edgec_here(*arguments: object) -> subprocess.CompletedProcess[str]:
     # Stages side by side are for processes of their own: torch and coremltools keep global state.
     words += ["--jobs", "1"] if words[0] == "build" else []
     with ExitStack() as stack:
-        for module in ("compiler.build", "runtimes.verify.verify", "compiler.inputs.open"):
+        for module in ("compiler.stages.executor", "runtimes.verify.verify"):
             stack.enter_context(patch(f"{module}.run_in_child", call))
         stack.enter_context(patch("sys.argv", ["edgec", *words]))
         stack.enter_context(patch("signal.signal"))
@@ -99,6 +104,24 @@ def run_edgec_here(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="session")
 def edgec_here() -> Run:
     return run_edgec_here
+
+
+def write_samples(model: Path, out: Path, task: str, calibration: Calibration) -> None:
+    """The calibration samples of a task, by the function that its row names."""
+    module, name = find_task(task).samples.split(":")
+    getattr(importlib.import_module(module), name)(str(model), str(out), task, asdict(calibration))
+
+
+def verification_of(folder: Path) -> Verification:
+    """What verify left beside a package."""
+    found = read_verification(read_package(folder))
+    assert found is not None
+    return found
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    """The figures of it."""
+    return verification_of(folder).figures
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from compiler.errors import UnusableInput
 from compiler.inputs.open import open_model
 from compiler.model import Model, read_model
-from runtimes.verify.reference import expect_language
+from runtimes.kinds.generation import write_expected
 from targets.gguf import target as gguf
 
 
@@ -137,7 +137,7 @@ def test_a_decoder_that_lacks_a_tensor_is_no_reference(smollm2: Model, tmp_path:
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(UnusableInput, match=r"lacks the weights model\.layers\.1\.mlp\.up_proj"):
-        expect_language(str(model), str(tmp_path), None, 64, 64, 4)
+        write_expected(str(model), str(tmp_path), None, 64, 64, 4, "text-generation")
 
 
 def test_no_recipe(encoder: Path, tmp_path: Path, edgec: Run) -> None:

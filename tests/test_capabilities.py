@@ -30,7 +30,7 @@ def _unfold(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("target", TARGET_NAMES)
 def test_the_short_form_names_every_scheme(target: str) -> None:
-    schemes = load_target(target).SCHEMES
+    schemes = load_target(target).schemes
     assert sorted(_unfold(shorten(schemes))) == sorted(schemes)
 
 

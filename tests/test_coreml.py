@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pytest
 import tiny
 import torch
 import transformers
-from conftest import Run, assert_refused
-from lowering import CONTEXT, language_session, lower, origin
+from conftest import Run, assert_refused, figures_of, write_samples
+from lowering import CONTEXT, decoder_session, lineage, lower
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
@@ -25,13 +24,11 @@ from compiler.model import Model, read_model
 from compiler.package import read_package
 from compiler.pretrained import Encoder, load_encoder
 from compiler.quantization import Calibration, Quantization
-from compiler.quantize.calibrate.samples import write_samples
 from compiler.quantize.stage import quantize
 from compiler.stages.worker import run_in_child
 from runtimes.coreml.evaluator import Evaluator
 from runtimes.coreml.mil_program import BlobValue, read_blob, read_mil
-from runtimes.verify.reference import draw_images
-from targets.coreml.encoder import lower_encoder
+from runtimes.kinds.encoding import draw_images
 from targets.coreml.placement import predict_placement
 
 
@@ -50,7 +47,6 @@ def codes_of(folder: Path, out: Path, bits: int, group: int, rows_per_palette: i
     out.mkdir(parents=True)
     quantize(
         str(folder),
-        [],
         str(out),
         task=read_model(folder).task,
         method="rtn",
@@ -100,27 +96,25 @@ def test_an_encoder_of_every_family_computes_what_torch_does(
 def test_a_decoder_of_every_family_prefills_and_goes_on(
     kind: str, ios: int, layout: str, made: Path, tmp_path: Path
 ) -> None:
-    lower(made / kind, tmp_path / "out", layout=layout, ios=ios)
-    session = language_session(tmp_path / "out")
+    session = decoder_session(lower(made / kind, tmp_path / "out", layout=layout, ios=ios))
     ids = [int(token) for token in np.random.default_rng(0).integers(5, 5000, 45)]
     model = transformers.AutoModelForCausalLM.from_pretrained(made / kind).eval()
     with torch.inference_mode():
         expected = model(torch.tensor([ids])).logits[0].numpy()
     assert_near(session.score(ids[:44]), expected[:44], 2e-2)
-    assert_near(session.prefill(ids[:44]), expected[43], 2e-2)
-    assert_near(session.decode(ids[44]), expected[44], 2e-2)
+    session.reset()
+    assert_near(session.extend(ids[:44]), expected[43], 2e-2)
+    assert_near(session.extend([ids[44]]), expected[44], 2e-2)
 
 
 def test_a_decoder_in_parts_and_one_that_gives_tokens_agree_with_the_whole(made: Path, tmp_path: Path) -> None:
     ids = [int(token) for token in np.random.default_rng(3).integers(5, 5000, 40)]
-    lower(made / "llama", tmp_path / "whole")
-    whole = language_session(tmp_path / "whole").score(ids)
-    lower(made / "llama", tmp_path / "parts", part_bytes=100_000)
-    names = tuple(sorted(path.name for path in (tmp_path / "parts").glob("part-*.mlpackage")))
-    assert len(names) == 4  # the embedding, two layers, the head
-    assert_near(language_session(tmp_path / "parts", names).score(ids), whole, 2e-3)
-    lower(made / "llama", tmp_path / "greedy", greedy=True)
-    tokens = language_session(tmp_path / "greedy").score(ids).argmax(1)
+    whole = decoder_session(lower(made / "llama", tmp_path / "whole")).score(ids)
+    parts = lower(made / "llama", tmp_path / "parts", part_bytes=100_000)
+    assert len(parts.lowered.main.files) == 4  # the embedding, two layers, the head
+    assert_near(decoder_session(parts).score(ids), whole, 2e-3)
+    greedy = lower(made / "llama", tmp_path / "greedy", greedy=True)
+    tokens = decoder_session(greedy).score(ids).argmax(1)
     assert (tokens == whole.argmax(1)).all()
 
 
@@ -152,11 +146,10 @@ def test_a_package_of_gptq_codes_computes_what_torch_does_with_what_they_stand_f
     model, codes = read_model(made / kind), tmp_path / "codes"
     for folder in (tmp_path / "samples", codes):
         folder.mkdir()
-    calibration = Calibration(samples=4, sample_tokens=64)
-    write_samples(str(made / kind), [], str(tmp_path / "samples"), model.task, asdict(calibration))
+    write_samples(made / kind, tmp_path / "samples", model.task, Calibration(samples=4, sample_tokens=64))
     scheme = {"method": "gptq", "bits": 4, "group_size": 32, "symmetric": True, "quantization": Quantization().full()}
-    quantize(str(made / kind), [str(tmp_path / "samples")], str(codes), model.task, **scheme)
-    lower(made / kind, tmp_path / "out", codes)
+    quantize(str(made / kind), str(codes), model.task, **scheme, samples=str(tmp_path / "samples"))
+    package = lower(made / kind, tmp_path / "out", codes)
     restored = shutil.copytree(made / kind, tmp_path / "restored")
     tensors = load_file(restored / "model.safetensors")
     entries = list_quantized(codes)
@@ -168,7 +161,7 @@ def test_a_package_of_gptq_codes_computes_what_torch_does_with_what_they_stand_f
         reference = transformers.AutoModelForCausalLM.from_pretrained(restored).eval()
         with torch.inference_mode():
             expected = reference(torch.tensor([ids])).logits[0].numpy()
-        assert_near(language_session(tmp_path / "out").score(ids), expected, 2e-2)
+        assert_near(decoder_session(package).score(ids), expected, 2e-2)
         return
     encoder = load_encoder(restored, model.task)
     given = encoder_inputs(encoder)
@@ -199,7 +192,7 @@ def test_palettes_are_evaluated_as_they_were_found(bits: int, ios: int, made: Pa
 
 
 def test_more_values_and_fewer_rows_bring_a_palette_nearer() -> None:
-    from compiler.quantize.solve.gptq import Solver, damped
+    from compiler.quantize.solve.gptq import GptqSettings, damp_hessian
     from compiler.quantize.solve.grid import Grid
     from compiler.quantize.solve.matrix import restore, round_matrix, solve_matrix
 
@@ -215,13 +208,13 @@ def test_more_values_and_fewer_rows_bring_a_palette_nearer() -> None:
     span = weight.abs().max() * 2 / 15
     assert error(4, 0) < float(((weight / span).round() * span - weight).square().mean())
     inputs = torch.randn(400, 96, generator=generator) @ torch.randn(96, 96, generator=generator)
-    moments = damped(inputs.t() @ inputs, Solver(), "weight")
+    damped = damp_hessian(inputs.t() @ inputs, GptqSettings(), "weight")
     grid = Grid(4, 0, False, 8)
 
     def lost(restored: torch.Tensor) -> float:
         return float((inputs @ (weight - restored).t()).square().sum())
 
-    assert lost(restore(*solve_matrix(weight, moments, grid, Solver()))) < 0.6 * lost(
+    assert lost(restore(*solve_matrix(weight, damped, grid, GptqSettings()))) < 0.6 * lost(
         restore(*round_matrix(weight, grid))
     )
 
@@ -241,8 +234,8 @@ def test_two_builds_give_the_same_bytes(made: Path, tmp_path: Path) -> None:
     for seed in ("1", "2"):
         (tmp_path / seed).mkdir()
         arguments = {
-            "model": str(folder), "inputs": [str(codes)], "out": str(tmp_path / seed), "layout": "ane", "ios": 18,
-            "context_length": CONTEXT, "part_bytes": 10**9, "bits": 4.5, "greedy": False, "origin": origin(folder),
+            "model": str(folder), "codes": str(codes), "out": str(tmp_path / seed), "layout": "ane", "ios": 18,
+            "context_length": CONTEXT, "part_bytes": 10**9, "bits": 4.5, "greedy": False, "lineage": lineage(folder),
         }  # fmt: skip
         environment = {"PYTHONHASHSEED": seed}
         run_in_child("targets.coreml.decoder:lower_decoder", arguments, label="lower", environment=environment)
@@ -263,9 +256,8 @@ def test_a_package_of_several_lengths_takes_each_and_cuts_a_longer_text(
     done = edgec_here("build", made / "bert", "-r", "coreml:fp16+lengths", "-o", tmp_path / "out", "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
     package = read_package(tmp_path / "out" / "coreml-fp16-lengths")
-    assert package.lowered.inputs[0].shape == (1, "sequence")
-    told = json.loads((package.folder / "coreml.json").read_text())
-    assert told["sequence_lengths"] == [64, 128, 256]  # the model ends at 256
+    assert package.lowered.main.inputs[0].shape == (1, "sequence")
+    assert package.lowered.shapes.sequence_lengths == (64, 128, 256)  # the model ends at 256
     ran = edgec_here("run", package.folder, "-p", "short", "-p", "word " * 254, "-p", "word " * 400, "--json")
     assert ran.returncode == 0, ran.stderr
     _, longest, cut = json.loads(ran.stdout)
@@ -280,16 +272,13 @@ def test_activations_in_8_bits_are_rounded_in_the_package_too(kind: str, made: P
     codes, samples, ranges = codes_of(made / kind, tmp_path / "codes", 8, 0), tmp_path / "samples", tmp_path / "ranges"
     for folder in (samples, ranges):
         folder.mkdir()
-    write_samples(str(made / kind), [], str(samples), task, asdict(Calibration()))
-    measure_ranges(str(made / kind), [str(samples)], str(ranges), task)
+    write_samples(made / kind, samples, task, Calibration())
+    measure_ranges(str(made / kind), str(samples), str(ranges), task)
     told = json.loads((ranges / "ranges.json").read_text())
     scales, floats = told["scales"], told["float_errors"]
     assert len(scales) + len(floats) >= 12 and len(scales) > 6
     assert all(0 < scale < 1 for scale in scales.values())
-    folders = [str(codes), str(ranges)]
-    (tmp_path / "out").mkdir()
-    shared = {"layout": "ane", "ios": 17, "sequence_lengths": [32], "batch": 1, "origin": origin(made / kind)}
-    lower_encoder(str(made / kind), folders, str(tmp_path / "out"), **shared)
+    lower(made / kind, tmp_path / "out", codes, ios=17, ranges=str(ranges))
     package = read_mil(tmp_path / "out" / "model.mlpackage")
     kinds = [operation.kind for operation in package.functions["main"].operations]
     assert kinds.count("quantize") == kinds.count("dequantize") == len(scales)
@@ -308,10 +297,10 @@ def test_minilm_stays_on_the_neural_engine_and_is_right(minilm_folder: Path, edg
     assert done.returncode == 0, done.stdout + done.stderr
     assert "stay on ane" in done.stdout
     package = read_package(tmp_path / "out" / "coreml-fp16")
-    assert (package.quality or {})["min_cosine"] > 0.9999
+    assert figures_of(package.folder)["min_cosine"] > 0.9999
     placement = package.lowered.placement
     assert placement is not None and placement.source == "predicted"
-    assert {each.operator for each in placement.departures} == {"gather", "cast"}
+    assert {each.operator for each in placement.unsupported} == {"gather", "cast"}
     assert_refused(edgec("bench", tmp_path / "out" / "coreml-fp16"), 2, "only evaluated", "macOS")
     refused = edgec("build", minilm_folder, "-r", "coreml:fp16", "--require", "ane>=0.999", "-o", tmp_path / "strict")
     assert_refused(refused, 1, "99.26%", "gather", "--allow placement")
@@ -326,7 +315,7 @@ def test_minilm_stays_on_the_neural_engine_and_is_right(minilm_folder: Path, edg
 def test_what_leaves_the_engine_is_named_with_its_source(made: Path, tmp_path: Path) -> None:
     lower(made / "llama", tmp_path / "out", greedy=True)
     placement = predict_placement(tmp_path / "out" / "model.mlpackage")
-    reasons = {each.operator: each.reason for each in placement.departures}
+    reasons = {each.operator: each.reason for each in placement.unsupported}
     assert "index" in reasons["reduce_argmax"] and "look-up" in reasons["gather"]
     assert 0.5 < placement.share < 1
     codes = codes_of(made / "bert", tmp_path / "codes", 4, 32)
@@ -357,7 +346,7 @@ def test_a_language_model_goes_the_whole_way(made: Path, edgec_here: Run, tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
     checked = edgec_here("verify", tmp_path / "out" / "coreml-fp16")
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert (read_package(tmp_path / "out" / "coreml-fp16").quality or {})["mean_kl"] < 2e-3
+    assert figures_of(tmp_path / "out" / "coreml-fp16")["mean_kl"] < 2e-3
     ran = edgec_here("run", tmp_path / "out" / "coreml-int4-rtn-g32", "-p", "Name an animal.", "-n", "4", "--json")
     assert json.loads(ran.stdout)[0]["new_tokens"] == 4
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from lowering import language_session, lower
+from lowering import decoder_session, lower
 from safetensors.torch import load_file, save_file
 
 from compiler.model import Model
@@ -27,7 +27,6 @@ def test_a_stream_beyond_float16_is_kept_within_it(kind: str, smollm2: Model, tm
     with torch.inference_mode():
         expected = model(torch.tensor([ids]), output_hidden_states=True)
     assert expected.hidden_states[1].abs().max() > 65504
-    lower(folder, tmp_path / "out")
-    logits = language_session(tmp_path / "out").score(ids)
+    logits = decoder_session(lower(folder, tmp_path / "out")).score(ids)
     reference = expected.logits[0].numpy()
     assert np.abs(logits - reference).max() < 2e-2 * np.abs(reference).max()

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from lowering import language_session, lower
+from lowering import decoder_session, lower
 
 from compiler.model import Model
-from runtimes.coreml.calls import LanguageCalls
+from runtimes.coreml.calls import DecoderCalls
 from runtimes.coreml.evaluator import Evaluator
 from runtimes.coreml.macos import CoreMlCaller
 
@@ -54,16 +54,17 @@ def test_the_runtime_on_macos_makes_the_calls_that_core_ml_wants(llama: Path, tm
         ComputeUnit=SimpleNamespace(ALL="all"),
         models=SimpleNamespace(MLModel=_FakeModel, utils=coremltools.models.utils),
     )
-    lower(llama, tmp_path / "out")
-    package: Any = SimpleNamespace(folder=tmp_path / "out")
-    real = LanguageCalls(package, [CoreMlCaller(tmp_path / "out" / "model.mlpackage", library)])
-    evaluated = language_session(tmp_path / "out")
+    package = lower(llama, tmp_path / "out")
+    real = DecoderCalls(package, [CoreMlCaller(tmp_path / "out" / "model.mlpackage", library)])
+    evaluated = decoder_session(package)
     ids = [int(token) for token in np.random.default_rng(0).integers(5, 5000, 40)]
     for session in (real, evaluated):
-        session.prefill(ids[:39])
-    np.testing.assert_allclose(real.decode(ids[39]), evaluated.decode(ids[39]), atol=1e-3)
+        session.reset()
+        session.extend(ids[:39])
+    np.testing.assert_allclose(real.extend([ids[39]]), evaluated.extend([ids[39]]), atol=1e-3)
     assert _FakeModel.made == 1  # prefill and decode share it
-    real.prefill(ids)
+    real.reset()
+    real.extend(ids)
     assert _FakeModel.made == 2
 
 

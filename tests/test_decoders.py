@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from conftest import Run, assert_refused
+from conftest import Run, assert_refused, figures_of, verification_of
 
 from compiler.formats.gguf import read_gguf_header
 from compiler.model import Model
@@ -64,11 +64,11 @@ def test_a_family_is_packaged_and_still_computes_the_same(
     kind: str, recipes: tuple[str, ...], made: Path, edgec: Run, edgec_here: Run
 ) -> None:
     for folder in _packages(kind, recipes, made, edgec if kind == "llama" else edgec_here).iterdir():
-        quality = read_package(folder).quality
-        assert quality is not None and quality["passed"]
+        found = verification_of(folder)
+        assert found.passed and found.package == read_package(folder).digest
         if folder.name in ("onnx-fp32", "gguf-F32"):
-            assert quality["mean_kl"] < 1e-5
-            assert quality["greedy_agreement"] == 1
+            assert figures_of(folder)["mean_kl"] < 1e-5
+            assert figures_of(folder)["greedy_agreement"] == 1
 
 
 def test_a_text_gives_perplexity(llama: Path, edgec_here: Run, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_text_gives_perplexity(llama: Path, edgec_here: Run, tmp_path: Path) -
     text.write_text("The river ran past the mill and under the old bridge, as it had for three hundred years. " * 60)
     done = edgec_here("verify", package, "--text", text, "--max-tokens", 512, "--allow", "numbers", "--json")
     assert done.returncode == 0, done.stderr
-    quality = json.loads(done.stdout)[0]["quality"]
+    quality = json.loads(done.stdout)[0]["figures"]
     assert quality["positions"] == 256  # the second halves of two windows of the 256 that the model takes
     assert quality["perplexity"] == pytest.approx(quality["reference_perplexity"], rel=0.05)
     text.write_text("too short")
@@ -91,7 +91,7 @@ def test_a_normalizer_that_genai_leaves_out_is_noticed(made: Path, edgec_here: R
     assert list(out.iterdir()) == [], "what failed is not left as if it were good"
     assert edgec_here(*command).returncode == 0
     assert edgec_here("verify", out / "onnx-fp32", "--allow", "text").returncode == 0
-    assert (read_package(out / "onnx-fp32").quality or {})["mean_kl"] < 1e-6
+    assert figures_of(out / "onnx-fp32")["mean_kl"] < 1e-6
 
 
 def test_llama_cpp_loads_the_package_without_edgec_and_agrees_with_torch(made: Path, llama: Path) -> None:
@@ -222,7 +222,7 @@ def test_local_and_global_layers_keep_their_rotary_bases(smollm2: Model, edgec_h
     done = edgec_here("build", folder, "-r", "onnx:fp32", "-o", tmp_path / "out", "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
     # The passages are longer than the window, and each is scored from an empty cache.
-    assert (read_package(tmp_path / "out" / "onnx-fp32").quality or {})["mean_kl"] < 1e-9
+    assert figures_of(tmp_path / "out" / "onnx-fp32")["mean_kl"] < 1e-9
 
 
 def test_a_vocabulary_that_only_sentencepiece_could_give_is_asked_for(

@@ -14,10 +14,10 @@ import pytest
 import tiny
 import torch
 import transformers
-from conftest import Run, assert_refused
+from conftest import Run, assert_refused, figures_of
 
 from compiler.package import read_package
-from runtimes.use import classify
+from runtimes.encoder_use import classify
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_a_family_is_packaged_and_still_computes_the_same(kind: str, made: Path,
     run = edgec if kind in ("bert-classify", "vit") else edgec_here
     done = run("build", made / kind / "model", "-r", "onnx:fp32", "-r", "onnx:int8", "-o", out, "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
-    exact, rounded = (read_package(out / f"onnx-{scheme}").quality or {} for scheme in ("fp32", "int8"))
+    exact, rounded = (figures_of(out / f"onnx-{scheme}") for scheme in ("fp32", "int8"))
     assert exact["max_abs_difference"] < 1e-5
     assert rounded["mean_cosine"] > 0.99
     operators = Counter(node.op_type for node in onnx.load(str(out / "onnx-fp32" / "model.onnx")).graph.node)
@@ -74,8 +74,8 @@ def test_a_text_encoder_goes_to_litert_and_tvm(made: Path, edgec_here: Run) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     for name, batch in (("tflite-fp32", 2), ("neo-fp32-local", 1)):
         package = read_package(out / name)
-        assert (package.quality or {})["max_abs_difference"] < 1e-4
-        assert package.lowered.inputs[0].shape == (batch, 64)
+        assert figures_of(package.folder)["max_abs_difference"] < 1e-4
+        assert package.lowered.main.inputs[0].shape == (batch, 64)
     ran = edgec_here("run", out / "tflite-fp32", "-p", "one", "-p", "one", "-p", "two", "--json")
     first, same, other = json.loads(ran.stdout)
     assert np.dot(first, same) == pytest.approx(1, abs=1e-5)
@@ -91,7 +91,7 @@ def test_llama_cpp_embeds_as_torch_does_and_its_own_tokenizer_is_held_to_hugging
     assert done.returncode == 0, done.stderr
     assert_refused(edgec_here("verify", out / "gguf-F32"), 1, "tokenizer", "한국어")
     assert edgec_here("verify", out / "gguf-F32", "--allow", "text").returncode == 0
-    assert (read_package(out / "gguf-F32").quality or {})["min_cosine"] > 0.9999
+    assert figures_of(out / "gguf-F32")["min_cosine"] > 0.9999
     # The model ends at 256 tokens: a longer text is cut.
     ran = edgec_here("run", out / "gguf-F32", "-p", "word " * 600, "-p", "word " * 254, "--json")
     assert ran.returncode == 0, ran.stderr

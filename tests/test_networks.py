@@ -19,13 +19,14 @@ from compiler.errors import UnusableInput
 from compiler.model import Model, read_model
 from compiler.networks.configs import Part
 from compiler.networks.decoder import Decoder, cache_shapes
-from compiler.networks.decoder_families import decoder_sources, describe_decoder, rotary_tables
+from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
 from compiler.networks.encoder import build_encoder
-from compiler.networks.encoder_families import describe_encoder, encoder_sources
+from compiler.networks.encoder_family import describe_encoder, encoder_sources
+from compiler.networks.families import decoder_family, encoder_family
 from compiler.networks.parts import Layout
 from compiler.networks.weights import fill
 from compiler.pretrained import load_encoder
-from runtimes.verify.reference import draw_images
+from runtimes.kinds.encoding import draw_images
 
 LAYOUTS: tuple[Layout, ...] = ("plain", "ane")
 TOLERANCE = 2e-4
@@ -88,17 +89,24 @@ def test_a_rotary_embedding_of_every_scaling_agrees(scaling: str, made: Path, tm
     original = 256 if scaling == "longrope" else 16
     base = {"rope_theta": 10000.0, "original_max_position_embeddings": original}
     config["rope_parameters"] = {"rope_type": scaling, **base, **parameters}
-    before = rotary_tables(read_model(folder), describe_decoder(read_model(folder), 64))[""][0]
+    before = _cosines(folder)
     (folder / "config.json").write_text(json.dumps(config))
-    after = rotary_tables(read_model(folder), describe_decoder(read_model(folder), 64))[""][0]
+    after = _cosines(folder)
     assert before.shape != after.shape or float((before - after).abs().max()) > 0.1
     assert_decoder_agrees(folder, "ane")
+
+
+def _cosines(folder: Path) -> Tensor:
+    source = read_model(folder)
+    family = decoder_family(source)
+    return rotary_tables(source, family, describe_decoder(source, family, 64))[""][0]
 
 
 @torch.inference_mode()
 def assert_decoder_agrees(folder: Path, layout: Layout) -> None:
     source = read_model(folder)
-    config = describe_decoder(source, 64)
+    family = decoder_family(source)
+    config = describe_decoder(source, family, 64)
     part = Part(0, config.layers, True, True)
     reference = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     ids = torch.randint(5, config.vocabulary, (1, LENGTH + 1), generator=torch.Generator().manual_seed(1))
@@ -106,8 +114,8 @@ def assert_decoder_agrees(folder: Path, layout: Layout) -> None:
     caches = [torch.zeros(shape) for shape in cache_shapes(config, part, layout)]
     networks = {}
     for length in (LENGTH, 1):
-        networks[length] = Decoder(config, part, length, rotary_tables(source, config), layout).eval()
-        fill(networks[length], source, decoder_sources(source, config))
+        networks[length] = Decoder(config, part, length, rotary_tables(source, family, config), layout).eval()
+        fill(networks[length], source, decoder_sources(source, family, config))
     with block_outputs(networks[LENGTH].blocks, layout) as seen:
         logits, *caches = networks[LENGTH](ids[:, :LENGTH], torch.tensor([0]), *caches)
     for ours, theirs in zip(seen[:-1], expected.hidden_states[1:-1], strict=True):
@@ -121,9 +129,10 @@ def assert_decoder_agrees(folder: Path, layout: Layout) -> None:
 @torch.inference_mode()
 def test_an_encoder_agrees_after_every_block(kind: str, layout: Layout, made: Path) -> None:
     source = read_model(made / kind)
-    config = describe_encoder(source)
+    family = encoder_family(source)
+    config = describe_encoder(source, family)
     network = build_encoder(config, layout).eval()
-    fill(network, source, encoder_sources(source, config))
+    fill(network, source, encoder_sources(source, family, config))
     reference = load_encoder(made / kind, source.task, "eager")
     if config.image:
         given = {"pixel_values": torch.from_numpy(draw_images(config.image[0])[1])[None]}
@@ -158,8 +167,8 @@ def test_a_tensor_that_is_missing_or_left_over_is_an_error(made: Path, tmp_path:
     save_file({name: value for name, value in tensors.items() if name != lost}, tmp_path / "model.safetensors")
     source = read_model(tmp_path)
     with pytest.raises(UnusableInput, match=r"layers\.1\.mlp\.up_proj"):
-        decoder_sources(source, describe_decoder(source, 64))
+        decoder_sources(source, decoder_family(source), describe_decoder(source, decoder_family(source), 64))
     save_file({**tensors, "model.layers.0.adapter.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
     source = read_model(tmp_path)
     with pytest.raises(UnusableInput, match=r"layers\.0\.adapter"):
-        decoder_sources(source, describe_decoder(source, 64))
+        decoder_sources(source, decoder_family(source), describe_decoder(source, decoder_family(source), 64))

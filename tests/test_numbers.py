@@ -1,4 +1,4 @@
-"""The figures agree with independent implementations; verdicts and comparisons follow from samples as stated."""
+"""The figures agree with independent implementations; validity and comparisons follow from samples as stated."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measurements import measurement
 
 from benchmarks.agent import environment
 from benchmarks.compare import compare, compare_recipes
 from benchmarks.measurement import Measurement, read_measurements, write_measurements
 from benchmarks.report.charts import pareto_front
-from benchmarks.statistics import percentile, ratio_interval
-from benchmarks.validity import Disturbance, judge
+from benchmarks.statistics import ratio_interval
+from benchmarks.validity import Disturbance, Validity, judge
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.recipe import Thresholds
+from compiler.scheme import find_scheme
+from runtimes.kinds import encoding, generation
+from runtimes.kinds.kind import percentile
 from runtimes.verify.metrics import (
     Step,
     cosines,
@@ -27,7 +30,7 @@ from runtimes.verify.metrics import (
     relative_error,
     row_cosines,
 )
-from runtimes.verify.thresholds import thresholds_for
+from runtimes.verify.verification import Verification
 from runtimes.verify.verify import check_numbers
 
 _QUIET = Disturbance(0.0, 0.0, 0, None)
@@ -70,12 +73,14 @@ def test_greedy_agreement_ends_at_the_first_difference_and_a_tie_is_none() -> No
 
 @pytest.mark.parametrize("value", [0.2, float("nan"), float("inf")])
 def test_a_figure_beyond_its_limit_or_not_a_number_fails(value: float) -> None:
-    assert check_numbers({"mean_kl": value}, Thresholds(max_mean_kl=0.1))
-    assert check_numbers({"min_cosine": -value}, Thresholds(min_cosine=0.1))
+    assert check_numbers({"mean_kl": value}, {"max_mean_kl": 0.1}, generation.KIND.limited)
+    assert check_numbers({"min_cosine": -value}, {"min_cosine": 0.1}, encoding.KIND.limited)
+    assert check_numbers({}, {"min_cosine": 0.1}, encoding.KIND.limited), "a figure that is missing"
 
 
 def test_figures_within_limits_pass() -> None:
-    assert check_numbers({"mean_kl": 0.1, "same_top1": 0.9}, Thresholds(max_mean_kl=0.1, min_same_top1=0.9)) == []
+    limits = {"max_mean_kl": 0.1, "min_same_top1": 0.9}
+    assert check_numbers({"mean_kl": 0.1, "same_top1": 0.9}, limits, generation.KIND.limited) == []
 
 
 def test_outputs_of_the_right_direction_and_the_wrong_size_fail() -> None:
@@ -83,10 +88,12 @@ def test_outputs_of_the_right_direction_and_the_wrong_size_fail() -> None:
     pairs = [(reference[:2], reference[:2] / 10), (reference[2:], reference[2:] / 10)]
     assert np.concatenate(row_cosines(pairs)).tolist() == pytest.approx([1] * 4)
     assert relative_error(pairs) == pytest.approx(0.9)
-    for scheme in ("fp32", "fp16", "int8", "Q4_0", "int4-gptq-g32", "lut6"):
-        limits = thresholds_for(scheme, Thresholds())
-        assert check_numbers({"relative_error": 0.9, "min_cosine": 1.0}, limits), scheme
-        assert check_numbers({"relative_error": 0.0, "min_cosine": 1.0}, limits) == []
+    for name in ("fp32", "fp16", "int8", "Q4_0", "int4-gptq-g32", "lut6"):
+        scheme = find_scheme(name)
+        assert scheme is not None
+        limits = encoding.limits(scheme)
+        assert check_numbers({"relative_error": 0.9, "min_cosine": 1.0}, limits, encoding.KIND.limited), name
+        assert check_numbers({"relative_error": 0.0, "min_cosine": 1.0}, limits, encoding.KIND.limited) == []
 
 
 def test_a_single_label_is_compared_over_all_inputs() -> None:
@@ -129,26 +136,26 @@ def test_a_quiet_steady_run_is_valid() -> None:
     ],
 )
 def test_disturbances_are_named(disturbance: Disturbance, word: str, reason: str) -> None:
-    verdict = judge([[1.0], [1.0], [1.0]], disturbance)
-    assert verdict.word == word
-    assert reason in verdict.reasons[0]
+    validity = judge([[1.0], [1.0], [1.0]], disturbance)
+    assert validity.word == word
+    assert reason in validity.reasons[0]
 
 
 def test_drift_and_spread_are_named() -> None:
-    verdict = judge([[1.0], [1.1], [1.3]], _QUIET)
-    assert verdict.word == "invalid"
-    assert any("last round" in reason for reason in verdict.reasons)
+    validity = judge([[1.0], [1.1], [1.3]], _QUIET)
+    assert validity.word == "invalid"
+    assert any("last round" in reason for reason in validity.reasons)
 
 
 def _measurement(scale: float = 1.0, **changes: object) -> Measurement:
     generator = np.random.default_rng(0)
-    samples = {"latency_s": [list(scale * 0.01 * generator.lognormal(0, 0.02, 20)) for _ in range(5)]}
-    base = Measurement(
-        package="p", recipe="onnx:int8", model="m", task="feature-extraction", device="local", workload={"threads": 2},
-        samples=samples, summary={"package_bytes": 100, "latency_ms_p50": 10.0 * scale}, quality={"mean_kl": 0.1},
-        environment={}, verdict={"word": "valid", "reasons": []}, absent={},
-    )  # fmt: skip
-    return replace(base, **changes)
+    samples = {"latency_s": tuple(tuple(scale * 0.01 * generator.lognormal(0, 0.02, 20)) for _ in range(5))}
+    base = measurement(samples, {"package_bytes": 100, "latency_ms_p50": 10.0 * scale}, {"max_abs_difference": 0.1})
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def _found(distance: float, passed: bool = True, text: str = "edgec passages") -> Verification:
+    return Verification("0" * 64, passed, text, {"max_abs_difference": distance})
 
 
 def test_a_slower_challenger_is_a_regression_beyond_the_effect_only() -> None:
@@ -160,16 +167,16 @@ def test_a_slower_challenger_is_a_regression_beyond_the_effect_only() -> None:
 
 
 def test_worse_quality_and_larger_packages_are_regressions() -> None:
-    worse = _measurement(quality={"mean_kl": 0.2}, summary={"package_bytes": 150})
+    worse = _measurement(quality=_found(0.2), summary={"package_bytes": 150})
     found = {c.metric for c in compare([_measurement()], [worse], 0.05) if c.regression}
-    assert found == {"mean_kl", "package_bytes"}
+    assert found == {"max_abs_difference", "package_bytes"}
 
 
 def test_runs_that_share_nothing_or_are_invalid_are_refused() -> None:
     with pytest.raises(UnusableInput, match="in common"):
         compare([_measurement()], [_measurement(recipe="onnx:fp32")], 0.05)
     with pytest.raises(UnusableInput, match="invalid"):
-        compare([_measurement()], [_measurement(verdict={"word": "invalid", "reasons": ["swap"]})], 0.05)
+        compare([_measurement()], [_measurement(validity=Validity("invalid", ("swap",)))], 0.05)
 
 
 def test_a_comparison_that_leaves_something_out_fails() -> None:
@@ -177,7 +184,7 @@ def test_a_comparison_that_leaves_something_out_fails() -> None:
     with pytest.raises(CheckFailed, match=r"1 measurements of the baseline have no counterpart.*onnx:fp32"):
         compare(both, both[:1], 0.05)
     assert compare(both, both[:1], 0.05, allow=["missing"])
-    wrong = [_measurement(quality={"mean_kl": 0.1, "passed": False})]
+    wrong = [_measurement(quality=_found(0.1, passed=False))]
     with pytest.raises(CheckFailed, match="failed `edgec verify`"):
         compare(both[:1], wrong, 0.05)
     assert compare(both[:1], wrong, 0.05, allow=["quality"])
@@ -194,7 +201,7 @@ def test_bandwidth_is_measured_with_any_number_of_threads(threads: int, monkeypa
 def test_packages_of_other_bits_or_schemes_are_not_comparable_unless_told_so() -> None:
     def of(recipe: str, bits: float, text: str = "passages") -> Measurement:
         summary = {"package_bytes": 100, "effective_bits_per_weight": bits}
-        return _measurement(recipe=recipe, summary=summary, quality={"mean_kl": 0.1, "text": text})
+        return _measurement(recipe=recipe, summary=summary, quality=_found(0.1, text=text))
 
     run = [of("gguf:Q4_0", 4.5), of("gguf:Q8_0", 8.5), of("onnx:Q4_0", 5.0), of("onnx:Q4_0", 4.55)]
     with pytest.raises(UnusableInput, match=r"Q8_0 \(8.50 .*Q4_0 \(4.50 .*differ in scheme.*--across-schemes"):
@@ -206,7 +213,7 @@ def test_packages_of_other_bits_or_schemes_are_not_comparable_unless_told_so() -
     near = compare_recipes([run[0], run[3]], "gguf:Q4_0", 0.05)
     assert {(each.champion_bits, each.challenger_bits) for each in near} == {(4.5, 4.55)}
     told = compare_recipes([run[0], run[1]], "gguf:Q4_0", 0.05, across_schemes=True)
-    assert {each.metric for each in told} == {"latency", "package_bytes", "mean_kl"}
+    assert {each.metric for each in told} == {"latency", "package_bytes", "max_abs_difference"}
     with pytest.raises(UnusableInput, match="same --text"):
         compare([run[0]], [of("gguf:Q4_0", 4.5, "other.txt")], 0.05, across_schemes=True)
 

@@ -16,10 +16,14 @@ from compiler.package import (
     MANIFEST,
     Deviation,
     FileRecord,
+    FixedShapes,
+    Graph,
     Lowered,
     ModelIdentity,
     Package,
+    Platform,
     Port,
+    Unfinished,
     Weights,
     check_files,
     manifest_json,
@@ -41,9 +45,19 @@ _packages = st.builds(
     lowered=st.builds(
         Lowered,
         _text,
-        _names,
-        _ports.map(tuple),
-        _ports.map(tuple),
+        st.lists(
+            st.builds(
+                Graph,
+                _text,
+                st.lists(_names, min_size=1, max_size=3).map(tuple),
+                _ports.map(tuple),
+                _ports.map(tuple),
+                _ports.map(tuple),
+                st.none() | _text,
+            ),
+            min_size=1,
+            max_size=2,
+        ).map(tuple),
         st.builds(
             Weights,
             st.floats(0, 64),
@@ -51,11 +65,14 @@ _packages = st.builds(
             st.lists(st.builds(Deviation, _text, _text, _text, st.booleans()), max_size=2).map(tuple),
             st.none() | st.integers(0),
         ),
+        st.builds(FixedShapes, st.none() | st.integers(1), st.lists(st.integers(1), max_size=3).map(tuple)),
+        st.none(),
+        st.none() | st.builds(Platform, _text, _text),
+        st.none() | st.builds(Unfinished, _text, _text),
     ),
     tools=st.dictionaries(_text, _text, max_size=3),
     files=st.dictionaries(_names, st.builds(FileRecord, _text, st.integers(0)), max_size=3),
     allowed=st.lists(_text, max_size=2).map(tuple),
-    quality=st.none() | st.dictionaries(_text, st.floats(allow_nan=False) | st.booleans(), max_size=3),
 )
 
 
@@ -65,7 +82,7 @@ def test_a_manifest_is_read_back_as_it_was_written(package: Package, tmp_path_fa
     (folder / MANIFEST).write_text(manifest_json(package), encoding="utf-8")
     read = read_package(folder)
     assert replace(read, folder=package.folder) == package
-    assert read.quality == package.quality
+    assert read.digest == package.digest
     assert manifest_json(read) == manifest_json(package)
 
 
@@ -73,7 +90,7 @@ def test_a_manifest_is_read_back_as_it_was_written(package: Package, tmp_path_fa
 def package(tmp_path: Path) -> Package:
     (tmp_path / "model.bin").write_bytes(b"weights")
     identity = ModelIdentity("m", "m", "0" * 64, "LlamaForCausalLM", "text-generation", 7, None, ())
-    lowered = Lowered("llamacpp", "model.bin", (), (), Weights(8.0, {"Q8_0": 7}))
+    lowered = Lowered("llamacpp", (Graph("main", ("model.bin",), (), ()),), Weights(8.0, {"Q8_0": 7}))
     files = {"model.bin": FileRecord(digest_file(tmp_path / "model.bin"), 7)}
     made = Package(tmp_path, identity, "gguf:Q8_0", {}, lowered, {}, files)
     write_manifest(made)

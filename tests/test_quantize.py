@@ -13,10 +13,10 @@ from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.codes import QuantizedTensor, write_quantized
 from compiler.formats.gptq import CheckpointForm, pack_tensor, pack_words, unpack_tensor, unpack_words
 from compiler.quantize.carrying import find_origin, index_rows, mark_rows, require_all_carried
-from compiler.quantize.solve.gptq import Solver, damped, row_errors, solve
+from compiler.quantize.solve.gptq import GptqSettings, damp_hessian, row_errors, solve
 from compiler.quantize.solve.grid import Grid, dequantize, fit_scales, round_to_codes
 from targets import gptq as gptq_target
-from targets.gguf.codes import CONTAINERS, pack_blocks, unpack_blocks
+from targets.gguf.codes import CONTAINERS, pack_blocks
 from targets.onnx import codes as onnx_codes
 
 
@@ -35,9 +35,6 @@ def test_gguf_blocks_dequantize_to_the_codes_in_the_official_reader(bits: int, s
     tensor = _tensor(bits, symmetric)
     kind = CONTAINERS[bits, symmetric][0]
     blocks = pack_blocks(tensor)
-    codes, scales, _ = unpack_blocks(blocks, kind, tensor.columns)
-    assert np.array_equal(codes, tensor.codes)
-    assert np.array_equal(scales, tensor.scales)
     read = gguf.dequantize(blocks, gguf.GGMLQuantizationType[kind])
     if symmetric:
         assert np.array_equal(read, tensor.dequantize())
@@ -77,9 +74,12 @@ def test_a_checkpoint_tensor_with_wrong_shapes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_onnx_packing_is_undone_by_unpacking(bits: int) -> None:
+def test_onnx_packing_puts_the_first_of_two_codes_into_the_low_half(bits: int) -> None:
     codes = np.random.default_rng(0).integers(0, 2**bits, (3, 33), dtype=np.uint8)
-    assert np.array_equal(onnx_codes.unpack_codes(onnx_codes.pack_codes(codes, bits), bits, 33), codes)
+    packed = onnx_codes.pack_codes(codes, bits)
+    for row, words in zip(codes, packed, strict=True):
+        read = words if bits == 8 else [half for word in words for half in (word % 16, word // 16)]
+        assert list(read)[:33] == row.tolist()
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -93,7 +93,7 @@ def test_gptq_changes_outputs_less_than_rounding_and_refinement_less_still(symme
     rounded = row_errors(weight, dequantize(round_to_codes(weight, scales, grid), scales), hessian).sum()
     errors = []
     for refinements in (0, 2):
-        codes, found = solve(weight, hessian, grid, Solver(refinements=refinements), "x")
+        codes, found = solve(weight, hessian, grid, GptqSettings(refinements=refinements), "x")
         assert torch.equal(found.scale, found.scale.half().float())
         errors.append(row_errors(weight, dequantize(codes, found), hessian).sum())
     assert errors[1] < errors[0] < 0.7 * rounded
@@ -101,11 +101,11 @@ def test_gptq_changes_outputs_less_than_rounding_and_refinement_less_still(symme
 
 def test_degenerate_inputs_are_damped_or_refused_by_name() -> None:
     one = torch.ones(64, 64)
-    assert torch.isfinite(damped(one, Solver(), "x").upper).all()
+    assert torch.isfinite(damp_hessian(one, GptqSettings(), "x").upper).all()
     with pytest.raises(UnusableInput, match=r"blk\.down"):
-        damped(torch.zeros(64, 64), Solver(), "blk.down")
+        damp_hessian(torch.zeros(64, 64), GptqSettings(), "blk.down")
     with pytest.raises(UnusableInput, match="not finite"):
-        damped(torch.full((64, 64), torch.nan), Solver(), "x")
+        damp_hessian(torch.full((64, 64), torch.nan), GptqSettings(), "x")
 
 
 def _save_with_codes(folder: Path, matrices: dict[str, np.ndarray]) -> None:

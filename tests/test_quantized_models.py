@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import psutil
 import pytest
 import tiny
 import transformers
-from conftest import Run, assert_refused
+from conftest import Run, assert_refused, figures_of, write_samples
 from PIL import Image
 
 from compiler.corpus import PASSAGES
@@ -25,7 +24,6 @@ from compiler.model import Model, read_model
 from compiler.package import read_package
 from compiler.quantization import Calibration
 from compiler.quantize.calibrate.pictures import draw_samples, keep_pictures
-from compiler.quantize.calibrate.samples import write_samples
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def test_fewer_bits_are_further_from_the_model_and_all_are_readable(
     packages = [tmp_path / "out" / f"gptq-{scheme}" for scheme in schemes]
     done = edgec_here("verify", *packages, "--allow", "numbers", "--json")
     assert done.returncode == 0, done.stderr
-    kl = [each["quality"]["mean_kl"] for each in json.loads(done.stdout)]
+    kl = [each["figures"]["mean_kl"] for each in json.loads(done.stdout)]
     assert kl == sorted(kl)
     assert kl[0] < 0.03
 
@@ -89,7 +87,7 @@ def test_an_image_model_calibrates_on_pictures(
     done = edgec_here(*command, pictures, "-o", tmp_path / "out", "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
     package = read_package(tmp_path / "out" / "onnx-int8-gptq-g32")
-    assert (package.quality or {})["mean_cosine"] > 0.999
+    assert figures_of(package.folder)["mean_cosine"] > 0.999
     assert package.recipe_full["quantization"]["calibration"]["source"] == "pictures"
     layers = {row["tensor"] for row in json.loads((package.folder / "layers.json").read_text())}
     assert "vit.encoder.layer.1.attention.attention.query.weight" in layers
@@ -105,9 +103,7 @@ def test_pictures_that_cannot_be_used_are_named(minilm_folder: Path, tmp_path: P
 
     def write(model: Path) -> None:
         digest, name = keep_pictures(pictures)
-        write_samples(
-            str(model), [], str(tmp_path), read_model(model).task, asdict(Calibration(pictures=digest, source=name))
-        )
+        write_samples(model, tmp_path, read_model(model).task, Calibration(pictures=digest, source=name))
 
     with pytest.raises(UnusableInput, match="no image processor"):
         write(folder)

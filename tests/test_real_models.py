@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnxruntime_genai as og
 import pytest
-from conftest import Run, assert_refused
+from conftest import Run, assert_refused, figures_of, verification_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -29,15 +29,16 @@ def built(smollm2_gguf: Path, smollm2: Model, edgec: Run, tmp_path_factory: pyte
 
 
 def _bytes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "package.json")
+    told = ("package.json", "verification.json")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in told)
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_packages_are_as_near_to_the_model_as_their_schemes_should_be(built: Path) -> None:
-    quality = {folder.name: read_package(folder).quality or {} for folder in built.iterdir()}
-    assert quality["gguf-Q8_0"]["mean_kl"] < 0.02
-    assert quality["gguf-Q8_0"]["mean_kl"] < quality["gguf-Q4_0"]["mean_kl"] < 0.6
-    assert all(each["passed"] for each in quality.values())
+    figures = {folder.name: figures_of(folder) for folder in built.iterdir()}
+    assert figures["gguf-Q8_0"]["mean_kl"] < 0.02
+    assert figures["gguf-Q8_0"]["mean_kl"] < figures["gguf-Q4_0"]["mean_kl"] < 0.6
+    assert all(verification_of(folder).passed for folder in built.iterdir())
 
 
 def test_lineage_is_carried(built: Path) -> None:
@@ -128,8 +129,9 @@ def test_bench_compare_and_report_work_together(built: Path, edgec: Run, tmp_pat
             line["environment"][name] is not None or name in line["environment"]["absent"]
             for name in line["environment"]
         )
-        assert line["verdict"]["word"] in ("valid", "suspect", "invalid")
+        assert line["validity"]["word"] in ("valid", "suspect", "invalid")
         assert line["quality"]["passed"]
+        assert line["quality"]["package"] == line["digest"] == read_package(built / line["package"]).digest
     # llama.cpp maps the file, GenAI reads it: the split must show that.
     assert lines[0]["summary"]["file_mapped_bytes"] > lines[0]["summary"]["package_bytes"]
     assert lines[1]["summary"]["peak_anon_bytes"] > lines[1]["summary"]["package_bytes"]

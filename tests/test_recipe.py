@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from compiler.errors import UnusableInput
 from compiler.quantization import Calibration, Quantization
-from compiler.recipe import Recipe, Shapes, Thresholds, parse_recipe, read_recipe_file, recipe_from_full
+from compiler.recipe import Recipe, Shapes, parse_recipe, read_recipe_file, recipe_from_full
 from compiler.scheme import SCHEMES, find_scheme
-from runtimes.verify.thresholds import THRESHOLDS, thresholds_for
+from runtimes.kinds import find_kind
+from runtimes.verify.verify import limits_of
 from targets.registry import TARGET_NAMES
 
 _words = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
@@ -32,7 +33,9 @@ _full_recipes = st.builds(
     options=st.lists(_words, unique=True, max_size=3).map(tuple),
     shapes=st.builds(Shapes, context_length=st.none() | st.integers(1, 10**6), sequence_length=st.integers(1, 4096)),
     task=st.none() | st.just("fill-mask"),
-    thresholds=st.builds(Thresholds, max_mean_kl=st.none() | st.floats(0, 10), min_cosine=st.none() | st.floats(0, 1)),
+    thresholds=st.dictionaries(
+        st.from_regex(r"(max|min)_[a-z0-9_]{1,8}", fullmatch=True), st.floats(0, 10), max_size=2
+    ).map(lambda limits: tuple(sorted(limits.items()))),
 )
 
 
@@ -73,9 +76,17 @@ def test_short_names_of_llama_quantize_are_known() -> None:
 
 
 def test_every_scheme_has_limits_for_verify() -> None:
-    assert {name for name, _ in THRESHOLDS} == {scheme.name for scheme in SCHEMES if not scheme.method}
-    for scheme in SCHEMES:
-        assert thresholds_for(scheme.name, Thresholds()).max_mean_kl is not None, scheme.name
+    for kind in (find_kind("generation"), find_kind("encoding")):
+        for scheme in SCHEMES:
+            limits = kind.limits(scheme)
+            assert limits and set(limits) <= set(kind.limited), scheme.name
+
+
+def test_a_recipe_may_limit_what_its_kind_has_and_nothing_else() -> None:
+    own = replace(parse_recipe("gguf:Q8_0", TARGET_NAMES), thresholds=(("max_mean_kl", 0.5),))
+    assert limits_of(find_kind("generation"), own)["max_mean_kl"] == 0.5
+    with pytest.raises(UnusableInput, match=r"max_mean_kl.*no such figure of encoders.*min_cosine"):
+        limits_of(find_kind("encoding"), own)
 
 
 def test_a_recipe_file_sets_shapes_and_limits(tmp_path: Path) -> None:
@@ -86,7 +97,7 @@ def test_a_recipe_file_sets_shapes_and_limits(tmp_path: Path) -> None:
     )
     first, second = read_recipe_file(path, TARGET_NAMES)
     assert (first.scheme, first.shapes.context_length) == (find_scheme("Q8_0"), 512)
-    assert first.thresholds.max_mean_kl == 0.5
+    assert dict(first.thresholds) == {"max_mean_kl": 0.5}
     assert second.shapes.sequence_length == 64
 
 
@@ -95,6 +106,7 @@ def test_a_recipe_file_sets_shapes_and_limits(tmp_path: Path) -> None:
     [
         ('[[recipe]]\nrecipe = "gguf:Q8_0"\nsequnce_length = 1\n', "sequnce_length"),
         ("[[recipe]]\nscheme = 1\n", "scheme"),
+        ('[[recipe]]\nrecipe = "gguf:Q8_0"\n[recipe.thresholds]\nmean_kl = 1\n', "mean_kl"),
         ("not toml", "cannot be read"),
         ("", "no [[recipe]] table"),
         ("recipe = 5\n", "no [[recipe]] table"),
@@ -118,11 +130,11 @@ def test_a_recipe_file_with_an_unknown_key_or_another_kind_of_value_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("text", "heeds"),
+    ("text", "used"),
     [("coreml:w8a8", True), ("onnx:int4-gptq-g32", True), ("coreml:int8", False), ("gguf:Q4_0", False)],
 )
-def test_a_calibration_is_kept_where_something_is_measured_on_it(text: str, heeds: bool) -> None:
+def test_a_calibration_is_kept_where_something_is_measured_on_it(text: str, used: bool) -> None:
     recipe = parse_recipe(text, TARGET_NAMES)
     calibrated = replace(recipe, quantization=Quantization(Calibration(text="0" * 64, source="text.txt")))
-    assert calibrated.heeds_quantization is heeds
-    assert (recipe_from_full(calibrated.full()).quantization.calibration.source == "text.txt") is heeds
+    assert calibrated.uses_quantization is used
+    assert (recipe_from_full(calibrated.full()).quantization.calibration.source == "text.txt") is used

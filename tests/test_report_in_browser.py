@@ -9,39 +9,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measurements import measurement
 
 from benchmarks.measurement import Measurement
 from benchmarks.report.page import write_page
+from benchmarks.validity import Validity
 
 _CHROMIUM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 def _measurement(recipe: str, decoder: bool, number: int) -> Measurement:
     generator = np.random.default_rng(number)
-    times = [list(0.01 * (number + 1) * generator.lognormal(0, 0.1, 30)) for _ in range(4)]
-    speed: dict[str, Any]
+    times = tuple(tuple(0.01 * (number + 1) * generator.lognormal(0, 0.1, 30)) for _ in range(4))
+    samples: dict[str, Any] = {"latency_s": times}
+    speed: dict[str, Any] = {"latency_ms_p50": 10.0 * (number + 1)}
+    figures = {"mean_cosine": 1 - 0.01 / (number + 1), "min_cosine": 0.9}
     if decoder:
-        samples = {"tpot_s": times, "ttft_s": [[0.2]] * 4}
+        samples = {"tpot_s": times, "ttft_s": ((0.2,),) * 4}
         speed = {"ttft_s": 0.2, "tpot_ms_p50": 10.0 * (number + 1), "decode_tok_per_s": 100 / (number + 1)}
-        quality: dict[str, Any] | None = {"mean_kl": 0.1 / (number + 1), "passed": True}
-    else:
-        samples = {"latency_s": times}
-        speed = {"latency_ms_p50": 10.0 * (number + 1)}
-        quality = {"mean_cosine": 1 - 0.01 / (number + 1), "min_cosine": 0.9, "passed": True}
+        figures = {"mean_kl": 0.1 / (number + 1)}
     memory = {"package_bytes": 1e8, "peak_rss_bytes": 3e8, "peak_anon_bytes": 1e8, "file_mapped_bytes": 2e8}
-    return Measurement(
+    return measurement(
+        samples,
+        {"load_s": 0.1, **speed, **memory},
+        figures,
         package=recipe.replace(":", "-"),
         recipe=recipe,
         model="a <decoder>" if decoder else "an encoder",
         task="text-generation" if decoder else "feature-extraction",
-        device="local",
-        workload={"threads": 2},
-        samples=samples,
-        summary={"load_s": 0.1, **speed, **memory},
-        quality=quality,
-        environment={"cpu": "a CPU", "governor": None, "absent": {"governor": "none"}, "tools": {"x": "1"}},
-        verdict={"word": "suspect", "reasons": ["<script>alert(1)</script>"]},
-        absent={},
+        validity=Validity("suspect", ("<script>alert(1)</script>",)),
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from compiler.formats.codes import each_quantized
+from compiler.formats.codes import list_quantized, read_quantized
 from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.quantization import Quantization
@@ -38,8 +38,8 @@ def test_a_second_run_begins_at_the_block_where_the_first_was_stopped(
         out.mkdir(parents=True)
         monkeypatch.setenv("EDGEC_STAGE_KEY", key)
         settings = Quantization().full()
-        stage.quantize(str(folder), [str(tmp_path)], str(out), "text-generation", "gptq", 4, 32, True, settings)
-        return {tensor.name: tensor.dequantize() for tensor in each_quantized(out)}
+        stage.quantize(str(folder), str(out), "text-generation", "gptq", 4, 32, True, settings, samples=str(tmp_path))
+        return {name: read_quantized(entry).dequantize() for name, entry in list_quantized(out).items()}
 
     monkeypatch.setattr(stage, "quantize_block", watched)
     whole = run("resume-whole")

@@ -13,7 +13,7 @@ import sentencepiece
 import tiny
 import torch
 import transformers
-from conftest import Run, assert_refused
+from conftest import Run, assert_refused, figures_of, verification_of
 
 from compiler.corpus import NASTY
 from compiler.model import Model, read_model
@@ -21,10 +21,8 @@ from compiler.package import read_package
 from compiler.quantization import Calibration
 from compiler.quantize.calibrate.samples import generate_samples, samples_of_text
 from compiler.tokenizer import load_tokenizer, start_of_text_ids
+from runtimes.kinds.generation import generate, write_expected
 from runtimes.registry import open_session
-from runtimes.session import LanguageSession
-from runtimes.use import generate
-from runtimes.verify.reference import expect_language
 
 _BEGIN = 1
 
@@ -58,21 +56,22 @@ def test_only_a_tokenizer_that_adds_a_begin_token_has_one(model: Path, smollm2: 
 
 def test_gguf_gives_every_id_and_genai_is_named_where_it_does_not(packages: Path) -> None:
     """GenAI splits by Llama 3's pattern, which parts runs of spaces and marks from letters; the gate must see it."""
-    quality = {name: read_package(packages / name).quality or {} for name in ("gguf-F32", "onnx-fp32")}
-    assert quality["gguf-F32"]["accepted"] == []
-    assert any("two  spaces" in miss for miss in quality["onnx-fp32"]["accepted"])
-    for each in quality.values():
-        assert all(miss.startswith("tokenizer: ") for miss in each["accepted"])
-        assert each["mean_kl"] < 1e-5
-        assert each["greedy_agreement"] == 1
+    found = {name: verification_of(packages / name) for name in ("gguf-F32", "onnx-fp32")}
+    assert found["gguf-F32"].failures == ()
+    assert found["onnx-fp32"].accepted == ("text",)
+    assert any("two  spaces" in miss.sentence for miss in found["onnx-fp32"].failures)
+    for name, each in found.items():
+        assert all(miss.sentence.startswith("tokenizer: ") for miss in each.failures)
+        assert figures_of(packages / name)["mean_kl"] < 1e-5
+        assert figures_of(packages / name)["greedy_agreement"] == 1
 
 
 def test_windows_and_prompts_begin_with_the_token(model: Path, tmp_path: Path) -> None:
-    expect_language(str(model), str(tmp_path), None, 64, 0, 2)
+    write_expected(str(model), str(tmp_path), None, 64, 0, 2, "text-generation")
     told = json.loads((tmp_path / "expected.json").read_text())
     assert {ids[0] for ids in told["windows"] + told["prompts"]} == {_BEGIN}
     assert max(len(ids) for ids in told["windows"]) == 64
-    expect_language(str(model), str(tmp_path), "the mill by the river " * 60, 64, 128, 2)
+    write_expected(str(model), str(tmp_path), "the mill by the river " * 60, 64, 128, 2, "text-generation")
     windows = json.loads((tmp_path / "expected.json").read_text())["windows"]
     # As in llama.cpp's perplexity tool the token takes the place of a window's first.
     assert [(len(window), window[0]) for window in windows] == [(64, _BEGIN), (64, _BEGIN)]
@@ -90,12 +89,11 @@ def test_calibration_samples_begin_with_the_token(model: Path) -> None:
 @pytest.mark.parametrize("package", ["gguf-F32", "onnx-fp32"])
 def test_a_prompt_without_a_template_begins_with_the_token(packages: Path, model: Path, package: str) -> None:
     session = open_session(read_package(packages / package), 1)
-    assert isinstance(session, LanguageSession)
     text = generate(session, "The mill", 8, chat=False).text
     network = transformers.AutoModelForCausalLM.from_pretrained(model)
     ids = [_BEGIN, *load_tokenizer(model).encode("The mill", add_special_tokens=False)]
     expected = network.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
-    assert text == session.detokenize(expected)
+    assert text == session.text.decode(expected)
 
 
 def test_a_runtime_that_would_not_add_the_token_is_refused(packages: Path, edgec_here: Run) -> None:

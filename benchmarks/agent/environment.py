@@ -35,6 +35,7 @@ class Environment:
     frequency_mhz: float | None
     temperature_c: float | None
     memory_bytes: int
+    memory_available_bytes: int
     memory_read_bytes_per_s: float | None
     kernel: str
     python: str
@@ -64,6 +65,7 @@ def read_environment(threads: int, distributions: Sequence[str]) -> Environment:
         frequency_mhz=frequency,
         temperature_c=temperature,
         memory_bytes=psutil.virtual_memory().total,
+        memory_available_bytes=psutil.virtual_memory().available,
         memory_read_bytes_per_s=measure_read_bandwidth(threads),
         kernel=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),

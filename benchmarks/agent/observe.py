@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
-import threading
+import select
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,32 +46,64 @@ def peak_rss_bytes(pid: int) -> int | None:
     return _status(pid).get("VmHWM")
 
 
-class PeakWatch:
-    """Polls a process's memory from this one while it is open; the largest of each kind stays in `peak`."""
+class MemoryWatch:
+    """Polls a process's memory from a process beside it, which no library can hold up; the largest of each kind is kept.
+
+    Where processes cannot be copied or /proc is missing, it sees nothing and says so with None.
+    """
 
     def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.peak = Resident(None, None, None)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._ends: tuple[int, int] | None = None
+        if not hasattr(os, "fork"):
+            return
+        asked, ask = os.pipe()
+        told, tell = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(ask)
+            os.close(told)
+            _watch(pid, asked, tell)
+            os._exit(0)
+        os.close(asked)
+        os.close(tell)
+        self._ends = (ask, told)
 
-    def __enter__(self) -> PeakWatch:
-        self._thread.start()
-        return self
+    def begin(self) -> None:
+        """Start to poll."""
+        if self._ends is not None:
+            os.write(self._ends[0], b"b")
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def end(self) -> Resident:
+        """Stop, and tell the largest of each kind."""
+        if self._ends is None:
+            return Resident(None, None, None)
+        os.write(self._ends[0], b"e")
+        told = os.read(self._ends[1], 4096)
+        return Resident(*json.loads(told)) if told else Resident(None, None, None)
 
-    def _poll(self) -> None:
-        while not self._stop.is_set():
-            now = resident_of(self.pid)
-            self.peak = Resident(
-                _larger(self.peak.rss_bytes, now.rss_bytes),
-                _larger(self.peak.anon_bytes, now.anon_bytes),
-                _larger(self.peak.file_bytes, now.file_bytes),
+    def close(self) -> None:
+        """End the process that watches."""
+        if self._ends is not None:
+            for end in self._ends:
+                os.close(end)
+            os.waitpid(self._child, 0)
+            self._ends = None
+
+
+def _watch(pid: int, asked: int, tell: int) -> None:
+    """Poll from each `b` to the next `e`, until the other end is closed."""
+    while os.read(asked, 1) == b"b":
+        peak = Resident(None, None, None)
+        while not select.select([asked], [], [], _POLL_S)[0]:
+            now = resident_of(pid)
+            peak = Resident(
+                _larger(peak.rss_bytes, now.rss_bytes),
+                _larger(peak.anon_bytes, now.anon_bytes),
+                _larger(peak.file_bytes, now.file_bytes),
             )
-            time.sleep(_POLL_S)
+        if os.read(asked, 1) != b"e":
+            return
+        os.write(tell, json.dumps([peak.rss_bytes, peak.anon_bytes, peak.file_bytes]).encode())
 
 
 def _larger(first: int | None, second: int | None) -> int | None:
@@ -115,8 +149,6 @@ def process_cpu_s(pid: int) -> float | None:
 
 
 def _ticks() -> int:
-    import os
-
     return os.sysconf("SC_CLK_TCK")
 
 
@@ -125,3 +157,49 @@ def _integer(path: Path) -> int | None:
         return int(path.read_text("ascii"))
     except (OSError, ValueError):
         return None
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What happened while something ran; None where the system does not tell.
+
+    Attributes:
+        wall_s: how long it took.
+        other_s: CPU seconds of other processes.
+        stolen_s: CPU seconds that the hypervisor took.
+        swapped_pages: pages swapped in or out.
+        throttled: times that a core was throttled.
+    """
+
+    wall_s: float
+    other_s: float | None
+    stolen_s: float | None
+    swapped_pages: int | None
+    throttled: int | None
+
+
+class Observation:
+    """Counters of the machine and of one process, from here to `end`."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._machine, self._own_s = machine_times(), process_cpu_s(pid)
+
+    def end(self) -> Observed:
+        """What they counted."""
+        before, after = self._machine, machine_times()
+        busy = _difference(before.busy_s, after.busy_s)
+        own = _difference(self._own_s, process_cpu_s(self._pid))
+        swapped = _difference(before.swapped_pages, after.swapped_pages)
+        throttled = _difference(before.throttled, after.throttled)
+        return Observed(
+            after.at_s - before.at_s,
+            None if busy is None or own is None else max(0.0, busy - own),
+            _difference(before.stolen_s, after.stolen_s),
+            None if swapped is None else int(swapped),
+            None if throttled is None else int(throttled),
+        )
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before

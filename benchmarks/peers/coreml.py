@@ -24,6 +24,7 @@ from benchmarks.peers.off_lattice import write_off_lattice
 from benchmarks.peers.timing import carried_file, edgec_script, parse_with_texts, print_ratio, run_command
 from compiler.inputs.open import open_model
 from compiler.package import Package, read_package
+from runtimes.verify.verification import read_verification
 
 WINDOW = 512
 LOWERING = "lower to Core ML"
@@ -59,10 +60,8 @@ def mean_kl(package: Package, windows: list[Window]) -> float:
     import torch
 
     from runtimes.coreml.evaluator import open_session
-    from runtimes.session import LanguageSession
 
-    session = open_session(package, 2)
-    assert isinstance(session, LanguageSession)
+    session: Any = open_session(package, 2)
     found = []
     for window in windows:
         observed = torch.from_numpy(session.score(window.ids)[WINDOW // 2 :]).log_softmax(-1)
@@ -78,8 +77,8 @@ def palettize(package: Package, out: Path) -> Package:
     shutil.copytree(package.folder, out)
     model = coremltools.models.MLModel(str(package.artifact), skip_model_load=True)
     config = optimize.OpPalettizerConfig(mode="kmeans", nbits=4, granularity="per_tensor")
-    shutil.rmtree(out / package.lowered.artifact)
-    optimize.palettize_weights(model, optimize.OptimizationConfig(config)).save(str(out / package.lowered.artifact))
+    shutil.rmtree(out / package.artifact.name)
+    optimize.palettize_weights(model, optimize.OptimizationConfig(config)).save(str(out / package.artifact.name))
     return read_package(out)
 
 
@@ -131,8 +130,9 @@ def main() -> None:
         report = build(encoder, ["coreml:fp16"], out)
         run_command([edgec_script(), "verify", str(out / "coreml-fp16")])
         package = read_package(out / "coreml-fp16")
-        cosine, placement = (package.quality or {})["min_cosine"], package.lowered.placement
-        assert placement is not None
+        found_in, placement = read_verification(package), package.lowered.placement
+        assert placement is not None and found_in is not None
+        cosine = float(found_in.figures["min_cosine"] or 0)
         print(f"MiniLM fp16: lowest cosine {cosine:.6f}, goal 0.9999: {'met' if cosine >= 0.9999 else 'MISSED'}")
         print_ratio("MiniLM: operators that stay on the Neural Engine", placement.share, 1.0, "", 0.99, at_most=False)
         print_cost("MiniLM", report, package.model.parameters, imports)

@@ -31,9 +31,8 @@ def main() -> None:
         print(f"    95 % interval {interval.low:.3f} to {interval.high:.3f}")
     for name, each in measured.items():
         quality = each["quality"]
-        print(
-            f"    {name}: verify passed: {quality['passed']}, min cosine {quality['min_cosine']:.6f}; {each['verdict']}"
-        )
+        cosine = quality["figures"]["min_cosine"]
+        print(f"    {name}: verify passed: {quality['passed']}, min cosine {cosine:.6f}; {each['validity']}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.agent.observe import PeakWatch, resident_of
+from benchmarks.agent.observe import MemoryWatch, resident_of
 from benchmarks.peers.off_lattice import write_off_lattice
 from benchmarks.peers.timing import carried_file, print_ratio
 from compiler.inputs.open import open_model
@@ -63,7 +63,7 @@ def quantize_child(model: str, samples: str, out: str, arguments: str) -> None:
 
     print(resident_of(os.getpid()).anon_bytes, flush=True)
     started = time.perf_counter()
-    quantize(model, [str(Path(samples).parent)], out, **json.loads(arguments))
+    quantize(model, out, samples=str(Path(samples).parent), **json.loads(arguments))
     print(time.perf_counter() - started)
 
 
@@ -85,10 +85,13 @@ def quantize(model: Path, samples: Path) -> Quantizing:
     with tempfile.TemporaryDirectory() as out:
         arguments = ["--child-quantize", str(model), str(samples), out, json.dumps(dict(stage.arguments))]
         process = _start(*arguments, environment=dict(stage.environment))
-        with PeakWatch(process.pid) as watch:
-            imports, seconds = _lines(process)
-        assert watch.peak.anon_bytes is not None
-        return Quantizing(float(seconds), watch.peak.anon_bytes - int(imports))
+        watch = MemoryWatch(process.pid)
+        watch.begin()
+        imports, seconds = _lines(process)
+        peak = watch.end().anon_bytes
+        watch.close()
+        assert peak is not None
+        return Quantizing(float(seconds), peak - int(imports))
 
 
 def _lines(process: subprocess.Popen[str]) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.timing import carried_file, edgec_script, print_ratio, run_command
-from benchmarks.workload import Workload
+from runtimes.workload import Workload
 
 TURNS = 24
 WORKLOAD = Workload(prompt_tokens=128, generated_tokens=64, threads=2)
@@ -57,7 +57,7 @@ def _turns(name: str, package: Path, artifact: Path) -> list[tuple[list[float], 
     bare = _start([*python, "benchmarks.peers.bare_loops", name, str(artifact), *lengths], environment)
     _ask(bare, "round")
     bare.send_signal(signal.SIGSTOP)
-    ours = _start([*python, "benchmarks.agent.child", str(package), json.dumps(asdict(WORKLOAD))], environment)
+    ours = _start([*python, "benchmarks.agent.main", str(package), json.dumps(asdict(WORKLOAD))], environment)
     _ask(ours, "load")
     _ask(ours, "warmup")
     ours.send_signal(signal.SIGSTOP)

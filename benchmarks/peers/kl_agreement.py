@@ -64,7 +64,7 @@ def main() -> None:
         done = subprocess.run(
             [*command, "--max-tokens", str(arguments.max_tokens)], capture_output=True, text=True, check=True
         )
-        reported = {each["package"]: each["quality"]["mean_kl"] for each in json.loads(done.stdout)}
+        reported = {each["name"]: each["figures"]["mean_kl"] for each in json.loads(done.stdout)}
         model = open_model(carried).folder
         text = arguments.text.read_text(encoding="utf-8")
         for package in packages:

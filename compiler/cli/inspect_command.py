@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 
+import edgec
 from compiler.build import TYPE_FALLBACK
-from compiler.cli.display import format_bytes, print_json, print_table, progress_bars
+from compiler.cli.display import StageBars, format_bytes, print_json, print_table, progress_bars
 from compiler.cli.scheme_names import shorten
-from compiler.errors import EdgecError
-from compiler.estimate import Estimate, estimate
-from compiler.inputs.open import open_model
+from compiler.estimate import Estimate
 from compiler.model import Model
-from compiler.quantize.plan import unfit_rows
-from compiler.recipe import Recipe
-from compiler.scheme import find_scheme
-from compiler.target import reason_against
-from targets.registry import TARGET_NAMES, load_target
-
-
-@dataclass(frozen=True)
-class Capability:
-    """Whether a target takes the model.
-
-    Attributes:
-        target: its name.
-        schemes: those that it takes.
-        falling_back: those of them that its format forces into another type for some tensors (`--allow type-fallback`).
-        why_not: the reason where it takes none.
-    """
-
-    target: str
-    schemes: tuple[str, ...]
-    falling_back: tuple[str, ...]
-    why_not: str | None
+from compiler.stages.executor import LocalExecutor
+from edgec import Capability
 
 
 @click.command("inspect")
@@ -45,37 +25,15 @@ class Capability:
 def command(debug: bool, model: str, task: str | None, as_json: bool) -> None:
     """Tell what MODEL is, what it will take, and which targets take it."""
     with progress_bars(quiet=as_json) as progress:
-        opening = progress.add_task("read the model", total=None)
-        source = open_model(model, task, None, debug)
-        progress.remove_task(opening)
-    estimated = estimate(source)
-    capabilities = [capability(name, source) for name in TARGET_NAMES]
+        executor = LocalExecutor(watcher=StageBars(progress), debug=debug)
+        found = edgec.inspect(edgec.open_model(model, task=task, executor=executor))
     if as_json:
-        print_json(_json(source, estimated, capabilities))
+        print_json(_json(found.model, found.estimate, found.targets))
     else:
-        _print(source, estimated, capabilities)
+        _print(found.model, found.estimate, found.targets)
 
 
-def capability(target_name: str, model: Model) -> Capability:
-    """Ask a target about each of its schemes."""
-    target = load_target(target_name)
-    taken, reasons = [], []
-    for name in target.SCHEMES:
-        scheme = find_scheme(name)
-        assert scheme is not None
-        try:
-            reason = reason_against(target, model, Recipe(target_name, scheme))
-        except EdgecError as error:
-            return Capability(target_name, (), (), str(error))
-        if reason is None:
-            taken.append(name)
-        else:
-            reasons.append(reason)
-    falling_back = tuple(name for name in taken if unfit_rows(model, name))
-    return Capability(target_name, tuple(taken), falling_back, None if taken else reasons[0])
-
-
-def _json(model: Model, estimated: Estimate, capabilities: list[Capability]) -> dict[str, object]:
+def _json(model: Model, estimated: Estimate, capabilities: Sequence[Capability]) -> dict[str, object]:
     return {
         "name": model.name,
         "source": model.source,
@@ -90,7 +48,7 @@ def _json(model: Model, estimated: Estimate, capabilities: list[Capability]) -> 
     }
 
 
-def _print(model: Model, estimated: Estimate, capabilities: list[Capability]) -> None:
+def _print(model: Model, estimated: Estimate, capabilities: Sequence[Capability]) -> None:
     geometry = model.geometry
     rows = [
         ["architecture", model.architecture],

@@ -13,7 +13,7 @@ import click
 
 from compiler.cli.display import print_json, print_table
 from compiler.errors import UnusableInput
-from compiler.package import Departure, Placement, check_files, read_package
+from compiler.package import Placement, UnsupportedOperator, check_files, read_package
 from compiler.placement import Requirement, check_placement
 from compiler.quiet import quiet_imports
 
@@ -64,7 +64,7 @@ def command(package: Path, require: tuple[Requirement, ...], as_json: bool) -> N
         print_json({**asdict(placement), "share": placement.share})
     else:
         print(f"{title}: {placement_line(placement)}")
-        for heading, found in (("Leave", placement.departures), ("Stay or leave, by the source", placement.unsure)):
+        for heading, found in (("Leave", placement.unsupported), ("Stay or leave, by the source", placement.unsure)):
             if found:
                 print_table(heading, ["operator", "count", "reason", "first"], _rows(found))
     check_placement(placement, title, require)
@@ -81,7 +81,7 @@ def _programs(package: Path) -> tuple[list[Path], str]:
     return sorted(read.folder.glob("*.mlpackage")), read.name
 
 
-def _rows(found: Sequence[Departure]) -> list[list[str]]:
+def _rows(found: Sequence[UnsupportedOperator]) -> list[list[str]]:
     """A row for each kind of operator and reason, the most frequent first."""
     counts = Counter((each.operator, each.reason) for each in found)
     first = {(each.operator, each.reason): each.name for each in reversed(found)}
@@ -90,7 +90,7 @@ def _rows(found: Sequence[Departure]) -> list[list[str]]:
 
 def placement_line(placement: Placement) -> str:
     """Where operators run, in one line."""
-    kinds = Counter(departure.operator for departure in placement.departures)
+    kinds = Counter(each.operator for each in placement.unsupported)
     leaving = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     text = f"{placement.share:.2%} of {placement.operators} operators stay on {placement.engine} ({placement.source})"
     if leaving:

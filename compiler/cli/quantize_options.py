@@ -90,7 +90,7 @@ def with_quantization(
     Raises:
         UnusableInput: a calibration text, or folder of pictures, cannot be used.
     """
-    if not recipe.heeds_quantization:
+    if not recipe.uses_quantization:
         return recipe
     old = recipe.quantization
     samples: dict[str, Any] = {"samples": calibration_samples, "sample_tokens": calibration_tokens, "seed": seed}

@@ -18,11 +18,11 @@ def command(as_json: bool) -> None:
         print_json(
             [
                 {
-                    "target": target.NAME,
-                    "schemes": list(target.SCHEMES),
-                    "variants": list(target.VARIANTS),
-                    "options": list(target.OPTIONS),
-                    "extra": target.EXTRA,
+                    "target": target.name,
+                    "schemes": list(target.schemes),
+                    "variants": list(target.variants),
+                    "options": list(target.options),
+                    "extra": target.extra,
                 }
                 for target in targets
             ]
@@ -30,10 +30,10 @@ def command(as_json: bool) -> None:
         return
     rows = [
         [
-            target.NAME,
-            shorten(target.SCHEMES),
-            ", ".join(f"@{name}" for name in target.VARIANTS) or "-",
-            f"edgec[{target.EXTRA}]",
+            target.name,
+            shorten(target.schemes),
+            ", ".join(f"@{name}" for name in target.variants) or "-",
+            f"edgec[{target.extra}]",
         ]
         for target in targets
     ]

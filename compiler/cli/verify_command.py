@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from compiler.cli.display import format_number, print_json, print_table, progress_bars
+import edgec
+from compiler.cli.display import StageBars, print_json, print_table, progress_bars
 from compiler.errors import UnusableInput
-from compiler.inputs.open import check_identity, find_identified, open_model
 from compiler.model import Model
-from compiler.package import check_files, read_package
-from compiler.recipe import recipe_from_full
-from runtimes.verify.verify import MAX_TEXT_TOKENS, Verdict, expect, require_passed, verify
+from compiler.package import Package
+from compiler.stages.executor import LocalExecutor
+from runtimes.kinds import find_kind, kind_of_task
+from runtimes.kinds.kind import Kind
+from runtimes.verify.verification import Verification
+from runtimes.verify.verify import MAX_TEXT_TOKENS
 
 _SHOWN_FAILURES = 6
+
+Found = Sequence[tuple[Package, Verification]]
 
 
 @click.command("verify")
@@ -43,103 +49,65 @@ def command(
     """Hold each PACKAGE to its hashes and to the fp32 model; exit 1 when one fails."""
     if adapter is not None and model_text is None:
         raise UnusableInput("--adapter is merged into the model that --model names, and there is none. Add --model.")
-    model = open_model(model_text, adapter=adapter) if model_text else None
-    verify_packages(
-        packages,
+    model = edgec.open_model(model_text, adapter=adapter) if model_text else None
+    opened = [edgec.open_package(folder) for folder in packages]
+    found = verify_with_bars(
+        opened,
         model=model,
+        debug=debug,
+        quiet=as_json,
         text=text,
         max_tokens=max_tokens,
         threads=threads,
         allow=allow,
-        debug=debug,
-        as_json=as_json,
     )
-
-
-def verify_packages(
-    folders: Sequence[Path],
-    *,
-    model: Model | None = None,
-    text: Path | None = None,
-    max_tokens: int = MAX_TEXT_TOKENS,
-    threads: int = 2,
-    allow: Sequence[str] = (),
-    debug: bool = False,
-    as_json: bool = False,
-    built: dict[str, object] | None = None,
-) -> list[Verdict]:
-    """Verify packages one after the other, print what was found, and raise when one failed.
-
-    `built` is the account of the build that was just done, which JSON then holds too.
-    """
-    read = [read_package(folder) for folder in folders]
-    for package in read:
-        check_files(package)
-    verdicts = []
-    with progress_bars(quiet=as_json) as progress:
-        for package in read:
-            if model is not None:
-                check_identity(model, package.model)
-            task = progress.add_task(f"Reference of {package.model.name}", total=None)
-
-            def update(done: int, total: int, task: int = task) -> None:
-                progress.update(task, completed=done, total=total)
-
-            source = replace(model, task=package.model.task) if model else find_identified(package.model)
-            shapes = recipe_from_full(package.recipe_full).shapes
-            expect(source, shapes, text, max_tokens, update, debug)
-            progress.update(task, description=f"verify [dim]{package.name}[/dim]", completed=0)
-            verdicts.append(
-                verify(
-                    package,
-                    source,
-                    text=text,
-                    max_tokens=max_tokens,
-                    threads=threads,
-                    allow=allow,
-                    on_progress=update,
-                    debug=debug,
-                )
-            )
     if as_json:
-        told = [asdict(verdict) for verdict in verdicts]
-        print_json({**built, "verdicts": told} if built is not None else told)
+        print_json([verification_json(*each) for each in found])
     else:
-        print_verdicts(verdicts)
-    require_passed(verdicts, allow)
-    return verdicts
+        print_verifications(found)
+    edgec.require_passed(opened, [each for _, each in found])
 
 
-def print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """The tables of what verify found, decoders and encoders apart, and a line for each failure."""
-    decoders = [verdict for verdict in verdicts if "mean_kl" in verdict.quality]
-    encoders = [verdict for verdict in verdicts if "min_cosine" in verdict.quality]
-    if decoders:
-        names = ["mean_kl", "p90_kl", "p99_kl", "same_top1", "greedy_agreement", "perplexity", "reference_perplexity"]
-        _print_kind("Language models against the fp32 model", names, decoders)
-    if encoders:
-        names = ["min_cosine", "mean_cosine", "relative_error", "max_abs_difference"]
-        _print_kind("Encoders against the fp32 model", names, encoders)
-    for verdict in verdicts:
-        for check, failure in verdict.failures[:_SHOWN_FAILURES]:
-            print(f"  {verdict.package}: {check}: {failure}")
-        if (hidden := len(verdict.failures) - _SHOWN_FAILURES) > 0:
-            print(f"  {verdict.package}: and {hidden} more; --json lists all")
+def verify_with_bars(
+    packages: Sequence[Package], *, model: Model | None = None, debug: bool = False, quiet: bool = False, **options: Any
+) -> Found:
+    """Verify packages, with progress bars."""
+    with progress_bars(quiet) as progress:
+
+        def bar(package: Package) -> Any:
+            task = progress.add_task(f"verify [dim]{package.name}[/dim]", total=None)
+            return lambda done, total: progress.update(task, completed=done, total=total)
+
+        executor = LocalExecutor(watcher=StageBars(progress), debug=debug)
+        found = edgec.verify(packages, model=model, executor=executor, on_progress=bar, **options)
+    return list(zip(packages, found, strict=True))
 
 
-def _print_kind(title: str, names: Sequence[str], verdicts: Sequence[Verdict]) -> None:
-    shown = [name for name in names if any(name in verdict.quality for verdict in verdicts)]
-    rows = [
-        [
-            verdict.package,
-            f"{verdict.effective_bits_per_weight:.2f}",
-            *(_figure(name, verdict.quality.get(name)) for name in shown),
-            "passed" if not verdict.failures else "FAILED",
-        ]
-        for verdict in verdicts
-    ]
-    print_table(title, ["package", "bits", *(name.replace("_", " ") for name in shown), "verdict"], rows)
+def verification_json(package: Package, found: Verification) -> dict[str, object]:
+    """What was found, with the package's name."""
+    return {"name": package.name, **asdict(found)}
 
 
-def _figure(name: str, value: float | None) -> str:
-    return f"{value:.6f}" if value is not None and name.endswith("cosine") else format_number(value, 4)
+def print_verifications(found: Found) -> None:
+    """The tables of what verify found, one kind after the other, and a line for each failure."""
+    for name in dict.fromkeys(kind_of_task(package.model.task).name for package, _ in found):
+        _print_kind(find_kind(name), [each for each in found if kind_of_task(each[0].model.task).name == name])
+    for package, each in found:
+        for failure in each.failures[:_SHOWN_FAILURES]:
+            print(f"  {package.name}: {failure.check}: {failure.sentence}")
+        if (hidden := len(each.failures) - _SHOWN_FAILURES) > 0:
+            print(f"  {package.name}: and {hidden} more; --json lists all")
+
+
+def _print_kind(kind: Kind, found: Found) -> None:
+    columns = [column for column in kind.figures if any(column.key in each.figures for _, each in found)]
+    rows = []
+    for package, each in found:
+        figures: list[Any] = [each.figures.get(column.key) for column in columns]
+        bits = f"{package.lowered.weights.effective_bits_per_weight:.2f}"
+        shown = [column.show(value) for column, value in zip(columns, figures, strict=True)]
+        rows.append(
+            [package.name, bits, *shown, "FAILED" if not each.passed else "accepted" if each.failures else "passed"]
+        )
+    title = f"{kind.title} against the fp32 model"
+    print_table(title, ["package", "bits", *(column.title for column in columns), "verified"], rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ class QuantizedTensor:
         bits: of a code.
         group_size: columns that share a scale.
         symmetric: whether zero points are all the middle code.
-        axis: the axis that groups run along; always 1, the inputs.
         group_of_column: int32 (columns,), the group of each column where groups are not contiguous (GPTQ checkpoints
             with `desc_act`); None where column c belongs to group c // group_size.
         transposed: the model stores the matrix as (inputs, outputs), as GPT-2 does.
@@ -45,7 +44,6 @@ class QuantizedTensor:
     bits: int
     group_size: int
     symmetric: bool
-    axis: int = 1
     group_of_column: NDArray[np.int32] | None = None
     transposed: bool = False
     palette: NDArray[np.float16] | None = None
@@ -72,7 +70,7 @@ class QuantizedTensor:
 
 
 @dataclass(frozen=True)
-class Entry:
+class QuantizedInfo:
     """What is known of a stored QuantizedTensor before its data is read; `tables` is 0 where it has no palette."""
 
     name: str
@@ -107,9 +105,9 @@ def write_quantized(path: Path, tensors: list[QuantizedTensor]) -> None:
     save_file(parts, path, metadata={_RECORD: json.dumps(record, sort_keys=True)})
 
 
-def list_quantized(folder: Path) -> dict[str, Entry]:
+def list_quantized(folder: Path) -> dict[str, QuantizedInfo]:
     """Every tensor in the files `codes-*.safetensors` of a folder, by name; no data is read."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, QuantizedInfo] = {}
     for file in sorted(folder.glob("codes-*.safetensors")):
         infos = {info.name: info for info in list_tensors(file)}
         for name, (bits, group_size, symmetric, transposed) in _record(file).items():
@@ -119,11 +117,11 @@ def list_quantized(folder: Path) -> dict[str, Entry]:
                 if f"{name}.{part}" in infos
             }
             rows, columns = parts["codes"].shape
-            entries[name] = Entry(name, rows, columns, bits, group_size, symmetric, transposed, parts)
+            entries[name] = QuantizedInfo(name, rows, columns, bits, group_size, symmetric, transposed, parts)
     return entries
 
 
-def read_quantized(entry: Entry) -> QuantizedTensor:
+def read_quantized(entry: QuantizedInfo) -> QuantizedTensor:
     """The tensor of an entry."""
     arrays = {part: _read(info) for part, info in entry.parts.items()}
     return QuantizedTensor(
@@ -138,12 +136,6 @@ def read_quantized(entry: Entry) -> QuantizedTensor:
         transposed=entry.transposed,
         palette=arrays.get("palette"),
     )
-
-
-def each_quantized(folder: Path) -> Iterator[QuantizedTensor]:
-    """The tensors of a folder, one in memory at a time."""
-    for entry in list_quantized(folder).values():
-        yield read_quantized(entry)
 
 
 def _record(file: Path) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from compiler.digest import digest_json, tool_version
+from compiler.digest import digest_json
 from compiler.errors import UnusableInput, missing_extra
 from compiler.formats.safetensors import list_tensors, require_finite
 from compiler.inputs.hub import is_hub_id
@@ -58,26 +58,24 @@ def check_adapter(adapter: Path, model: Model) -> None:
         )
 
 
-def adapter_key(adapter: Path, base: str, task: str) -> str:
-    """The cache key of a merge: what the adapter's files hold, the base model's digest, its task, who merges."""
+def digest_adapter(adapter: Path) -> str:
+    """SHA-256 over the names and contents of the files that a merge reads."""
     files = sorted(file for file in adapter.iterdir() if file.is_file() and _is_read(file.name))
-    held = [[file.name, remembered_digest(file)] for file in files]
-    tools = {name: tool_version(name) for name in ("peft", "transformers", "torch")}
-    return digest_json({"base": base, "task": task, "adapter": held, "tools": tools, "form": 2})
+    return digest_json([[file.name, remembered_digest(file)] for file in files])
 
 
 def _is_read(name: str) -> bool:
     return name in (CONFIG, WEIGHTS) or bool(_TOKENIZER_FILES.fullmatch(name))
 
 
-def merge_adapter(folder: str, adapter: str, task: str, out: str) -> None:
+def merge_adapter(model: str, adapter: str, out: str, task: str) -> None:
     """Write the merged model into `out`; a tokenizer beside the adapter takes the place of the base model's.
 
     Args:
-        folder: the base model.
+        model: the base model.
         adapter: the adapter, which `check_adapter` has passed.
-        task: the base model's.
         out: an empty folder.
+        task: the base model's.
 
     Raises:
         UnusableInput: the adapter's tensors are not those that this model's layers ask for, or are not finite.
@@ -88,21 +86,21 @@ def merge_adapter(folder: str, adapter: str, task: str, out: str) -> None:
         raise missing_extra("peft", "adapter") from error
     from safetensors.torch import load_file
 
-    base_folder, adapter_folder, target = Path(folder), Path(adapter), Path(out)
+    base_folder, adapter_folder, target = Path(model), Path(adapter), Path(out)
     base = load_pretrained(base_folder, task)
     try:
-        model = peft.get_peft_model(base, peft.PeftConfig.from_pretrained(str(adapter_folder)))
+        adapted = peft.get_peft_model(base, peft.PeftConfig.from_pretrained(str(adapter_folder)))
     except (ValueError, TypeError, KeyError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise UnusableInput(
             f"The adapter {adapter_folder.name} does not suit this model: {reason}. Give the base model that it "
             "was trained on."
         ) from error
-    expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
     _check_tensors(adapter_folder, {name: tuple(tensor.shape) for name, tensor in expected.items()})
     require_finite(list_tensors(adapter_folder / WEIGHTS))
-    peft.set_peft_model_state_dict(model, load_file(adapter_folder / WEIGHTS))
-    merged: Any = model.merge_and_unload()
+    peft.set_peft_model_state_dict(adapted, load_file(adapter_folder / WEIGHTS))
+    merged: Any = adapted.merge_and_unload()
     merged.save_pretrained(target)
     _copy_files(base_folder, adapter_folder, target)
 

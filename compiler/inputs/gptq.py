@@ -24,13 +24,13 @@ _DTYPES = {"I32": np.int32, "F16": np.float16, "F32": np.float32}
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
-def import_gptq(folder: str, out: str) -> None:
+def import_gptq(model: str, out: str) -> None:
     """Write config.json without `quantization_config`, the weights as float32, the codes, and all other model files.
 
     Raises:
         UnusableInput: the checkpoint is of another form or inconsistent.
     """
-    source, target = Path(folder), Path(out)
+    source, target = Path(model), Path(out)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     form = read_form(config)
     infos = {info.name: info for info in find_tensors(source)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compiler.networks.parts import HIDDEN_SCORE, Layout
+from compiler.networks.parts import MASKED_SCORE, Layout
 
 
 @torch.fx.wrap
@@ -56,7 +56,7 @@ class Rotary(nn.Module):
 class Causal(nn.Module):
     """What is added to scores of `length` queries from `position` on, over all keys of the cache.
 
-    `HIDDEN_SCORE` for keys after the query, and for those that a sliding window has left behind. `ane`: (1, context, 1,
+    `MASKED_SCORE` for keys after the query, and for those that a sliding window has left behind. `ane`: (1, context, 1,
     length). `plain`: (1, 1, length, context). It is a slice of a fixed table of 2 * context rows, so that no accelerator
     has to compare integers.
     """
@@ -71,7 +71,7 @@ class Causal(nn.Module):
         hidden = ahead > 0
         if self.window is not None:
             hidden |= ahead <= -self.window
-        return hidden * HIDDEN_SCORE
+        return hidden * MASKED_SCORE
 
     def forward(self, position: Tensor) -> Tensor:
         start = self.context - int(position)

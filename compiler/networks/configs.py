@@ -53,7 +53,7 @@ class DecoderConfig:
         activation: of the gate.
         query_bias: whether queries, keys and values have biases; `output_bias`, `mlp_bias` likewise.
         head_norms: whether queries and keys are normed head by head (Qwen3, Gemma 3).
-        sandwich: whether attention and feed-forward are normed after themselves too (Gemma 2 and 3).
+        post_norms: whether attention and feed-forward are normed after themselves too (Gemma 2 and 3).
         embedding_scale: what token vectors are multiplied with.
         stream_scale: what the stream between the blocks is multiplied with beside transformers' own; it only enters norms,
             which take that out again.
@@ -77,7 +77,7 @@ class DecoderConfig:
     output_bias: bool
     mlp_bias: bool
     head_norms: bool
-    sandwich: bool
+    post_norms: bool
     embedding_scale: float
     stream_scale: float
     score_scale: float

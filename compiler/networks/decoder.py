@@ -122,12 +122,12 @@ class Block(nn.Module):
         hidden, wide, stream_eps = config.hidden, config.intermediate, config.eps * config.stream_scale**2
         self.attention_norm = RmsNorm(hidden, stream_eps, layout)
         self.attention = Attention(config, layer, turned, layout)
-        self.attention_out_norm = RmsNorm(hidden, config.eps, layout) if config.sandwich else None
+        self.attention_out_norm = RmsNorm(hidden, config.eps, layout) if config.post_norms else None
         self.mlp_norm = RmsNorm(hidden, stream_eps, layout)
         self.gate = Projection(hidden, wide, layout, config.mlp_bias)
         self.up = Projection(hidden, wide, layout, config.mlp_bias)
         self.down = Projection(wide, hidden, layout, config.mlp_bias)
-        self.mlp_out_norm = RmsNorm(hidden, config.eps, layout) if config.sandwich else None
+        self.mlp_out_norm = RmsNorm(hidden, config.eps, layout) if config.post_norms else None
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from compiler.networks.configs import Activation, EncoderConfig
 from compiler.networks.parts import (
+    AttentionMask,
     Embedding,
     FirstToken,
-    HiddenKeys,
     LayerNorm,
     Layout,
     OneOut,
@@ -34,7 +34,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class Attention(nn.Module):
-    """Self-attention of all tokens on all tokens; `hidden_keys` is what `HiddenKeys` gives, or None."""
+    """Self-attention of all tokens on all tokens; `additive_mask` is what `AttentionMask` gives, or None."""
 
     def __init__(self, config: EncoderConfig, layout: Layout) -> None:
         super().__init__()
@@ -44,11 +44,11 @@ class Attention(nn.Module):
         self.value = Projection(config.hidden, config.hidden, layout)
         self.output = Projection(config.hidden, config.hidden, layout)
 
-    def forward(self, x: Tensor, hidden_keys: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, additive_mask: Tensor | None) -> Tensor:
         attend = self._by_head if self.layout == "ane" else self._at_once
-        return self.output(attend(self.query(x) * self.head_dim**-0.5, self.key(x), self.value(x), hidden_keys))
+        return self.output(attend(self.query(x) * self.head_dim**-0.5, self.key(x), self.value(x), additive_mask))
 
-    def _by_head(self, query: Tensor, key: Tensor, value: Tensor, hidden_keys: Tensor | None) -> Tensor:
+    def _by_head(self, query: Tensor, key: Tensor, value: Tensor, additive_mask: Tensor | None) -> Tensor:
         """Each head for itself; (B, C, 1, S) throughout, and scores (B, keys, 1, queries)."""
         queries = torch.split(query, self.head_dim, 1)
         keys = torch.split(key.transpose(1, 3), self.head_dim, 3)
@@ -56,18 +56,18 @@ class Attention(nn.Module):
         mixed = []
         for head in range(self.heads):
             scores = torch.einsum("bchq,bkhc->bkhq", queries[head], keys[head])
-            if hidden_keys is not None:
-                scores = scores + hidden_keys
+            if additive_mask is not None:
+                scores = scores + additive_mask
             mixed.append(torch.einsum("bkhq,bchk->bchq", torch.softmax(scores, 1), values[head]))
         return torch.cat(mixed, 1)
 
-    def _at_once(self, query: Tensor, key: Tensor, value: Tensor, hidden_keys: Tensor | None) -> Tensor:
+    def _at_once(self, query: Tensor, key: Tensor, value: Tensor, additive_mask: Tensor | None) -> Tensor:
         query, key, value = (
             each.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for each in (query, key, value)
         )
         scores = torch.matmul(query, key.transpose(2, 3))
-        if hidden_keys is not None:
-            scores = scores + hidden_keys
+        if additive_mask is not None:
+            scores = scores + additive_mask
         return torch.matmul(torch.softmax(scores, -1), value).transpose(1, 2).flatten(2)
 
 
@@ -84,11 +84,11 @@ class Block(nn.Module):
         self.output_norm = LayerNorm(config.hidden, config.eps, layout)
         self.activation = ACTIVATIONS[config.activation]
 
-    def forward(self, x: Tensor, hidden_keys: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, additive_mask: Tensor | None) -> Tensor:
         if self.norm_first:
-            x = x + self.attention(self.attention_norm(x), hidden_keys)
+            x = x + self.attention(self.attention_norm(x), additive_mask)
             return x + self.down(self.activation(self.up(self.output_norm(x))))
-        x = self.attention_norm(x + self.attention(x, hidden_keys))
+        x = self.attention_norm(x + self.attention(x, additive_mask))
         return self.output_norm(x + self.down(self.activation(self.up(x))))
 
 
@@ -106,7 +106,7 @@ class TextEncoder(nn.Module):
         self.positions = Positions(config.positions, config.hidden, config.position_offset, layout)
         self.segments = Segments(config.hidden, layout) if config.segments else None
         self.embedding_norm = LayerNorm(config.hidden, config.eps, layout)
-        self.mask = HiddenKeys(layout)
+        self.mask = AttentionMask(layout)
         self.blocks = nn.ModuleList(Block(config, layout) for _ in range(config.layers))
         self.head = _head(config, layout)
         self.input_names = ("input_ids", "attention_mask") + (("token_type_ids",) if config.segments else ())
@@ -116,9 +116,9 @@ class TextEncoder(nn.Module):
         if self.segments is not None:
             x = x + self.segments(token_type_ids)
         x = self.embedding_norm(x)
-        hidden_keys = self.mask(attention_mask)
+        additive_mask = self.mask(attention_mask)
         for block in self.blocks:
-            x = block(x, hidden_keys)
+            x = block(x, additive_mask)
         return self.head(x)
 
 

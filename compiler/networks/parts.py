@@ -18,7 +18,7 @@ from torch.nn import functional
 Layout = Literal["plain", "ane"]
 # Added to the scores of keys that must not be seen. float16 holds it, and its exponential is 0 there; -inf would become NaN
 # on the Neural Engine where a whole row is hidden.
-HIDDEN_SCORE = -1e4
+MASKED_SCORE = -1e4
 
 
 class Projection(nn.Module):
@@ -123,8 +123,8 @@ class Positions(nn.Module):
         return channels_at_home(rows[None], self.layout)
 
 
-class HiddenKeys(nn.Module):
-    """What is added to scores for a mask (B, S) of 0 and 1: `HIDDEN_SCORE` at 0.
+class AttentionMask(nn.Module):
+    """What is added to scores for a mask (B, S) of 0 and 1: `MASKED_SCORE` at 0.
 
     `ane`: (B, S, 1, 1), since keys lie on the second axis of its scores. `plain`: (B, 1, 1, S).
     """
@@ -134,7 +134,7 @@ class HiddenKeys(nn.Module):
         self.layout = layout
 
     def forward(self, mask: Tensor) -> Tensor:
-        hidden = (1.0 - mask.to(torch.float32)) * HIDDEN_SCORE
+        hidden = (1.0 - mask.to(torch.float32)) * MASKED_SCORE
         return hidden[:, :, None, None] if self.layout == "ane" else hidden[:, None, None, :]
 
 
@@ -193,7 +193,7 @@ class OneOut(nn.Module):
 
 
 LEAVES = (
-    Projection, LayerNorm, RmsNorm, HeadNorm, Embedding, Segments, Positions, HiddenKeys, Patches, TokensOut, FirstToken,
+    Projection, LayerNorm, RmsNorm, HeadNorm, Embedding, Segments, Positions, AttentionMask, Patches, TokensOut, FirstToken,
     OneOut,
 )  # fmt: skip
 

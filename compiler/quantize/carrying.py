@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import CheckFailed
-from compiler.formats.codes import Entry, QuantizedTensor, list_quantized, read_quantized
+from compiler.formats.codes import QuantizedInfo, QuantizedTensor, list_quantized, read_quantized
 from compiler.formats.safetensors import find_tensors
 
 # Of safetensors and GGUF alike; BF16 is read as its bits.
@@ -36,7 +36,7 @@ class Rows:
         row: int64 (all rows,), the row in that matrix.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[QuantizedInfo, ...]
     marks: NDArray[np.uint64]
     entry: NDArray[np.int64]
     row: NDArray[np.int64]
@@ -101,7 +101,7 @@ def find_origin(rows: Rows, marks: NDArray[np.uint64], name: str, placed: Collec
     known = rows.marks[at] == marks
     if not (known & (marks != _ZERO_MARK)).any():
         return None
-    at = _settle_twins(rows, marks, at, known, {number for origin in placed for number, _ in origin.parts})
+    at = _resolve_twins(rows, marks, at, known, {number for origin in placed for number, _ in origin.parts})
     if not known.all():
         raise CheckFailed(
             "carry",
@@ -119,20 +119,20 @@ def find_origin(rows: Rows, marks: NDArray[np.uint64], name: str, placed: Collec
     return Origin(parts, bits, group_size, symmetric)
 
 
-def _settle_twins(
+def _resolve_twins(
     rows: Rows, marks: NDArray[np.uint64], at: NDArray[np.int64], known: NDArray[np.bool_], placed: set[int]
 ) -> NDArray[np.int64]:
     """Rows that several matrices have (those of tokens that were never trained, for one) go to one that the rest is from."""
     last = (np.searchsorted(rows.marks, marks, "right") - 1).clip(min=0)
     twins = known & (rows.entry[at] != rows.entry[last])
     owners = set(rows.entry[at[known & ~twins]].tolist())
-    settled = at.copy()
+    resolved = at.copy()
     for place in np.flatnonzero(twins):
         choices = range(at[place], last[place] + 1)
         wanted = [choice for choice in choices if int(rows.entry[choice]) in owners]
         wanted += [choice for choice in choices if not owners and int(rows.entry[choice]) not in placed]
-        settled[place] = wanted[0] if wanted else at[place]
-    return settled
+        resolved[place] = wanted[0] if wanted else at[place]
+    return resolved
 
 
 def gather_rows(rows: Rows, origin: Origin, name: str) -> QuantizedTensor:

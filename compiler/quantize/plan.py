@@ -8,19 +8,23 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from compiler.formats.codes import Entry, list_quantized
+from compiler.formats.codes import QuantizedInfo, list_quantized
 from compiler.model import Model
 from compiler.quantization import Quantization
 from compiler.quantize.allocation import TABLE
 from compiler.quantize.solve.grid import fitting_group
 from compiler.recipe import Recipe
-from compiler.scheme import find_scheme
-from compiler.target import Stage
+from compiler.stages.stage import Stage
+from compiler.task import find_task
 
 # A fixed threshold lets glibc give large activations back to the system as soon as they are freed.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "67108864"}
 _TOOLS = ("torch", "transformers", "numpy", "safetensors")
 PALETTE_ROWS = 8
+# Files that stages here leave.
+SAMPLES = "samples.npy"
+CODES = "codes-*.safetensors"
+SENSITIVITY = "sensitivity.json"
 IN_BLOCK = re.compile(r"\.\d+\..*weight$")
 
 
@@ -34,13 +38,13 @@ def plan_codes(
     """
     scheme, settings = recipe.scheme, recipe.quantization
     if own_codes(model):
-        return Stage("take over the codes", "compiler.quantize.stage:take_over", {}, ("numpy",))
-    inputs: tuple[Stage, ...] = ()
+        return Stage("take over the codes", "compiler.quantize.stage:take_over", {}, ("numpy",), ensures=(CODES,))
+    inputs: dict[str, Stage] = {}
     method = scheme.method
     if method == "lut":
         method = "gptq" if settings.calibration.is_given else "rtn"
     if method == "gptq":
-        inputs = (plan_samples(model, settings), *((allocation,) if allocation else ()))
+        inputs = {"samples": plan_samples(model, settings), **({"allocation": allocation} if allocation else {})}
     arguments = {
         "task": model.task,
         "method": method,
@@ -51,17 +55,20 @@ def plan_codes(
         "quantization": _relevant(settings, method),
     }
     label = f"quantize to {scheme.name}"
-    return Stage(label, "compiler.quantize.stage:quantize", arguments, _TOOLS, inputs, _ENVIRONMENT)
+    requires = {name: {"samples": (SAMPLES,), "allocation": (TABLE,)}[name] for name in inputs}
+    function = "compiler.quantize.stage:quantize"
+    return Stage(label, function, arguments, _TOOLS, inputs, requires, (CODES,), environment=_ENVIRONMENT)
 
 
 def plan_allocation(model: Model, recipe: Recipe, function: str, base: Stage) -> Stage:
-    """The stage that gives each layer its bits: the target's `function`, with the folders of `base` and of the measurement.
+    """The stage that gives each layer its bits: the target's `function`, with the folders `base` and `sensitivity`.
 
-    It is called with `parameters`, `target_bpw` and `max_bytes`.
+    It is called with `parameters`, `target_bpw` and `max_bytes` beside.
     """
     settings = recipe.quantization
     budget = {"parameters": model.parameters, "target_bpw": settings.target_bpw, "max_bytes": settings.max_bytes}
-    return Stage("allocate bits", function, budget, ("numpy",), (base, _plan_sensitivity(model, recipe)))
+    inputs = {"base": base, "sensitivity": _plan_sensitivity(model, recipe)}
+    return Stage("allocate bits", function, budget, ("numpy",), inputs, {"sensitivity": (SENSITIVITY,)}, (TABLE,))
 
 
 def _plan_sensitivity(model: Model, recipe: Recipe) -> Stage:
@@ -69,16 +76,22 @@ def _plan_sensitivity(model: Model, recipe: Recipe) -> Stage:
     settings = recipe.quantization
     relevant = Quantization(settings.calibration, settings.head, settings.embedding).full()
     arguments = {"task": model.task, "group_size": recipe.scheme.block, "quantization": relevant}
-    samples = plan_samples(model, settings)
     return Stage(
-        "measure layers", "compiler.quantize.calibrate.sensitivity:measure", arguments, _TOOLS, (samples,), _ENVIRONMENT
+        "measure layers",
+        "compiler.quantize.calibrate.sensitivity:measure",
+        arguments,
+        _TOOLS,
+        {"samples": plan_samples(model, settings)},
+        {"samples": (SAMPLES,)},
+        (SENSITIVITY,),
+        environment=_ENVIRONMENT,
     )
 
 
 def plan_samples(model: Model, settings: Quantization) -> Stage:
     """The stage that writes the calibration samples."""
     arguments = {"task": model.task, "calibration": asdict(settings.calibration)}
-    return Stage("calibration samples", "compiler.quantize.calibrate.samples:write_samples", arguments, _TOOLS)
+    return Stage("calibration samples", find_task(model.task).samples, arguments, _TOOLS, ensures=(SAMPLES,))
 
 
 def _relevant(settings: Quantization, method: str) -> dict[str, object]:
@@ -100,7 +113,7 @@ def copy_tables(codes: Path, out: Path) -> None:
             shutil.copyfile(codes / name, out / name)
 
 
-def own_codes(model: Model) -> dict[str, Entry]:
+def own_codes(model: Model) -> dict[str, QuantizedInfo]:
     """The codes that the model itself came with (a GPTQ checkpoint); empty for others."""
     return list_quantized(model.folder)
 
@@ -111,14 +124,6 @@ def rows_in_blocks(model: Model) -> Iterator[tuple[str, int]]:
     for tensor in model.tensors:
         if len(tensor.shape) == 2 and IN_BLOCK.search(tensor.name):
             yield tensor.name, tensor.shape[0] if transposed else tensor.shape[1]
-
-
-def unfit_rows(model: Model, scheme: str) -> list[tuple[str, int]]:
-    """Those of them that a scheme of llama.cpp's own does not divide: it stores them in another type."""
-    found = find_scheme(scheme)
-    if found is None or found.family != "gguf" or not found.block:
-        return []
-    return [(name, row) for name, row in rows_in_blocks(model) if row % found.block]
 
 
 def refuse_rows(model: Model, recipe: Recipe) -> str | None:

@@ -32,7 +32,7 @@ from compiler.quantize.blocks.tables import (
     replaced_weight,
     round_table,
 )
-from compiler.quantize.solve.gptq import Solver, damped
+from compiler.quantize.solve.gptq import GptqSettings, damp_hessian
 from compiler.quantize.solve.grid import Grid, Grids, fitting_group, require_rows
 from compiler.quantize.solve.matrix import as_quantized, round_matrix, solve_matrix
 from compiler.stages.cache import partial_folder, write_atomically
@@ -43,7 +43,6 @@ _TOKENS_AT_ONCE = 2048
 
 def quantize(
     model: str,
-    inputs: list[str],
     out: str,
     task: str,
     method: str,
@@ -52,11 +51,12 @@ def quantize(
     symmetric: bool,
     quantization: dict[str, Any],
     rows_per_palette: int | None = None,
+    samples: str | None = None,
+    allocation: str | None = None,
 ) -> dict[str, Any]:
     """Find the codes of every matrix of a model: a stage.
 
-    For GPTQ the first of `inputs` is the folder with `samples.npy`; where `bits` is 0, each layer has its own, and the
-    second is the folder with `allocation.json`.
+    GPTQ reads `samples.npy` in the folder `samples`; where `bits` is 0, each layer has its own by the table in `allocation`.
     """
     source = read_model(Path(model), task=task)
     settings = quantization_from_full(quantization)
@@ -65,15 +65,16 @@ def quantize(
     if settings.smaller_groups:
         grids = replace(grids, own=_fitting(network, grids.default))
     tables = find_tables(network, source, settings, grids.default)
-    if bits == 0:
-        shutil.copyfile(Path(inputs[1]) / TABLE, Path(out) / TABLE)
-        own = {name: Grid(own, group_size, even) for name, (own, even) in read_allocation(Path(inputs[1])).items()}
+    if allocation is not None:
+        shutil.copyfile(Path(allocation) / TABLE, Path(out) / TABLE)
+        own = {name: Grid(own, group_size, even) for name, (own, even) in read_allocation(Path(allocation)).items()}
         grids = replace(grids, own=own)
         tables = allocated_tables(tables, own)
     with partial_folder() as work:
         if method == "gptq":
-            samples = torch.from_numpy(np.load(Path(inputs[0]) / "samples.npy"))
-            _gptq(network, source, samples, grids, tables, settings, work)
+            assert samples is not None
+            given = torch.from_numpy(np.load(Path(samples) / "samples.npy"))
+            _gptq(network, source, given, grids, tables, settings, work)
         else:
             _rtn(network, grids, tables, work)
         table = _collect(work, Path(out))
@@ -90,7 +91,7 @@ def _fitting(network: Network, grid: Grid) -> dict[str, Grid]:
     return found
 
 
-def take_over(model: str, inputs: list[str], out: str) -> dict[str, Any]:
+def take_over(model: str, out: str) -> dict[str, Any]:
     """The codes that a model came with, as they are."""
     for file in sorted(Path(model).glob("codes-*.safetensors")):
         shutil.copyfile(file, Path(out) / file.name)
@@ -100,7 +101,7 @@ def take_over(model: str, inputs: list[str], out: str) -> dict[str, Any]:
 def _rtn(network: Network, grids: Grids, tables: Tables, work: Path) -> None:
     total = len(network.block_names) + 1
     if tables.embedding and tables.embedding_grid:
-        _settle_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
+        _round_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
     for number, block in enumerate(network.block_names):
         network.fill(block)
         found = []
@@ -114,11 +115,11 @@ def _rtn(network: Network, grids: Grids, tables: Tables, work: Path) -> None:
         write_quantized(_block_file(work, number), found)
         report_progress(number + 1, total)
     if tables.head and tables.head_grid and not tables.tied:
-        _settle_table(network, tables.head, tables.head_grid, work / "codes-tail.safetensors")
+        _round_table(network, tables.head, tables.head_grid, work / "codes-tail.safetensors")
     report_progress(total, total)
 
 
-def _settle_table(network: Network, module: str, grid: Grid, file: Path) -> Tensor:
+def _round_table(network: Network, module: str, grid: Grid, file: Path) -> Tensor:
     """Round an embedding or a head to the nearest codes, write them, and return what they stand for."""
     network.fill(module)
     weight = weight_of(network.module.get_submodule(module))
@@ -157,7 +158,7 @@ def _gptq(
         _run_front(network, model, samples, tables, streams(0), batch, work)
     for name in _front_of(network, tables):
         network.empty(name)
-    solver = Solver(settings.damping, settings.activation_order, True, settings.refinements)
+    gptq = GptqSettings(settings.damping, settings.activation_order, True, settings.refinements)
     for number, block in enumerate(network.block_names):
         if number < done:
             continue
@@ -166,11 +167,15 @@ def _gptq(
         report_progress(number + 1, total)
         before, after = streams(number), streams(number + 1)
         found = []
-        for settled in quantize_block(
-            network, block, calls[number], before, after, grids, solver, settings.feedback, batch, work
+        for done_layer in quantize_block(
+            network, block, calls[number], before, after, grids, gptq, settings.feedback, batch, work
         ):
-            name = network.stored_name(settled.layer.name)
-            found.append(as_quantized(name, settled.codes, settled.meaning, settled.grid, settled.layer.transposed))
+            name = network.stored_name(done_layer.layer.name)
+            found.append(
+                as_quantized(
+                    name, done_layer.codes, done_layer.parameters, done_layer.grid, done_layer.layer.transposed
+                )
+            )
         write_quantized(_block_file(work, number), found)
         write_atomically(state, json.dumps({"done": number + 1}))
         for each in (before.original, before.quantized):
@@ -180,7 +185,7 @@ def _gptq(
     report_progress(total - 1, total)
     if tables.head and tables.head_grid and not tables.tied:
         final = streams(len(network.block_names)).quantized
-        _solve_head(network, tables.head, tables.head_grid, inputs, final, solver, batch, work)
+        _solve_head(network, tables.head, tables.head_grid, inputs, final, gptq, batch, work)
     report_progress(total, total)
 
 
@@ -202,7 +207,7 @@ def _run_front(
     """Run the front on all samples into `to`, with the embedding as it was and as it is stored."""
     quantized = None
     if tables.embedding and tables.embedding_grid:
-        quantized = _settle_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
+        quantized = _round_table(network, tables.embedding, tables.embedding_grid, work / "codes-front.safetensors")
         network.fill(tables.embedding)
     table = network.module.get_submodule(tables.embedding) if tables.embedding else None
     for each in (to.original, to.quantized):
@@ -225,7 +230,7 @@ def _solve_head(
     grid: Grid,
     inputs: dict[str, Tensor],
     final: Activations,
-    solver: Solver,
+    gptq: GptqSettings,
     batch: int,
     work: Path,
 ) -> None:
@@ -245,11 +250,11 @@ def _solve_head(
     for name in network.outside_blocks():
         network.empty(name)
     network.fill(head)
-    moments = damped(hessian, solver, f"{head}.weight")
+    damped = damp_hessian(hessian, gptq, f"{head}.weight")
     weight = weight_of(network.module.get_submodule(head))
-    codes, meaning = solve_matrix(weight, moments, grid, solver)
+    codes, parameters = solve_matrix(weight, damped, grid, gptq)
     write_quantized(
-        work / "codes-tail.safetensors", [as_quantized(network.stored_name(f"{head}.weight"), codes, meaning, grid)]
+        work / "codes-tail.safetensors", [as_quantized(network.stored_name(f"{head}.weight"), codes, parameters, grid)]
     )
 
 

@@ -58,33 +58,69 @@ def find_entry(key: str) -> Entry | None:
 @contextmanager
 def new_entry_folder() -> Iterator[Path]:
     """A temporary folder beside the entries; removed unless `store_entry` renamed it."""
-    parent = cache_root() / "stages"
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(parent)
-    folder = Path(tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=parent))
-    try:
+    with new_folder(cache_root() / "stages") as folder:
         (folder / "files").mkdir()
+        yield folder
+
+
+_NEW = ".edgec-new-"
+
+
+@contextmanager
+def new_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder in `parent`, removed in the end, and by the next who makes one there if this process is killed.
+
+    A lock on a file beside it tells that its owner lives; unlike a process id, that holds between containers and machines that
+    share the folder.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(parent)
+    handle, lock = _locked_file(parent)
+    folder = lock.with_suffix("")
+    try:
+        folder.mkdir()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def remove_stale(parent: Path) -> None:
-    """Remove the temporary folders `.new-PID-*` in `parent` whose process was killed."""
-    for folder in parent.glob(".new-*"):
-        pid = folder.name.split("-")[1]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+def _locked_file(parent: Path) -> tuple[int, Path]:
+    """(handle, path) of a new lock file that this process holds."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_NEW, suffix=".lock", dir=parent)
+        if _lock(handle) and Path(name).exists():  # nobody took it for a left-over in between
+            return handle, Path(name)
+        os.close(handle)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+def _lock(handle: int) -> bool:
+    """Lock a file without waiting; whether that succeeded."""
+    if sys.platform == "win32":
         return True
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
     return True
+
+
+def _remove_stale(parent: Path) -> None:
+    """Remove the temporary folders in `parent` whose owner no longer holds its lock."""
+    if sys.platform == "win32":
+        return
+    for lock in parent.glob(f"{_NEW}*.lock"):
+        try:
+            handle = os.open(lock, os.O_RDWR)
+        except OSError:
+            continue
+        if _lock(handle):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def store_entry(folder: Path, key: str, value: Any) -> Entry:

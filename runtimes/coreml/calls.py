@@ -5,8 +5,7 @@ Whoever runs one .mlpackage is a Caller; the sessions here know what its functio
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,14 +14,13 @@ from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.session import Message
+from compiler.task import GENERATION, find_task
+from runtimes.session import Session
 from runtimes.text import HuggingFaceText
 
 CACHES = ("keys", "values")
 # Outputs of two axes that have a value for each token.
 _BY_TOKEN = ("start_logits", "end_logits")
-# Beside the parts: what a program that runs them must know.
-COREML = "coreml.json"
 
 
 class Caller(Protocol):
@@ -49,8 +47,8 @@ class EncoderCalls:
         shapes = caller.input_shapes(None) or {}
         self.input_names = tuple(shapes)
         first = next(iter(shapes.values()))
-        told = package.folder / COREML
-        self._lengths = json.loads(told.read_text(encoding="utf-8"))["sequence_lengths"] if told.is_file() else []
+        lengths = package.lowered.shapes.sequence_lengths
+        self._lengths = lengths if len(lengths) > 1 else ()
         self.fixed_sequence_length: int | None = first[1] if len(first) == 2 and not self._lengths else None
         self.longest_sequence: int | None = max(self._lengths) if self._lengths else self.fixed_sequence_length
 
@@ -83,15 +81,15 @@ class EncoderCalls:
         del self._caller
 
 
-class LanguageCalls:
+class DecoderCalls:
     """A language model, in one part or several."""
 
     def __init__(self, package: Package, callers: Sequence[Caller]) -> None:
         self._callers = callers
-        self._text = HuggingFaceText(package.folder)
-        told = json.loads((package.folder / COREML).read_text(encoding="utf-8"))
-        self.context_length = int(told["context_length"])
-        self.vocabulary = told["vocabulary"]
+        self.text = HuggingFaceText(package.folder)
+        shapes = package.lowered.shapes
+        assert shapes.context_length is not None and shapes.vocabulary is not None
+        self.context_length, self.vocabulary = shapes.context_length, shapes.vocabulary
         self._names = dict(self._lengths(callers[0]))
         self._caches: list[dict[str, NDArray[Any]]] = [{} for _ in callers]
         self._position = 0
@@ -147,44 +145,26 @@ class LanguageCalls:
         logits[np.arange(len(tokens)), tokens.astype(np.int64)] = 0
         return logits
 
-    def _forget(self) -> None:
+    def reset(self) -> None:
         self._position = 0
         for caller, caches in zip(self._callers, self._caches, strict=True):
             caller.reset()
             caches.clear()
 
-    def prefill(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        self._forget()
+    def extend(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         return self._run(token_ids)[-1]
 
-    def decode(self, token_id: int) -> NDArray[np.float32]:
-        return self._run([token_id])[-1]
-
     def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        self._forget()
+        self.reset()
         return self._run(token_ids)
-
-    def tokenize(self, text: str) -> list[int]:
-        return self._text.tokenize(text)
-
-    def detokenize(self, token_ids: Sequence[int]) -> str:
-        return self._text.detokenize(token_ids)
-
-    def render_chat(self, messages: Sequence[Message]) -> str | None:
-        return self._text.render_chat(messages)
-
-    def start_of_text_ids(self) -> tuple[int, ...]:
-        return self._text.start_of_text_ids
-
-    def end_of_text_ids(self) -> frozenset[int]:
-        return self._text.end_of_text_ids
 
     def close(self) -> None:
         del self._callers
 
 
-def artifacts(package: Package) -> list[Path]:
-    """The .mlpackages of a package, in the order of the parts."""
-    if package.lowered.artifact != ".":
-        return [package.artifact]
-    return sorted(package.folder.glob("part-*.mlpackage"), key=lambda path: int(path.stem.removeprefix("part-")))
+def open_with(package: Package, call: Callable[[Path], Caller]) -> Session:
+    """A session on a package whose files are opened by `call`, in the order in which they run."""
+    callers = [call(package.folder / name) for name in package.lowered.main.files]
+    if find_task(package.model.task).kind == GENERATION:
+        return DecoderCalls(package, callers)
+    return EncoderCalls(package, callers[0])

@@ -17,9 +17,8 @@ from torch import Tensor
 
 import runtimes.coreml.mil_shapes  # noqa: F401  registers its operators
 from compiler.errors import UnusableInput
-from compiler.model import TEXT_GENERATION
 from compiler.package import Package
-from runtimes.coreml.calls import EncoderCalls, LanguageCalls, artifacts
+from runtimes.coreml.calls import open_with
 from runtimes.coreml.mil_ops import OPERATORS
 from runtimes.coreml.mil_program import (
     BlobValue,
@@ -245,7 +244,4 @@ class EvaluatorCaller:
 def open_session(package: Package, threads: int) -> Session:
     """A session on a Core ML package, evaluated."""
     torch.set_num_threads(threads)
-    callers = [EvaluatorCaller(folder) for folder in artifacts(package)]
-    if package.model.task != TEXT_GENERATION:
-        return EncoderCalls(package, callers[0])
-    return LanguageCalls(package, callers)
+    return open_with(package, EvaluatorCaller)

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
-from compiler.model import TEXT_GENERATION
 from compiler.package import Package
-from runtimes.coreml.calls import EncoderCalls, LanguageCalls, artifacts
+from runtimes.coreml.calls import open_with
 from runtimes.session import Session
 
 
@@ -76,7 +75,4 @@ def open_session(package: Package, threads: int) -> Session:
         )
     import coremltools
 
-    callers = [CoreMlCaller(folder, coremltools) for folder in artifacts(package)]
-    if package.model.task != TEXT_GENERATION:
-        return EncoderCalls(package, callers[0])
-    return LanguageCalls(package, callers)
+    return open_with(package, lambda folder: CoreMlCaller(folder, coremltools))

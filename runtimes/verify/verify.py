@@ -3,93 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compiler.digest import digest_code, digest_json, tool_version
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.inputs.open import digest_model
-from compiler.model import TEXT_GENERATION, Model
-from compiler.package import Package, check_files, record_quality
-from compiler.recipe import Shapes, Thresholds, recipe_from_full
-from compiler.stages.cache import Entry, find_entry, new_entry_folder, store_entry
-from compiler.stages.worker import Progress, run_in_child
-from runtimes.verify.thresholds import thresholds_for
+from compiler.inputs.identity import digest_model
+from compiler.model import Model
+from compiler.package import Package, check_files, read_package, require_usable
+from compiler.recipe import Recipe, Shapes, recipe_from_full
+from compiler.stages.cache import Entry
+from compiler.stages.executor import LocalExecutor, Source
+from compiler.stages.stage import Stage
+from compiler.stages.worker import Progress, report_progress, run_in_child
+from runtimes.kinds import kind_of_task
+from runtimes.kinds.kind import Figures, Kind
+from runtimes.registry import open_session
+from runtimes.verify.verification import Failure, Verification, write_verification
 
-WINDOW_TOKENS = 512
 MAX_TEXT_TOKENS = 4096
-NEW_TOKENS = 32
 _DIGITS = 4
 
 TEXT_CHECK = "text"
 NUMBERS_CHECK = "numbers"
+OWN_PASSAGES = "edgec passages"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What verify found of one package.
-
-    Attributes:
-        package: the package's folder name.
-        effective_bits_per_weight: of the package.
-        quality: the figures, as they are recorded in package.json.
-        failures: (check, sentence) of every limit that does not hold; empty when the package passes.
-    """
-
-    package: str
-    effective_bits_per_weight: float
-    quality: dict[str, Any]
-    failures: tuple[tuple[str, str], ...]
-
-
-def expect(
-    model: Model,
-    shapes: Shapes,
-    text: Path | None,
-    max_tokens: int,
-    on_progress: Progress | None = None,
-    debug: bool = False,
-) -> Entry:
-    """What the Reference says of the model, computed once in a child process and kept in the cache.
-
-    Texts are cut to what the model and a package of these shapes can hold.
+def reference_stage(model: Model, shapes: Shapes, text: Path | None, max_tokens: int) -> Stage:
+    """The stage that writes what the Reference says, cut to what the model and a package of these shapes can hold.
 
     Raises:
-        UnusableInput: the text cannot be read or is too short, or the model cannot be loaded.
+        UnusableInput: the text cannot be read, or such models take none.
     """
     content = None
     if text is not None:
         try:
             content = text.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UnusableInput(f"The text {text} cannot be read as UTF-8: {error}.") from error
-    arguments: dict[str, Any]
-    if model.task == TEXT_GENERATION:
-        function = "runtimes.verify.reference:expect_language"
-        limits = (WINDOW_TOKENS, model.geometry.context_length, shapes.context_length)
-        arguments = {
-            "window_tokens": min(length for length in limits if length),
-            "max_tokens": max_tokens,
-            "new_tokens": NEW_TOKENS,
-            "text": content,
-        }
-    else:
-        if content is not None:
-            raise UnusableInput("--text is for language models; encoders are compared on the project's own passages.")
-        function = "runtimes.verify.reference:expect_encoder"
-        longest = model.geometry.context_length or shapes.sequence_length
-        arguments = {"task": model.task, "max_tokens": min(shapes.sequence_length, longest)}
-    tools = {name: tool_version(name) for name in ("torch", "transformers", "tokenizers")}
-    key = digest_json([digest_model(model), function, arguments, tools, digest_code()])
-    entry = find_entry(key)
-    if entry is None:
-        with new_entry_folder() as folder:
-            files = {"model": str(model.folder.resolve()), "out": str(folder / "files")}
-            run_in_child(function, {**files, **arguments}, label="the Reference", on_progress=on_progress, debug=debug)
-            entry = store_entry(folder, key, None)
-    return entry
+            raise UnusableInput(f"The text {text} cannot be read as UTF-8. Give a text file.") from error
+    told = kind_of_task(model.task).expect(model, shapes, content, max_tokens)
+    return Stage("the Reference", told.function, told.arguments, told.tools, ensures=("expected.json",))
+
+
+def expect(model: Model, shapes: Shapes, text: Path | None, max_tokens: int, executor: LocalExecutor) -> Entry:
+    """What the Reference says of the model, computed once and kept in the cache.
+
+    Raises:
+        UnusableInput: the text cannot be read or is too short, or the model cannot be loaded.
+    """
+    stage = reference_stage(model, shapes, text, max_tokens)
+    return executor.run_one(stage, {"model": Source(model.folder, digest_model(model))}, model.name)
 
 
 def verify(
@@ -100,42 +63,64 @@ def verify(
     max_tokens: int = MAX_TEXT_TOKENS,
     threads: int = 2,
     allow: Sequence[str] = (),
+    executor: LocalExecutor | None = None,
     on_progress: Progress | None = None,
-    debug: bool = False,
-) -> Verdict:
-    """Check the files, then the numbers and the text side against the Reference; record the figures in the manifest.
+) -> Verification:
+    """Check the files, then the numbers and the text side against the Reference; leave what was found beside the manifest.
 
-    A failure of a check that `allow` names is recorded as accepted, and the check's name in the package's `allowed`.
+    A failure of a check that `allow` names is recorded as accepted.
 
     Raises:
         CheckFailed: a file is not the one that was built.
-        UnusableInput: the package or the model cannot be opened.
+        UnusableInput: the package or the model cannot be opened, or the package is unfinished.
     """
+    executor = executor or LocalExecutor()
     check_files(package)
-    recipe = recipe_from_full(package.recipe_full)
-    entry = expect(model, recipe.shapes, text, max_tokens, None, debug)
-    kind = "language" if model.task == TEXT_GENERATION else "encoder"
+    require_usable(package)
+    recipe, kind = recipe_from_full(package.recipe_full), kind_of_task(package.model.task)
+    limits = limits_of(kind, recipe)
+    entry = expect(model, recipe.shapes, text, max_tokens, executor)
     finished = run_in_child(
-        f"runtimes.verify.probe:probe_{kind}",
+        f"{__name__}:probe",
         {"package": str(package.folder.resolve()), "expected": str(entry.files), "threads": threads},
         label=f"verify {package.name}",
         on_progress=on_progress,
-        debug=debug,
+        debug=executor.debug,
     )
-    quality = {name: _rounded(name, value) for name, value in finished.value.items()}
-    misses = tuple(quality.pop("text_misses"))
-    quality["text"] = text.name if text else "edgec passages"
-    if kind == "language" and text is None:
-        # The passages are too short and too mixed for a perplexity that anyone could compare.
-        del quality["perplexity"], quality["reference_perplexity"]
-    limits = thresholds_for(recipe.scheme.name, recipe.thresholds)
-    failures = tuple((NUMBERS_CHECK, failure) for failure in check_numbers(quality, limits))
-    failures += tuple((TEXT_CHECK, miss) for miss in misses)
-    accepted = [(check, failure) for check, failure in failures if check in allow]
-    quality["passed"] = len(accepted) == len(failures)
-    quality["accepted"] = [failure for _, failure in accepted]
-    record_quality(package, quality, [check for check, _ in accepted])
-    return Verdict(package.name, package.lowered.weights.effective_bits_per_weight, quality, failures)
+    left_out = kind.only_with_text if text is None else ()
+    figures = {name: _rounded(name, value) for name, value in finished.value["figures"].items() if name not in left_out}
+    failures = [Failure(NUMBERS_CHECK, sentence) for sentence in check_numbers(figures, limits, kind.limited)]
+    failures += [Failure(TEXT_CHECK, miss) for miss in finished.value["text_misses"]]
+    accepted = tuple(sorted({failure.check for failure in failures} & set(allow)))
+    passed = all(failure.check in accepted for failure in failures)
+    found = Verification(
+        package.digest, passed, text.name if text else OWN_PASSAGES, figures, tuple(failures), accepted
+    )
+    write_verification(package, found)
+    return found
+
+
+def probe(package: str, expected: str, threads: int) -> dict[str, Any]:
+    """Ask the package what the Reference was asked: runs in a process of its own."""
+    read = read_package(Path(package))
+    session = open_session(read, threads)
+    found = kind_of_task(read.model.task).probe(session, read, Path(expected), report_progress)
+    return {"figures": found.figures, "text_misses": list(found.text_misses)}
+
+
+def limits_of(kind: Kind, recipe: Recipe) -> dict[str, float]:
+    """The scheme's limits with the recipe's own in their place where it has any.
+
+    Raises:
+        UnusableInput: the recipe limits a figure that packages of this kind do not have.
+    """
+    own = dict(recipe.thresholds)
+    if unknown := sorted(set(own) - set(kind.limited)):
+        raise UnusableInput(
+            f"{recipe} limits {unknown[0]!r}, and there is no such figure of {kind.title.lower()}. Limits are: "
+            f"{', '.join(kind.limited)}."
+        )
+    return {**kind.limits(recipe.scheme), **own}
 
 
 def _rounded(name: str, value: Any) -> Any:
@@ -147,42 +132,33 @@ def _rounded(name: str, value: Any) -> Any:
     return float(f"{value:.{_DIGITS}g}")
 
 
-def check_numbers(quality: dict[str, Any], limits: Thresholds) -> list[str]:
-    """A sentence for every figure beyond its limit; a figure that is not a number is always beyond."""
-    upper = (
-        ("mean_kl", limits.max_mean_kl),
-        ("p99_kl", limits.max_p99_kl),
-        ("relative_error", limits.max_relative_error),
-    )
-    lower = (
-        ("same_top1", limits.min_same_top1),
-        ("min_cosine", limits.min_cosine),
-        ("greedy_agreement", limits.min_greedy_agreement),
-    )
+def check_numbers(figures: Figures, limits: Mapping[str, float], limited: Mapping[str, str]) -> list[str]:
+    """A sentence for every figure beyond its limit; a figure that is missing or not a number is always beyond.
+
+    `limited` tells which figure a limit is of.
+    """
     failures = []
-    for name, limit in upper:
-        if name in quality and limit is not None and not quality[name] <= limit:
-            failures.append(f"{name} is {quality[name]:g}, the limit is {limit:g}")
-    for name, limit in lower:
-        if name in quality and limit is not None and not quality[name] >= limit:
-            where = f" (largest difference in {quality['worst_output']})" if "worst_output" in quality else ""
-            failures.append(f"{name} is {quality[name]:g}, at least {limit:g} is needed{where}")
+    for limit_name, limit in sorted(limits.items()):
+        name, upper = limited[limit_name], limit_name.startswith("max_")
+        value = figures.get(name)
+        if not isinstance(value, int | float):
+            failures.append(f"{name} is missing, and it is limited to {limit:g}")
+        elif upper and not value <= limit:
+            failures.append(f"{name} is {value:g}, the limit is {limit:g}")
+        elif not upper and not value >= limit:
+            where = f" (largest difference in {figures['worst_output']})" if "worst_output" in figures else ""
+            failures.append(f"{name} is {value:g}, at least {limit:g} is needed{where}")
     return failures
 
 
-def require_passed(verdicts: Sequence[Verdict], allow: Sequence[str]) -> None:
-    """Raise CheckFailed when a package failed a check that `allow` does not name."""
-    failed = [
-        (verdict.package, check, failure)
-        for verdict in verdicts
-        for check, failure in verdict.failures
-        if check not in allow
-    ]
+def require_passed(found: Sequence[tuple[Package, Verification]]) -> None:
+    """Raise CheckFailed when a package failed a check that was not accepted."""
+    failed = [(package, failure) for package, each in found for failure in each.unaccepted]
     if failed:
-        package, check, failure = failed[0]
+        package, first = failed[0]
         more = f" ({len(failed) - 1} more failures are listed above.)" if len(failed) > 1 else ""
         raise CheckFailed(
-            check,
-            f"{package} does not compute what the model computes: {failure}.{more} The package is not to be shipped; "
-            f"--allow {check} accepts this check.",
+            first.check,
+            f"{package.name} does not compute what the model computes: {first.sentence}.{more} The package is not to be "
+            f"shipped; --allow {first.check} accepts this check.",
         )

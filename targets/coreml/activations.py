@@ -17,11 +17,12 @@ from torch import Tensor
 
 from compiler.model import read_model
 from compiler.networks.encoder import build_encoder
-from compiler.networks.encoder_families import describe_encoder, encoder_sources
+from compiler.networks.encoder_family import describe_encoder, encoder_sources
+from compiler.networks.families import encoder_family
 from compiler.networks.parts import Projection
 from compiler.networks.weights import fill
+from targets.coreml.target import RANGES
 
-RANGES = "ranges.json"
 _LARGEST_CODE = 127
 # Of the mean square of the values. MiniLM: 0.001 for attention, 0.005 to 0.03 for the feed-forward layers with such channels.
 _MOST_ERROR = 2e-3
@@ -31,16 +32,17 @@ _SHRINKS = [1.0 - 0.04 * step for step in range(20)]
 
 
 @torch.inference_mode()
-def measure_ranges(model: str, inputs: list[str], out: str, task: str) -> dict[str, Any]:
+def measure_ranges(model: str, samples: str, out: str, task: str) -> dict[str, Any]:
     """Write the scale of each projection's input by the projection's name, and the error of each that stays a float.
 
-    `inputs` is the folder with `samples.npy`.
+    `samples` is the folder with `samples.npy`.
     """
     source = read_model(Path(model), task=task)
-    config = describe_encoder(source)
+    family = encoder_family(source)
+    config = describe_encoder(source, family)
     with torch.device("meta"):
         network = build_encoder(config, "plain").eval()
-    fill(network, source, encoder_sources(source, config))
+    fill(network, source, encoder_sources(source, family, config))
     given: dict[str, list[Tensor]] = {}
 
     def watch(name: str) -> Any:
@@ -52,8 +54,8 @@ def measure_ranges(model: str, inputs: list[str], out: str, task: str) -> dict[s
     for name, module in network.named_modules():
         if isinstance(module, Projection):
             module.register_forward_pre_hook(watch(name))
-    samples = torch.from_numpy(np.load(Path(inputs[0]) / "samples.npy"))
-    for sample in samples[torch.linspace(0, len(samples) - 1, min(len(samples), _SAMPLES)).long()]:
+    kept = torch.from_numpy(np.load(Path(samples) / "samples.npy"))
+    for sample in kept[torch.linspace(0, len(kept) - 1, min(len(kept), _SAMPLES)).long()]:
         batch = sample[None]
         if config.image:
             network(batch)

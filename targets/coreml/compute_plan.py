@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from compiler.package import Departure, Placement
+from compiler.package import Placement, UnsupportedOperator
 from targets.coreml.placement import predict_placement
 
 
@@ -21,8 +21,8 @@ def place_packages(folders: Sequence[Path]) -> Placement:
         parts[0].engine,
         parts[0].source,
         sum(each.operators for each in parts),
-        tuple(departure for each in parts for departure in each.departures),
-        tuple(departure for each in parts for departure in each.unsure),
+        tuple(operator for each in parts for operator in each.unsupported),
+        tuple(operator for each in parts for operator in each.unsure),
         sum(each.result_bytes for each in parts),
         sum(each.padded_bytes for each in parts),
     )
@@ -36,7 +36,7 @@ def plan_placement(folder: Path) -> Placement:
 
     compiled = coremltools.models.utils.compile_model(str(folder))
     plan = MLComputePlan.load_from_path(path=compiled, compute_units=coremltools.ComputeUnit.ALL)
-    total, departures = 0, []
+    total, unsupported = 0, []
     for name, function in plan.model_structure.program.functions.items():
         for operation in function.block.operations:
             usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
@@ -46,5 +46,7 @@ def plan_placement(folder: Path) -> Placement:
             device = usage.preferred_compute_device
             if not isinstance(device, MLNeuralEngineComputeDevice):
                 title = f"{name}/{operation.outputs[0].name if operation.outputs else operation.operator_name}"
-                departures.append(Departure(operation.operator_name, title, f"planned for {type(device).__name__}"))
-    return Placement("ane", "planned", total, tuple(departures))
+                unsupported.append(
+                    UnsupportedOperator(operation.operator_name, title, f"planned for {type(device).__name__}")
+                )
+    return Placement("ane", "planned", total, tuple(unsupported))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,17 +13,19 @@ import torch
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, types
 
-from compiler.lineage import write_lineage
+from compiler.lineage import model_of, write_lineage
 from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.decoder import Decoder, Tables, cache_shapes
-from compiler.networks.decoder_families import decoder_sources, describe_decoder, rotary_tables
+from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
+from compiler.networks.families import decoder_family
 from compiler.networks.parts import Layout
+from compiler.package import FixedShapes
 from compiler.quantize.plan import copy_tables
 from compiler.stages.worker import report_progress
 from targets.coreml.cache import CACHES
 from targets.coreml.encoder import ARTIFACT, SPECIFICATIONS, lowered, opset_of, weights_of
 from targets.coreml.graph import lower_function
-from targets.coreml.package import read_spec, write_mlpackage
+from targets.coreml.package import write_mlpackage
 from targets.coreml.weights import Stored, Weights
 
 _PREFILL = 64
@@ -32,7 +33,6 @@ _PREFILL = 64
 
 def lower_decoder(
     model: str,
-    inputs: list[str],
     out: str,
     layout: Layout,
     ios: int,
@@ -40,8 +40,9 @@ def lower_decoder(
     part_bytes: int,
     bits: float,
     greedy: bool,
-    origin: dict[str, str],
+    lineage: dict[str, str],
     placed_by: str = "",
+    codes: str | None = None,
 ) -> dict[str, Any]:
     """Write `model.mlpackage`, or `part-N.mlpackage` of at most about `part_bytes` each.
 
@@ -49,31 +50,27 @@ def lower_decoder(
     Before, it has one function, for one token, and the cache goes in and out.
     """
     folder = Path(out)
-    source = write_lineage(Path(model), origin, folder, processor=True)
+    source = model_of(Path(model), lineage)
+    write_lineage(source, lineage, folder, processor=True)
     for name in ("generation_config.json", "chat_template.jinja"):
         if (Path(model) / name).is_file():
             shutil.copyfile(Path(model) / name, folder / name)
-    config = describe_decoder(source, context_length)
-    tables = rotary_tables(source, config)
+    family = decoder_family(source)
+    config = describe_decoder(source, family, context_length)
+    tables = rotary_tables(source, family, config)
     parts = plan_parts(config, bits, part_bytes)
+    files = tuple(f"part-{number}.mlpackage" for number in range(len(parts))) if len(parts) > 1 else (ARTIFACT,)
     stored: dict[str, Stored] = {}
-    for number, part in enumerate(parts):
-        weights = weights_of(source, decoder_sources(source, config, part), inputs, ios)
+    for number, (part, name) in enumerate(zip(parts, files, strict=True)):
+        weights = weights_of(source, decoder_sources(source, family, config, part), codes, ios)
         functions = _functions(config, part, tables, layout, ios, greedy, weights)
-        name = ARTIFACT if len(parts) == 1 else f"part-{number}.mlpackage"
-        write_mlpackage(folder / name, functions, weights.blobs, SPECIFICATIONS[ios], origin["source"])
+        write_mlpackage(folder / name, functions, weights.blobs, SPECIFICATIONS[ios], lineage["source"])
         stored |= weights.stored
         report_progress(number + 1, len(parts))
-    for each in inputs:
-        copy_tables(Path(each), folder)
-    told = {"context_length": context_length, "vocabulary": config.vocabulary, "parts": len(parts)}
-    told["prefill_tokens"] = _prefill_tokens(config) if ios >= 18 else 1
-    (folder / "coreml.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    first, last = (_description(folder / name) for name in _ends(len(parts)))
-    artifact = ARTIFACT if len(parts) == 1 else "."
-    names = [ARTIFACT] if len(parts) == 1 else [f"part-{number}.mlpackage" for number in range(len(parts))]
-    folders = [folder / name for name in names]
-    return asdict(lowered(artifact, first.input, last.output, stored.values(), folders))
+    if codes is not None:
+        copy_tables(Path(codes), folder)
+    shapes = FixedShapes(context_length=context_length, batch=1, vocabulary=config.vocabulary)
+    return asdict(lowered(folder, files, shapes, stored.values()))
 
 
 def _prefill_tokens(config: DecoderConfig) -> int:
@@ -127,13 +124,3 @@ def _placeholders(
             placeholders[name] = make(shape, types.fp16)
         names |= {"position": "position", **{name: name for name in CACHES}}
     return placeholders, names
-
-
-def _ends(count: int) -> tuple[str, str]:
-    return (ARTIFACT, ARTIFACT) if count == 1 else ("part-0.mlpackage", f"part-{count - 1}.mlpackage")
-
-
-def _description(folder: Path) -> Any:
-    """The ports of a package: those of `decode`, or of the one function."""
-    description = read_spec(folder).description
-    return next((each for each in description.functions if each.name == "decode"), description)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,21 @@ from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import get_new_symbol, types
 
 from compiler.formats.codes import list_quantized
-from compiler.lineage import write_lineage
+from compiler.lineage import model_of, write_lineage
 from compiler.model import Model
 from compiler.networks.encoder import build_encoder
-from compiler.networks.encoder_families import describe_encoder, encoder_sources
+from compiler.networks.encoder_family import describe_encoder, encoder_sources
+from compiler.networks.families import encoder_family
 from compiler.networks.parts import Layout
 from compiler.networks.weights import Source
-from compiler.package import Deviation, Lowered, Port
+from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port
 from compiler.package import Weights as Account
-from compiler.pretrained import OUTPUT_NAMES
 from compiler.quantize.plan import copy_tables
-from targets.coreml.activations import RANGES
+from compiler.task import find_task
 from targets.coreml.compute_plan import place_packages
 from targets.coreml.graph import lower_function
 from targets.coreml.package import read_spec, write_mlpackage
+from targets.coreml.target import RANGES
 from targets.coreml.weights import Stored, Weights
 
 ARTIFACT = "model.mlpackage"
@@ -37,62 +38,70 @@ SPECIFICATIONS = {16: 7, 17: 8, 18: 9}
 
 def lower_encoder(
     model: str,
-    inputs: list[str],
     out: str,
     layout: Layout,
     ios: int,
     sequence_lengths: list[int],
     batch: int,
-    origin: dict[str, str],
+    lineage: dict[str, str],
     placed_by: str = "",
+    codes: str | None = None,
+    ranges: str | None = None,
 ) -> dict[str, Any]:
     """Write `model.mlpackage` with one function, int32 inputs (batch, one of the lengths), float16 outputs."""
     folder = Path(out)
-    source = write_lineage(Path(model), origin, folder, processor=True)
-    config = describe_encoder(source)
+    source = model_of(Path(model), lineage)
+    write_lineage(source, lineage, folder, processor=True)
+    family = encoder_family(source)
+    config = describe_encoder(source, family)
     with torch.device("meta"):
         network = build_encoder(config, layout).eval()
-    weights = weights_of(source, encoder_sources(source, config), inputs, ios)
+    weights = weights_of(source, encoder_sources(source, family, config), codes, ios, _ranges(ranges))
     if config.image:
         placeholders = {"pixel_values": mb.placeholder((batch, *config.image[0]), types.fp16)}
     else:
         length = sequence_lengths[0] if len(sequence_lengths) == 1 else get_new_symbol()
         placeholders = {name: mb.placeholder((batch, length), types.int32) for name in network.input_names}
     names = {name: name for name in placeholders}
-    function = lower_function(network, placeholders, names, weights, OUTPUT_NAMES[source.task], opset_of(ios))
+    function = lower_function(network, placeholders, names, weights, find_task(source.task).outputs, opset_of(ios))
     if len(sequence_lengths) > 1:
         # All inputs have the same length, which Core ML cannot say: it is told each one's.
         shapes = coremltools.EnumeratedShapes([(batch, each) for each in sequence_lengths])
         function.set_input_types(
             tuple(coremltools.TensorType(name=name, shape=shapes, dtype=np.int32) for name in placeholders)
         )
-        told = json.dumps({"sequence_lengths": sequence_lengths}, indent=1)
-        (folder / "coreml.json").write_text(told + "\n", encoding="utf-8")
-    write_mlpackage(folder / ARTIFACT, {"main": function}, weights.blobs, SPECIFICATIONS[ios], origin["source"])
-    for each in inputs:
-        copy_tables(Path(each), folder)
-    description = read_spec(folder / ARTIFACT).description
-    account = lowered(ARTIFACT, description.input, description.output, weights.stored.values(), [folder / ARTIFACT])
+    write_mlpackage(folder / ARTIFACT, {"main": function}, weights.blobs, SPECIFICATIONS[ios], lineage["source"])
+    if codes is not None:
+        copy_tables(Path(codes), folder)
+    lengths = () if config.image else tuple(sequence_lengths)
+    shapes = FixedShapes(sequence_lengths=lengths, longest_sequence=max(lengths, default=None), batch=batch)
+    account = lowered(folder, (ARTIFACT,), shapes, weights.stored.values())
     floats = tuple(
         Deviation(f"input of {name}", "fp16", "a few channels are too large for 8 bits to do for the others", False)
-        for name in _ranges(inputs).get("float_errors", {})
+        for name in _ranges(ranges).get("float_errors", {})
     )
     return asdict(replace(account, weights=replace(account.weights, deviations=floats)))
 
 
-def _ranges(inputs: Sequence[str]) -> dict[str, dict[str, float]]:
+def _ranges(folder: str | None) -> dict[str, dict[str, float]]:
     """What `targets.coreml.activations` wrote; empty where activations stay floats."""
-    if len(inputs) < 2:
+    if folder is None:
         return {}
-    found: dict[str, dict[str, float]] = json.loads((Path(inputs[1]) / RANGES).read_text(encoding="utf-8"))
+    found: dict[str, dict[str, float]] = json.loads((Path(folder) / RANGES).read_text(encoding="utf-8"))
     return found
 
 
-def weights_of(model: Model, sources: Mapping[str, Source], inputs: Sequence[str], ios: int) -> Weights:
-    """The parameters; `inputs` are the folders of codes and of ranges, where there are any."""
-    codes = list_quantized(Path(inputs[0])) if inputs else {}
-    scales = _ranges(inputs).get("scales", {})
-    return Weights({info.name: info for info in model.tensors}, sources, codes, ios >= 18, scales)
+def weights_of(
+    model: Model,
+    sources: Mapping[str, Source],
+    codes: str | None,
+    ios: int,
+    ranges: Mapping[str, Mapping[str, float]] | None = None,
+) -> Weights:
+    """The parameters, with the codes in a folder and the scales of activations where there are any."""
+    known = list_quantized(Path(codes)) if codes else {}
+    scales = (ranges or {}).get("scales", {})
+    return Weights({info.name: info for info in model.tensors}, sources, known, ios >= 18, scales)
 
 
 def opset_of(ios: int) -> Any:
@@ -100,18 +109,32 @@ def opset_of(ios: int) -> Any:
     return getattr(coremltools.target, f"iOS{ios}")
 
 
-def lowered(
-    artifact: str, inputs: Iterable[Any], outputs: Iterable[Any], stored: Iterable[Stored], folders: Sequence[Path]
-) -> Lowered:
-    """The account of a package: its ports from what was written, its weights from what was asked for."""
+def lowered(folder: Path, files: tuple[str, ...], shapes: FixedShapes, stored: Iterable[Stored]) -> Lowered:
+    """The account of a package: its graphs from what was written, its weights from what was asked for."""
     kinds: dict[str, int] = {}
     total = 0.0
     for each in stored:
         kinds[each.type] = kinds.get(each.type, 0) + each.elements
         total += each.bits * each.elements
-    taken, given = (tuple(_port(feature) for feature in features) for features in (inputs, outputs))
     account = Account(total / sum(kinds.values()), kinds)
-    return Lowered("coreml", artifact, taken, given, account, place_packages(folders))
+    places = place_packages([folder / name for name in files])
+    return Lowered("coreml", _graphs(folder, files), account, shapes, places)
+
+
+def _graphs(folder: Path, files: tuple[str, ...]) -> tuple[Graph, ...]:
+    """A graph for each function: what goes into the first file and comes out of the last one."""
+    first, last = (read_spec(folder / name).description for name in (files[0], files[-1]))
+    if not first.functions:
+        return (Graph("main", files, _ports(first.input), _ports(last.output), _ports(first.state)),)
+    ends = {each.name: each for each in last.functions}
+    return tuple(
+        Graph(each.name, files, _ports(each.input), _ports(ends[each.name].output), _ports(each.state), each.name)
+        for each in first.functions
+    )
+
+
+def _ports(features: Iterable[Any]) -> tuple[Port, ...]:
+    return tuple(_port(feature) for feature in features)
 
 
 _PORT_DTYPES = {65552: "float16", 65568: "float32", 131104: "int32"}
@@ -119,7 +142,8 @@ _PORT_DTYPES = {65552: "float16", 65568: "float32", 131104: "int32"}
 
 def _port(feature: Any) -> Port:
     """Sizes that are one of several have a name."""
-    array = feature.type.multiArrayType
+    kind = feature.type
+    array = kind.stateType.arrayType if kind.HasField("stateType") else kind.multiArrayType
     every = [tuple(int(size) for size in each.shape) for each in array.enumeratedShapes.shapes]
     sizes: tuple[int | str, ...] = tuple(int(size) for size in array.shape)
     if every:

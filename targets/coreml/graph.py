@@ -195,9 +195,9 @@ def _positions(module: parts.Positions, own: _Named, ids: Any) -> Any:
     return mb.slice_by_index(x=np.ascontiguousarray(table), begin=[0] * table.ndim, end=end)
 
 
-def _hidden_keys(module: parts.HiddenKeys, own: _Named, mask: Any) -> Any:
+def _additive_mask(module: parts.AttentionMask, own: _Named, mask: Any) -> Any:
     seen = mb.expand_dims(x=mb.cast(x=mask, dtype="fp16"), axes=[2, 3] if module.layout == "ane" else [1, 2])
-    return mb.mul(x=mb.sub(x=seen, y=np.float16(1)), y=np.float16(-parts.HIDDEN_SCORE))
+    return mb.mul(x=mb.sub(x=seen, y=np.float16(1)), y=np.float16(-parts.MASKED_SCORE))
 
 
 def _patches(module: parts.Patches, own: _Named, picture: Any) -> Any:
@@ -257,7 +257,7 @@ _PARTS: Mapping[type, Emit] = {
     parts.Embedding: _embedding,
     parts.Segments: _segments,
     parts.Positions: _positions,
-    parts.HiddenKeys: _hidden_keys,
+    parts.AttentionMask: _additive_mask,
     parts.Patches: _patches,
     parts.TokensOut: _tokens_out,
     parts.FirstToken: _first_token,

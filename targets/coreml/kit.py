@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -10,12 +9,10 @@ from pathlib import Path
 from string import Template
 
 from compiler.errors import UnusableInput
-from compiler.model import TEXT_GENERATION
 from compiler.package import Package, Port
+from compiler.task import GENERATION, find_task
 
-_TOKENIZER = re.compile(
-    r"(tokenizer|tokenizer_config|special_tokens_map|config|generation_config|coreml)\.json|vocab\..*"
-)
+_TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|config|generation_config)\.json|vocab\..*")
 _PLATFORMS = {
     "ios16": ".iOS(.v16), .macOS(.v13)",
     "ios17": ".iOS(.v17), .macOS(.v14)",
@@ -163,7 +160,7 @@ def write_kit(package: Package, out: Path) -> list[str]:
     with tempfile.TemporaryDirectory(prefix=".new-", dir=out.parent) as temporary:
         root = Path(temporary) / "kit"
         resources = root / "Sources" / name / "Resources"
-        shutil.copytree(package.artifact, resources / package.lowered.artifact)
+        shutil.copytree(package.artifact, resources / package.artifact.name)
         for file in sorted(package.folder.iterdir()):
             if _TOKENIZER.fullmatch(file.name):
                 shutil.copyfile(file, resources / file.name)
@@ -183,26 +180,29 @@ def _refuse(package: Package, out: Path) -> None:
         raise UnusableInput(
             f"{package.name} is run by {package.lowered.runtime}; a kit for iOS needs a coreml package."
         )
-    if package.lowered.artifact == ".":
+    if len(package.lowered.main.files) > 1:
         raise UnusableInput(f"{package.name} is cut into parts, which the kit's wrapper does not know. Use fewer bits.")
-    if package.model.task == TEXT_GENERATION and package.recipe_full["variant"] not in (None, "ios18"):
+    if _is_decoder(package) and package.recipe_full["variant"] not in (None, "ios18"):
         raise UnusableInput(
             f"{package.name} has no states; the kit's wrapper of language models needs a package for iOS 18."
         )
 
 
+def _is_decoder(package: Package) -> bool:
+    return find_task(package.model.task).kind == GENERATION
+
+
 def _wrapper(package: Package, name: str) -> str:
-    told_path = package.folder / "coreml.json"
-    told = json.loads(told_path.read_text(encoding="utf-8")) if told_path.is_file() else {}
-    several = package.model.task == TEXT_GENERATION
+    several, shapes = _is_decoder(package), package.lowered.shapes
     function = "configuration.functionName = function" if several else "precondition(function == nil)"
     head = _HEAD.substitute(model=package.model.name, recipe=package.recipe, name=name, function=function)
     if not several:
-        return head + _encoder(package, told.get("sequence_lengths", []))
-    greedy = package.lowered.outputs[0].name == "token"
+        return head + _encoder(package)
+    prefill = next(graph for graph in package.lowered.graphs if graph.name == "prefill")
+    greedy = package.lowered.main.outputs[0].name == "token"
     return head + _DECODER.substitute(
-        context=told["context_length"],
-        chunk=told["prefill_tokens"],
+        context=shapes.context_length,
+        chunk=prefill.inputs[0].shape[1],
         output="token" if greedy else "logits",
         choice="output[tokens.count - 1].int32Value" if greedy else "mostProbable(output, at: tokens.count - 1)",
         most_probable="" if greedy else _MOST_PROBABLE,
@@ -214,8 +214,9 @@ def _camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def _encoder(package: Package, lengths: list[int]) -> str:
-    ports = package.lowered.inputs
+def _encoder(package: Package) -> str:
+    lengths = package.lowered.shapes.sequence_lengths
+    ports = package.lowered.main.inputs
     swift = {"int32": "Int32", "float16": "Float"}
     features = []
     for port in ports:
@@ -229,8 +230,8 @@ def _encoder(package: Package, lengths: list[int]) -> str:
     fixed = "Inputs have one of the lengths " + ", ".join(map(str, lengths)) + "; pad with zeros."
     sizes = " x ".join(map(str, ports[0].shape))
     return _ENCODER.substitute(
-        lengths=fixed if lengths else f"Inputs have the shape {sizes}; pad with zeros.",
-        outputs=", ".join(port.name for port in package.lowered.outputs),
+        lengths=fixed if len(lengths) > 1 else f"Inputs have the shape {sizes}; pad with zeros.",
+        outputs=", ".join(port.name for port in package.lowered.main.outputs),
         parameters=", ".join(f"{_camel(port.name)}: [{swift[port.dtype]}]" for port in ports),
         features="\n".join(features),
     )
@@ -245,9 +246,9 @@ def _size(port: Port, axis: int) -> str:
 def _readme(package: Package, name: str) -> str:
     use = (
         f"let model = try await {name}()\nlet new = try model.generate(tokenIds, count: 64) {{ $0 == endOfText }}"
-        if package.model.task == TEXT_GENERATION
+        if _is_decoder(package)
         else f"let model = try await {name}()\nlet outputs = try model("
-        + ", ".join(f"{_camel(port.name)}: ..." for port in package.lowered.inputs)
+        + ", ".join(f"{_camel(port.name)}: ..." for port in package.lowered.main.inputs)
         + ")"
     )
     return f"""# {name}

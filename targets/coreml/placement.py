@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compiler.package import Departure, Placement
+from compiler.package import Placement, UnsupportedOperator
 from targets.coreml.package import read_spec
 
 ENGINE = "ane"
@@ -101,11 +101,11 @@ _BLOCKWISE = Rule(
 def predict_placement(folder: Path) -> Placement:
     """The placement of a saved .mlpackage by the table."""
     total = result_bytes = padded_bytes = 0
-    departures: list[Departure] = []
-    unsure: list[Departure] = []
+    unsupported: list[UnsupportedOperator] = []
+    unsure: list[UnsupportedOperator] = []
     for name, function in read_spec(folder).mlProgram.functions.items():
         block = function.block_specializations[function.opset]
-        departures += _of_states(name, function)
+        unsupported += _of_states(name, function)
         values = _values(function, block)
         for operation in block.operations:
             if operation.type in _FREE or operation.type.startswith("constexpr_"):
@@ -115,11 +115,11 @@ def predict_placement(folder: Path) -> Placement:
             found = next(_against(operation, values), None)
             if found is not None:
                 leaves, reason = found
-                (departures if leaves else unsure).append(Departure(operation.type, title, reason))
+                (unsupported if leaves else unsure).append(UnsupportedOperator(operation.type, title, reason))
             for result in (values[output.name] for output in operation.outputs):
                 own, stored = _bytes(result)
                 result_bytes, padded_bytes = result_bytes + own, padded_bytes + stored
-    return Placement(ENGINE, "predicted", total, tuple(departures), tuple(unsure), result_bytes, padded_bytes)
+    return Placement(ENGINE, "predicted", total, tuple(unsupported), tuple(unsure), result_bytes, padded_bytes)
 
 
 @dataclass(frozen=True)
@@ -204,13 +204,13 @@ def _of_conv(operation: Any, values: Mapping[str, _Value]) -> Iterator[tuple[boo
 _COMPRESSIONS = ("blockwise_shift_scale", "affine_dequantize", "lut_to_dense", "sparse_to_dense", "cast")
 
 
-def _of_states(name: str, function: Any) -> Iterator[Departure]:
+def _of_states(name: str, function: Any) -> Iterator[UnsupportedOperator]:
     states = [each for each in function.inputs if each.type.WhichOneof("type") == "stateType"]
     for each in states:
         shape = _value(each.type, "state").shape
         if shape and shape[-1] % _STATE_STEP:
             reason = f"a state whose last axis, {shape[-1]}, is no multiple of {_STATE_STEP} (coremltools issue 2631)"
-            yield Departure("state", f"{name}/{each.name}", reason)
+            yield UnsupportedOperator("state", f"{name}/{each.name}", reason)
     if len(states) > _MOST_STATES:
         reason = f"{len(states)} states, at most {_MOST_STATES} (CoreML-LLM, docs/LFM2_CONVERSION_FINDINGS.md)"
-        yield Departure("state", name, reason)
+        yield UnsupportedOperator("state", name, reason)

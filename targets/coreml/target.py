@@ -7,29 +7,27 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from compiler.lineage import origin_of
-from compiler.model import ENCODER_TASKS, IMAGE_CLASSIFICATION, TEXT_ENCODER_TASKS, TEXT_GENERATION, Model
+from compiler.lineage import lineage_of
+from compiler.model import Model
 from compiler.networks.families import refuse_network
-from compiler.quantize.plan import PALETTE_ROWS, plan_codes, plan_samples, refuse_rows
+from compiler.quantize.plan import CODES, PALETTE_ROWS, SAMPLES, plan_codes, plan_samples, refuse_rows
 from compiler.recipe import Recipe
 from compiler.scheme import find_scheme
-from compiler.target import Stage
+from compiler.stages.stage import Stage
+from compiler.target import Target
+from compiler.task import ENCODING, GENERATION, tasks_of
 
 NAME = "coreml"
-EXTRA = "coreml"
 _CODES = tuple(
     f"int{bits}-{method}-g{group}" for method in ("rtn", "gptq") for bits in (4, 8) for group in (32, 64, 128)
 )
 SCHEMES = ("fp16", "int8", "w8a8", "lut4", "lut6", *_CODES)
+# What the stage that measures activations writes.
+RANGES = "ranges.json"
 # Core ML's own words mean: int8, a scale for each row; lut, a palette for 8 rows, or before iOS 18 for the whole matrix.
 _INT8 = "int8-rtn-pc"
 _ROW_SCHEMES = ("int8", "w8a8")
-# +plain: batch, sequence, channels, in place of the engine's layout. +argmax: a language model gives the token, not logits.
-# +lengths: an encoder takes any of _LENGTHS, not one length.
-OPTIONS: tuple[str, ...] = ("plain", "argmax", "lengths")
 _LENGTHS = (64, 128, 256, 512)
-VARIANTS = ("ios16", "ios17", "ios18")
-ENGINES: tuple[str, ...] = ("ane",)
 _NEWEST = "ios18"
 # iOS maps no file of more than a gigabyte; a package ends well below.
 _PART_BYTES = 950_000_000
@@ -39,8 +37,6 @@ _CONTEXT_STEP = 32
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: a family that no re-authored network covers, shapes beyond the model's, an iOS too old for the scheme."""
-    if model.task not in (TEXT_GENERATION, *ENCODER_TASKS):
-        return f"the task {model.task} is not one of {', '.join((TEXT_GENERATION, *ENCODER_TASKS))}."
     variant = recipe.variant or _NEWEST
     if recipe.scheme.rounds_activations and model.is_decoder:
         return "activations in 8 bits are for encoders; use int8."
@@ -52,7 +48,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         )
     longest = model.geometry.context_length
     asked = recipe.shapes.context_length if model.is_decoder else recipe.shapes.sequence_length
-    if longest and asked and asked > longest and model.task != IMAGE_CLASSIFICATION:
+    if longest and asked and asked > longest and model.takes == "text":
         return f"the model takes at most {longest} tokens, the recipe asks for {asked}."
     if model.is_decoder and _context(model, recipe) % _CONTEXT_STEP:
         return (
@@ -61,7 +57,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         )
     if "argmax" in recipe.options and not model.is_decoder:
         return "+argmax is for language models."
-    if "lengths" in recipe.options and model.task not in TEXT_ENCODER_TASKS:
+    if "lengths" in recipe.options and (model.is_decoder or model.takes != "text"):
         return "+lengths is for text encoders."
     if reason := refuse_network(model):
         return reason
@@ -86,7 +82,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     arguments: dict[str, Any] = {
         "layout": "plain" if "plain" in recipe.options else "ane",
         "ios": int((recipe.variant or _NEWEST).removeprefix("ios")),
-        "origin": origin_of(model, recipe),
+        "lineage": lineage_of(model, recipe),
     }
     if model.is_decoder:
         arguments |= {"context_length": _context(model, recipe), "part_bytes": _PART_BYTES}
@@ -100,8 +96,10 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         arguments |= {"sequence_lengths": lengths, "batch": recipe.shapes.batch}
         function = "targets.coreml.encoder:lower_encoder"
     inputs = _codes(model, recipe)
+    requires = {name: {"codes": (CODES,), "ranges": (RANGES,)}[name] for name in inputs}
     tools = ("coremltools", "torch", "numpy", "transformers")
-    return Stage("lower to Core ML", function, {**arguments, **_where_placed()}, tools, inputs)
+    ensures = ("*.mlpackage/*",)
+    return Stage("lower to Core ML", function, {**arguments, **_where_placed()}, tools, inputs, requires, ensures)
 
 
 def _where_placed() -> dict[str, str]:
@@ -109,16 +107,40 @@ def _where_placed() -> dict[str, str]:
     return {"placed_by": f"macOS {platform.mac_ver()[0]} on {platform.machine()}"} if sys.platform == "darwin" else {}
 
 
-def _codes(model: Model, recipe: Recipe) -> tuple[Stage, ...]:
+def _codes(model: Model, recipe: Recipe) -> dict[str, Stage]:
     if recipe.scheme.name in _ROW_SCHEMES:
         codes = plan_codes(model, _by_row(recipe))
         if not recipe.scheme.rounds_activations:
-            return (codes,)
-        samples = plan_samples(model, recipe.quantization)
-        function = "targets.coreml.activations:measure_ranges"
-        return (codes, Stage("measure activations", function, {"task": model.task}, ("torch",), (samples,)))
+            return {"codes": codes}
+        return {"codes": codes, "ranges": _plan_ranges(model, recipe)}
     if recipe.scheme.method == "lut":
-        return (
-            plan_codes(model, recipe, rows_per_palette=PALETTE_ROWS if (recipe.variant or _NEWEST) == _NEWEST else 0),
-        )
-    return (plan_codes(model, recipe),) if recipe.scheme.method else ()
+        rows = PALETTE_ROWS if (recipe.variant or _NEWEST) == _NEWEST else 0
+        return {"codes": plan_codes(model, recipe, rows_per_palette=rows)}
+    return {"codes": plan_codes(model, recipe)} if recipe.scheme.method else {}
+
+
+def _plan_ranges(model: Model, recipe: Recipe) -> Stage:
+    return Stage(
+        "measure activations",
+        "targets.coreml.activations:measure_ranges",
+        {"task": model.task},
+        ("torch",),
+        {"samples": plan_samples(model, recipe.quantization)},
+        {"samples": (SAMPLES,)},
+        (RANGES,),
+    )
+
+
+TARGET = Target(
+    name=NAME,
+    extra="coreml",
+    schemes=SCHEMES,
+    tasks=(*tasks_of(GENERATION), *tasks_of(ENCODING)),
+    plan=plan,
+    refuse=refuse,
+    # +plain: batch, sequence, channels, in place of the engine's layout. +argmax: a language model gives the token, not
+    # logits. +lengths: an encoder takes any of _LENGTHS, not one length.
+    options=("plain", "argmax", "lengths"),
+    variants=("ios16", "ios17", "ios18"),
+    engines=("ane",),
+)

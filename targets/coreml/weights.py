@@ -18,7 +18,7 @@ from coremltools.converters.mil.mil import types
 from numpy.typing import NDArray
 
 from compiler.errors import CheckFailed
-from compiler.formats.codes import Entry, read_quantized
+from compiler.formats.codes import QuantizedInfo, read_quantized
 from compiler.formats.safetensors import TensorInfo
 from compiler.networks.weights import Source, read_source
 
@@ -74,7 +74,7 @@ class Weights:
 
     infos: Mapping[str, TensorInfo]
     sources: Mapping[str, Source]
-    codes: Mapping[str, Entry] = field(default_factory=dict)
+    codes: Mapping[str, QuantizedInfo] = field(default_factory=dict)
     blockwise: bool = True
     input_scales: Mapping[str, float] = field(default_factory=dict)
     blobs: dict[str, Blob] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Weights:
             return carry(parameter, source, entry, rows, form)
         return self.vector(parameter, shape, form, rows)
 
-    def _codes(self, parameter: str, source: Source, entry: Entry, rows: Rows, form: tuple[int, ...]) -> Any:
+    def _codes(self, parameter: str, source: Source, entry: QuantizedInfo, rows: Rows, form: tuple[int, ...]) -> Any:
         first, last = _taken(source, rows, entry.rows)
         groups, middle = entry.columns // entry.group_size, 2 ** (entry.bits - 1)
         kind: Kind = (
@@ -154,7 +154,7 @@ class Weights:
             parts["offset"] = self._constant(f"{name}_zeros", scale_form, blob)
         return mb.constexpr_blockwise_shift_scale(**parts, name=name)
 
-    def _palette(self, parameter: str, source: Source, entry: Entry, rows: Rows, form: tuple[int, ...]) -> Any:
+    def _palette(self, parameter: str, source: Source, entry: QuantizedInfo, rows: Rows, form: tuple[int, ...]) -> Any:
         first, last = _taken(source, rows, entry.rows)
         kind: Kind = _INDEX_KINDS[entry.bits]
         # Fused matrices may be cut where no table ends: a table for each row of the largest run that fits is the same.
@@ -187,7 +187,7 @@ class Weights:
         self,
         name: str,
         key: str,
-        entry: Entry,
+        entry: QuantizedInfo,
         rows: Rows,
         form: tuple[int, ...],
         read_indices: Callable[[], NDArray[Any]],

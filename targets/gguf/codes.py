@@ -68,28 +68,6 @@ def pack_blocks(tensor: QuantizedTensor) -> NDArray[np.uint8]:
     return np.concatenate([*head, *body], -1).reshape(tensor.rows, -1)
 
 
-def unpack_blocks(
-    blocks: NDArray[np.uint8], kind: str, columns: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float16] | None]:
-    """(codes, scales, minima or None) of rows of blocks: the inverse of `pack_blocks`, group size 32."""
-    rows = len(blocks)
-    block = blocks.reshape(rows, columns // BLOCK, -1)
-    scales = np.ascontiguousarray(block[..., 0:2]).view(np.float16)[..., 0]
-    at = 2
-    minima = None
-    if kind.endswith("_1"):
-        minima, at = np.ascontiguousarray(block[..., 2:4]).view(np.float16)[..., 0], 4
-    if kind == "Q8_0":
-        codes = (block[..., at:].view(np.int8).astype(np.int16) + 128).astype(np.uint8)
-    else:
-        high = np.zeros(1, np.uint8)
-        if kind.startswith("Q5"):
-            high = np.unpackbits(block[..., at : at + 4], axis=-1, bitorder="little") << np.uint8(4)
-            at += 4
-        codes = np.concatenate([block[..., at:] & 15, block[..., at:] >> 4], -1) | high
-    return codes.reshape(rows, columns).astype(np.uint8), scales, minima
-
-
 @dataclass(frozen=True)
 class _Carried:
     """A tensor of the base file and the codes that take its place."""

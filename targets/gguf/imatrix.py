@@ -17,11 +17,13 @@ from compiler.errors import CheckFailed
 from compiler.formats.gguf import read_gguf_header
 from compiler.model import Model, read_model
 from compiler.quantize.carrying import DTYPES, mark_rows
-from compiler.quantize.plan import plan_samples
+from compiler.quantize.plan import SAMPLES, plan_samples
 from compiler.recipe import Recipe
-from compiler.target import Stage
+from compiler.stages.stage import Stage
 
 FILE = "imatrix.gguf"
+# What the conversion writes.
+BASE = "base.gguf"
 
 _MARKED_ROWS = 4
 
@@ -34,20 +36,22 @@ def plan_imatrix(model: Model, recipe: Recipe, base: Stage) -> Stage:
         "targets.gguf.imatrix:measure",
         {"task": model.task, "dataset": calibration.source},
         ("torch", "transformers", "numpy", "gguf"),
-        (base, plan_samples(model, recipe.quantization)),
+        {"base": base, "samples": plan_samples(model, recipe.quantization)},
+        {"base": (BASE,), "samples": (SAMPLES,)},
+        (FILE,),
     )
 
 
-def measure(model: str, inputs: list[str], out: str, task: str, dataset: str) -> None:
-    """Write `imatrix.gguf`; `inputs` are the folders of the conversion and of the samples."""
+def measure(model: str, base: str, samples: str, out: str, task: str, dataset: str) -> None:
+    """Write `imatrix.gguf` for the tensors of the conversion `base`."""
     import torch
 
     from compiler.quantize.calibrate.importance import measure_importance
 
-    samples = torch.from_numpy(np.load(Path(inputs[1]) / "samples.npy"))
+    given = torch.from_numpy(np.load(Path(samples) / SAMPLES))
     by_mark: dict[int, NDArray[np.float32]] = {}
     shared: set[int] = set()
-    for each in measure_importance(read_model(Path(model), task=task), samples, Path(out)):
+    for each in measure_importance(read_model(Path(model), task=task), given, Path(out)):
         values = np.memmap(each.weight.file, DTYPES[each.weight.dtype], "r", each.weight.offset, each.weight.shape)
         rows = (values.T if each.transposed else values)[:_MARKED_ROWS]
         marks = {int(mark) for mark in mark_rows(rows, each.weight.dtype)}
@@ -55,8 +59,8 @@ def measure(model: str, inputs: list[str], out: str, task: str, dataset: str) ->
         by_mark |= dict.fromkeys(marks, each.squares.numpy().astype(np.float32))
     # Rows that two layers have (of zeros, for one) tell nothing of which of them a tensor was made of.
     by_mark = {mark: squares for mark, squares in by_mark.items() if mark not in shared}
-    entries = _by_tensor(Path(inputs[0]) / "base.gguf", by_mark)
-    write_imatrix(Path(out) / FILE, entries, samples.shape[0], samples.shape[1], dataset)
+    entries = _by_tensor(Path(base) / BASE, by_mark)
+    write_imatrix(Path(out) / FILE, entries, given.shape[0], given.shape[1], dataset)
 
 
 def _by_tensor(base: Path, by_mark: dict[int, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:

@@ -16,30 +16,28 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
-from compiler.lineage import origin_of, write_lineage
-from compiler.model import TEXT_GENERATION, Model, model_files
-from compiler.package import Deviation, Lowered, Port, Weights
+from compiler.lineage import lineage_of, model_of, write_lineage
+from compiler.model import Model, model_files
+from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port, Weights
 from compiler.quantize.allocation import Budget, Choice, write_allocation
-from compiler.quantize.plan import copy_tables, plan_allocation, plan_codes, refuse_rows
+from compiler.quantize.plan import CODES, copy_tables, plan_allocation, plan_codes, refuse_rows, rows_in_blocks
 from compiler.recipe import IMATRIX, Recipe
 from compiler.scheme import SCHEMES as ALL_SCHEMES
 from compiler.scheme import find_scheme
-from compiler.target import Stage, refuse_window
+from compiler.stages.stage import Stage
+from compiler.target import Target, refuse_window
+from compiler.task import GENERATION, tasks_of
 from targets.gguf import converter as llama_converter
 from targets.gguf.codes import BLOCK, CONTAINERS, carry, matrix_bytes
+from targets.gguf.imatrix import BASE, plan_imatrix, set_imatrix
 from targets.gguf.imatrix import FILE as IMATRIX_FILE
-from targets.gguf.imatrix import plan_imatrix, set_imatrix
 
 NAME = "gguf"
-EXTRA = "gguf"
 SCHEMES = tuple(
     scheme.name
     for scheme in ALL_SCHEMES
     if scheme.family == "gguf" or scheme.mixed or (scheme.code_bits, scheme.symmetric) in CONTAINERS
 )
-OPTIONS = (IMATRIX,)
-VARIANTS: tuple[str, ...] = ()
-ENGINES: tuple[str, ...] = ()
 
 CHOICES = tuple(
     Choice(bits, symmetric, found.bits_per_weight)
@@ -48,7 +46,6 @@ CHOICES = tuple(
 )
 
 _FLOAT_SCHEMES = ("F32", "F16", "BF16")
-_ENCODER_TASKS = ("feature-extraction",)
 _K_BLOCK = 256
 _OLLAMA_CONTEXT = 4096
 
@@ -62,10 +59,6 @@ _GGML_TYPE_Q8_0 = 8
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: the task, or an architecture that the converter does not register."""
-    if model.task != TEXT_GENERATION and model.task not in _ENCODER_TASKS:
-        return (
-            f"llama.cpp runs {TEXT_GENERATION} and {', '.join(_ENCODER_TASKS)}, not {model.task}; try the target onnx."
-        )
     known = llama_converter.converted_architectures()
     if model.architecture not in known:
         near = difflib.get_close_matches(model.architecture, known, n=3, cutoff=0.6)
@@ -86,6 +79,18 @@ def _refuse_codes(model: Model, recipe: Recipe) -> str | None:
     return refuse_rows(model, recipe)
 
 
+def foresee(model: Model, recipe: Recipe) -> tuple[Deviation, ...]:
+    """Matrices whose rows the blocks of a type of llama.cpp's do not divide: its quantizer stores them in another type."""
+    block = recipe.scheme.block
+    if recipe.scheme.family != "gguf" or not block:
+        return ()
+    return tuple(
+        Deviation(name, "another type", f"rows of {row} do not divide by {block}", forced=True)
+        for name, row in rows_in_blocks(model)
+        if row % block
+    )
+
+
 def plan(model: Model, recipe: Recipe) -> Stage:
     """Convert (shared by all GGUF recipes of the model) and, where asked, quantize or carry codes."""
     name = recipe.scheme.name
@@ -97,18 +102,22 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         return Stage(
             f"carry {name} to GGUF",
             "targets.gguf.target:pack_codes",
-            {"scheme": name, "origin": origin_of(model, recipe), "context_length": recipe.shapes.context_length},
+            {"scheme": name, "lineage": lineage_of(model, recipe), "context_length": recipe.shapes.context_length},
             ("numpy",),
-            (base, plan_codes(model, recipe, allocation)),
+            {"base": base, "codes": plan_codes(model, recipe, allocation)},
+            {"base": (BASE,), "codes": (CODES,)},
+            ("*.gguf",),
         )
     base = _plan_convert(model, name if name in _FLOAT_SCHEMES else _lossless_type(model))
-    imatrix = (plan_imatrix(model, recipe, base),) if IMATRIX in recipe.options else ()
+    imatrix = {"imatrix": plan_imatrix(model, recipe, base)} if IMATRIX in recipe.options else {}
     return Stage(
         f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
         "targets.gguf.target:pack",
-        {"scheme": name, "origin": origin_of(model, recipe), "context_length": recipe.shapes.context_length},
+        {"scheme": name, "lineage": lineage_of(model, recipe), "context_length": recipe.shapes.context_length},
         ("llama-cpp-python",),
-        (base, *imatrix),
+        {"base": base, **imatrix},
+        {"base": (BASE,), **dict.fromkeys(imatrix, (IMATRIX_FILE,))},
+        ("*.gguf",),
     )
 
 
@@ -118,7 +127,8 @@ def _plan_convert(model: Model, base: str) -> Stage:
         "targets.gguf.target:convert",
         {"base": base, "name": model.name, "converter": llama_converter.VERSION},
         ("torch", "transformers", "numpy"),
-        environment={"PYTHONPATH": str(llama_converter.converter_folder())},
+        ensures=(BASE,),
+        python_path=("targets.gguf.converter:converter_folder",),
     )
 
 
@@ -128,10 +138,10 @@ def _lossless_type(model: Model) -> str:
     return {frozenset({"BF16"}): "BF16", frozenset({"F16"}): "F16"}.get(frozenset(dtypes), "F32")
 
 
-def convert(model: str, inputs: list[str], out: str, base: str, name: str, converter: str) -> None:
+def convert(model: str, out: str, base: str, name: str, converter: str) -> None:
     """Run llama.cpp's converter in this process; writes `base.gguf`."""
     script = llama_converter.converter_folder() / "convert_hf_to_gguf.py"
-    target = Path(out) / "base.gguf"
+    target = Path(out) / BASE
     os.environ["NO_LOCAL_GGUF"] = "1"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
@@ -165,71 +175,82 @@ def view_without_code(model: Path, folder: Path) -> None:
         (folder / file.relative_to(model)).symlink_to(file.resolve())
     for name in ("config.json", "tokenizer_config.json"):
         document = json.loads((model / name).read_text(encoding="utf-8")) if (model / name).is_file() else {}
-        settled = {key: value for key, value in document.items() if key != "auto_map"}
-        if name == "config.json" and settled.get("model_type") == "gpt2":
-            settled.setdefault("n_ctx", settled["n_positions"])
-        if settled != document:
+        plain = {key: value for key, value in document.items() if key != "auto_map"}
+        if name == "config.json" and plain.get("model_type") == "gpt2":
+            plain.setdefault("n_ctx", plain["n_positions"])
+        if plain != document:
             (folder / name).unlink()
-            (folder / name).write_text(json.dumps(settled), encoding="utf-8")
+            (folder / name).write_text(json.dumps(plain), encoding="utf-8")
 
 
 def pack(
-    model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str], context_length: int | None
+    model: str,
+    base: str,
+    out: str,
+    scheme: str,
+    lineage: dict[str, str],
+    context_length: int | None,
+    imatrix: str | None = None,
 ) -> dict[str, Any]:
-    """Quantize the base file (or copy it), add the Modelfile and the lineage, and tell what became of the weights.
-
-    `inputs` are the folders of the conversion and, where one was asked for, of the imatrix.
-    """
-    base = Path(inputs[0]) / "base.gguf"
-    artifact = f"{origin['name']}-{scheme}.gguf"
+    """Quantize the base file (or copy it), add the Modelfile and the lineage, and tell what became of the weights."""
+    converted = Path(base) / BASE
+    artifact = f"{lineage['name']}-{scheme}.gguf"
     if scheme in _FLOAT_SCHEMES:
-        shutil.copyfile(base, Path(out) / artifact)
+        shutil.copyfile(converted, Path(out) / artifact)
     else:
-        imatrix = Path(inputs[1]) / IMATRIX_FILE if len(inputs) > 1 else None
-        _quantize(base, Path(out) / artifact, scheme, imatrix)
-        if imatrix:
-            shutil.copyfile(imatrix, Path(out) / IMATRIX_FILE)
-    return _finish(Path(model), Path(out), artifact, scheme, origin, context_length)
+        measured = Path(imatrix) / IMATRIX_FILE if imatrix else None
+        _quantize(converted, Path(out) / artifact, scheme, measured)
+        if measured:
+            shutil.copyfile(measured, Path(out) / IMATRIX_FILE)
+    return _finish(Path(model), Path(out), artifact, scheme, lineage, context_length)
 
 
 def allocate(
-    model: str, inputs: list[str], out: str, parameters: int, target_bpw: float | None, max_bytes: int | None
+    model: str,
+    base: str,
+    sensitivity: str,
+    out: str,
+    parameters: int,
+    target_bpw: float | None,
+    max_bytes: int | None,
 ) -> dict[str, Any]:
-    """Choose each layer's type; `inputs` are the folders of the conversion and of the measured layers."""
-    base = Path(inputs[0]) / "base.gguf"
-    header = read_gguf_header(base)
-    fixed = base.stat().st_size - matrix_bytes(base)
-    other = sum(tensor.nbytes for tensor in header.tensors) - matrix_bytes(base)
+    """Choose each layer's type; `sensitivity` is the folder of the measured layers."""
+    converted = Path(base) / BASE
+    header = read_gguf_header(converted)
+    fixed = converted.stat().st_size - matrix_bytes(converted)
+    other = sum(tensor.nbytes for tensor in header.tensors) - matrix_bytes(converted)
     budget = Budget(parameters, fixed, other, target_bpw, max_bytes)
-    return write_allocation(Path(inputs[1]), Path(out), CHOICES, budget)
+    return write_allocation(Path(sensitivity), Path(out), CHOICES, budget)
 
 
 def pack_codes(
-    model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str], context_length: int | None
+    model: str, base: str, codes: str, out: str, scheme: str, lineage: dict[str, str], context_length: int | None
 ) -> dict[str, Any]:
-    """Put our codes into the base file's place; `inputs` are the folders of the conversion and of the quantization."""
-    artifact = f"{origin['name']}-{scheme}.gguf"
-    carry(Path(inputs[0]) / "base.gguf", Path(model), Path(inputs[1]), Path(out) / artifact)
-    copy_tables(Path(inputs[1]), Path(out))
-    return _finish(Path(model), Path(out), artifact, scheme, origin, context_length)
+    """Put our codes into the base file's place."""
+    artifact = f"{lineage['name']}-{scheme}.gguf"
+    carry(Path(base) / BASE, Path(model), Path(codes), Path(out) / artifact)
+    copy_tables(Path(codes), Path(out))
+    return _finish(Path(model), Path(out), artifact, scheme, lineage, context_length)
 
 
 def _finish(
-    model: Path, folder: Path, artifact: str, scheme: str, origin: dict[str, str], context_length: int | None
+    model: Path, folder: Path, artifact: str, scheme: str, lineage: dict[str, str], context_length: int | None
 ) -> dict[str, Any]:
     """Write lineage and Modelfile beside the artifact, and describe it."""
-    read = write_lineage(model, origin, folder)
+    read = model_of(model, lineage)
+    write_lineage(read, lineage, folder)
     weights = read_weights(folder / artifact, scheme)
     if read.is_decoder:
         (folder / "Modelfile").write_text(_modelfile(artifact, model, read, context_length), encoding="utf-8")
     hidden, vocabulary = read.geometry.hidden_size, read.geometry.vocabulary
-    output = ("logits", vocabulary) if read.is_decoder else ("last_hidden_state", hidden)
+    output, width = ("logits", vocabulary) if read.is_decoder else ("last_hidden_state", hidden)
+    inputs = (Port("input_ids", "int32", ("sequence",)),)
+    outputs = (Port(output, "float32", ("sequence", width)),)
     return asdict(
         Lowered(
             runtime="llamacpp",
-            artifact=artifact,
-            inputs=(Port("input_ids", "int32", ("sequence",)),),
-            outputs=(Port(output[0], "float32", ("sequence", output[1])),),
+            graphs=(Graph("main", (artifact,), inputs, outputs),),
+            shapes=FixedShapes(context_length=context_length) if read.is_decoder else FixedShapes(),
             weights=weights
             if read.is_decoder
             else Weights(weights.effective_bits_per_weight, weights.types, weights.deviations),
@@ -324,3 +345,15 @@ def _end_of_text(folder: Path) -> str | None:
     path = folder / "tokenizer_config.json"
     token = json.loads(path.read_text(encoding="utf-8")).get("eos_token") if path.is_file() else None
     return token.get("content") if isinstance(token, dict) else token
+
+
+TARGET = Target(
+    name=NAME,
+    extra="gguf",
+    schemes=SCHEMES,
+    tasks=(*tasks_of(GENERATION), "feature-extraction"),
+    plan=plan,
+    refuse=refuse,
+    foresee=foresee,
+    options=(IMATRIX,),
+)

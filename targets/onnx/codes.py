@@ -51,13 +51,6 @@ def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
 
 
-def unpack_codes(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
-    """The inverse of `pack_codes`, `count` codes a row."""
-    if bits == 8:
-        return packed[..., :count]
-    return np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:-1], -1)[..., :count]
-
-
 def carry(source: Path, model: Path, codes: Path, target: Path) -> None:
     """Write `target`, the graph of `source` with every matrix that has codes in a quantized operator.
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
-from compiler.lineage import write_lineage
-from compiler.model import TEXT_GENERATION, Model, read_model
-from compiler.package import Lowered, Port
+from compiler.lineage import model_of, write_lineage
+from compiler.model import Model
+from compiler.package import FixedShapes, Graph, Lowered, Port
 from compiler.quantize.allocation import Budget, write_allocation
 from compiler.quantize.plan import copy_tables
 from targets.onnx.codes import CHOICES, carry, weight_bytes
@@ -22,15 +22,13 @@ from targets.onnx.tokenizer import carry_tokenizer
 from targets.onnx.weights import read_weights
 
 
-def build(
-    model: str, inputs: list[str], out: str, scheme: str, context_length: int | None, origin: dict[str, str]
-) -> dict[str, Any]:
+def build(model: str, out: str, scheme: str, context_length: int | None, lineage: dict[str, str]) -> dict[str, Any]:
     """Run the builder in this process and write the lineage beside what it made."""
-    folder = Path(out)
+    folder, source = Path(out), model_of(Path(model), lineage)
     options = []
     if scheme.startswith("int4"):
         options.append(f"int4_block_size={scheme.rsplit('-g', 1)[1]}")
-    if read_model(Path(model), task=TEXT_GENERATION).attention_window:
+    if source.attention_window:
         # The builder then lists no layer as windowed, and the runtime takes that for all of them and fails.
         options.append("windowed_kv_cache=false")
     options = ["--extra_options", *options] if options else []
@@ -39,10 +37,10 @@ def build(
         sys.argv = ["builder", "-i", model, "-o", out, "-p", precision, "-e", "cpu", "-c", temporary, *options]
         _tell_rotary_bases_apart()
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
-    read = write_lineage(Path(model), origin, folder)
-    _settle_config(folder / "genai_config.json", context_length)
+    write_lineage(source, lineage, folder)
+    _write_context(folder / "genai_config.json", context_length)
     carry_tokenizer(Path(model) / "tokenizer.json", folder / "tokenizer.json")
-    return _lowered(folder, scheme, read)
+    return _lowered(folder, scheme, source, context_length)
 
 
 def _tell_rotary_bases_apart() -> None:
@@ -68,44 +66,51 @@ def _tell_rotary_bases_apart() -> None:
 
 
 def allocate(
-    model: str, inputs: list[str], out: str, parameters: int, target_bpw: float | None, max_bytes: int | None
+    model: str,
+    base: str,
+    sensitivity: str,
+    out: str,
+    parameters: int,
+    target_bpw: float | None,
+    max_bytes: int | None,
 ) -> dict[str, Any]:
-    """Choose each layer's bits; `inputs` are the folders of the float32 graph and of the measured layers."""
-    folder = Path(inputs[0])
+    """Choose each layer's bits; `base` is the folder of the float32 graph, `sensitivity` that of the measured layers."""
+    folder = Path(base)
     matrices, others = weight_bytes(folder / "model.onnx")
     fixed = sum(file.stat().st_size for file in folder.iterdir()) - matrices
     budget = Budget(parameters, fixed, others, target_bpw, max_bytes)
-    return write_allocation(Path(inputs[1]), Path(out), CHOICES, budget)
+    return write_allocation(Path(sensitivity), Path(out), CHOICES, budget)
 
 
 def pack_codes(
-    model: str, inputs: list[str], out: str, scheme: str, context_length: int | None, origin: dict[str, str]
+    model: str, base: str, codes: str, out: str, scheme: str, context_length: int | None, lineage: dict[str, str]
 ) -> dict[str, Any]:
-    """Put our codes into GenAI's float32 graph; `inputs` are the folders of that graph and of the quantization."""
-    exported, folder = Path(inputs[0]), Path(out)
+    """Put our codes into GenAI's float32 graph, which lies in the folder `base`."""
+    exported, folder, source = Path(base), Path(out), model_of(Path(model), lineage)
     for file in exported.iterdir():
         if file.name not in ("model.onnx", "model.onnx.data"):
             shutil.copyfile(file, folder / file.name)
-    carry(exported / "model.onnx", Path(model), Path(inputs[1]), folder / "model.onnx")
-    copy_tables(Path(inputs[1]), folder)
-    read = write_lineage(Path(model), origin, folder)
-    _settle_config(folder / "genai_config.json", context_length)
-    return _lowered(folder, scheme, read)
+    carry(exported / "model.onnx", Path(model), Path(codes), folder / "model.onnx")
+    copy_tables(Path(codes), folder)
+    write_lineage(source, lineage, folder)
+    _write_context(folder / "genai_config.json", context_length)
+    return _lowered(folder, scheme, source, context_length)
 
 
-def _lowered(folder: Path, scheme: str, model: Model) -> dict[str, Any]:
+def _lowered(folder: Path, scheme: str, model: Model, context_length: int | None) -> dict[str, Any]:
+    inputs = (Port("input_ids", "int64", ("batch", "sequence")),)
+    outputs = (Port("logits", "float32", ("batch", "sequence", model.geometry.vocabulary)),)
     return asdict(
         Lowered(
             runtime="ortgenai",
-            artifact=".",
-            inputs=(Port("input_ids", "int64", ("batch", "sequence")),),
-            outputs=(Port("logits", "float32", ("batch", "sequence", model.geometry.vocabulary)),),
+            graphs=(Graph("main", ("model.onnx",), inputs, outputs),),
             weights=read_weights(folder / "model.onnx", scheme),
+            shapes=FixedShapes(context_length=context_length, vocabulary=model.geometry.vocabulary),
         )
     )
 
 
-def _settle_config(path: Path, context_length: int | None) -> None:
+def _write_context(path: Path, context_length: int | None) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     if context_length is not None:
         trained = config["model"]["context_length"]

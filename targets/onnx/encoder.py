@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import CheckFailed
-from compiler.lineage import write_lineage
-from compiler.package import Lowered, Port, Weights
+from compiler.lineage import model_of, write_lineage
+from compiler.package import FixedShapes, Graph, Lowered, Port, Weights
 from compiler.pretrained import Encoder, example_inputs, load_encoder
 from targets.onnx.codes import carry
 from targets.onnx.fuse import fold_biases, pack_attention, skip_reshapes, unpack_attention
@@ -52,7 +52,7 @@ def _register_attention() -> None:
     AttentionMaskInterface.register(_ATTENTION, padding_mask)
 
 
-def export(model: str, inputs: list[str], out: str, task: str) -> None:
+def export(model: str, out: str, task: str) -> None:
     """Write `model.onnx` in fp32 with free batch and sequence sizes."""
     import torch
 
@@ -73,7 +73,7 @@ def export(model: str, inputs: list[str], out: str, task: str) -> None:
     path = Path(out) / "model.onnx"
     program.save(str(path), external_data=False)
     _require_fused_attention(path, encoder)
-    _settle(path)
+    _tidy(path)
 
 
 def _require_fused_attention(path: Path, encoder: Encoder) -> None:
@@ -88,7 +88,7 @@ def _require_fused_attention(path: Path, encoder: Encoder) -> None:
         )
 
 
-def _settle(path: Path) -> None:
+def _tidy(path: Path) -> None:
     """Pack what the exporter leaves apart, and drop the names of source files that it writes into the graph."""
     import onnx
 
@@ -106,38 +106,38 @@ def _settle(path: Path) -> None:
     onnx.save(document, str(path))
 
 
-def pack(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
+def pack(model: str, base: str, out: str, scheme: str, lineage: dict[str, str]) -> dict[str, Any]:
     """Store the exported graph by `scheme` and add tokenizer, config and lineage."""
-    _STORE[scheme](Path(inputs[0]) / "model.onnx", Path(out) / "model.onnx")
-    return _finish(Path(model), Path(out), scheme, origin)
+    _STORE[scheme](Path(base) / "model.onnx", Path(out) / "model.onnx")
+    return _finish(Path(model), Path(out), scheme, lineage)
 
 
-def pack_codes(model: str, inputs: list[str], out: str, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
-    """Put our codes into the exported graph; `inputs` are the folders of the export and of the quantization."""
+def pack_codes(model: str, base: str, codes: str, out: str, scheme: str, lineage: dict[str, str]) -> dict[str, Any]:
+    """Put our codes into the exported graph, which lies in the folder `base`."""
     import onnx
 
     folder, artifact = Path(out), Path(out) / "model.onnx"
-    document = onnx.load(str(Path(inputs[0]) / "model.onnx"))
+    document = onnx.load(str(Path(base) / "model.onnx"))
     unpack_attention(document)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         opened = Path(temporary) / "model.onnx"
         onnx.save(document, str(opened))
-        carry(opened, Path(model), Path(inputs[1]), artifact)
-    shutil.copyfile(Path(inputs[1]) / "layers.json", folder / "layers.json")
-    return _finish(Path(model), folder, scheme, origin)
+        carry(opened, Path(model), Path(codes), artifact)
+    shutil.copyfile(Path(codes) / "layers.json", folder / "layers.json")
+    return _finish(Path(model), folder, scheme, lineage)
 
 
-def _finish(model: Path, folder: Path, scheme: str, origin: dict[str, str]) -> dict[str, Any]:
+def _finish(model: Path, folder: Path, scheme: str, lineage: dict[str, str]) -> dict[str, Any]:
     """Write tokenizer, config and lineage beside the graph, and describe it."""
     artifact = folder / "model.onnx"
-    write_lineage(model, origin, folder, processor=True)
+    source = model_of(model, lineage)
+    write_lineage(source, lineage, folder, processor=True)
     weights = read_weights(artifact, scheme)
     return asdict(
         Lowered(
             runtime="onnxruntime",
-            artifact="model.onnx",
-            inputs=_ports(artifact, "input"),
-            outputs=_ports(artifact, "output"),
+            graphs=(Graph("main", ("model.onnx",), _ports(artifact, "input"), _ports(artifact, "output")),),
+            shapes=FixedShapes(longest_sequence=source.geometry.context_length),
             weights=Weights(weights.effective_bits_per_weight, weights.types, weights.deviations),
         )
     )

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from compiler.lineage import origin_of
-from compiler.model import ENCODER_TASKS, TEXT_GENERATION, Model
-from compiler.quantize.plan import plan_allocation, plan_codes, refuse_rows
+from compiler.lineage import lineage_of
+from compiler.model import Model
+from compiler.quantize.plan import CODES, plan_allocation, plan_codes, refuse_rows
 from compiler.recipe import Recipe, parse_recipe
 from compiler.scheme import CODE_SCHEMES, MIXED
-from compiler.target import Stage, refuse_window
+from compiler.stages.stage import Stage
+from compiler.target import Target, refuse_window
+from compiler.task import ENCODING, GENERATION, tasks_of
 from targets.onnx.codes import CONTAINERS
 
 NAME = "onnx"
-EXTRA = "onnx"
+# The file that the graph is in.
+GRAPH = "model.onnx"
 _OURS = tuple(
     scheme.name for scheme in CODE_SCHEMES if (scheme.code_bits, scheme.symmetric) in CONTAINERS and scheme.block
 )
 SCHEMES = ("fp32", "fp16", "int8", *_OURS, MIXED.name)
-OPTIONS: tuple[str, ...] = ()
-VARIANTS: tuple[str, ...] = ()
-ENGINES: tuple[str, ...] = ()
 
 # Architectures of onnxruntime_genai.models.builder (create_model) whose packages are plain text decoders.
 DECODERS = (
@@ -37,15 +37,13 @@ _ENCODER_MODEL_TYPES = (
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: an architecture that neither the GenAI builder nor the encoder export takes, or a scheme of the other kind."""
-    if model.task == TEXT_GENERATION:
+    if model.kind == GENERATION:
         if model.architecture not in DECODERS:
             return (
                 f"ONNX Runtime GenAI's builder does not take the architecture {model.architecture}. It takes: "
                 f"{', '.join(DECODERS)}."
             )
         return refuse_rows(model, recipe) or refuse_window(model, recipe)
-    if model.task not in ENCODER_TASKS:
-        return f"the task {model.task} is not one of {', '.join((TEXT_GENERATION, *ENCODER_TASKS))}."
     if model.config.get("model_type") not in _ENCODER_MODEL_TYPES:
         return (
             f"the encoder export takes the model types {', '.join(_ENCODER_MODEL_TYPES)}, "
@@ -57,40 +55,59 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
 def plan(model: Model, recipe: Recipe) -> Stage:
     """One stage for a decoder of the builder's; else export (shared), then store, or carry codes."""
     scheme = recipe.scheme.name
-    arguments: dict[str, Any] = {"scheme": scheme, "origin": origin_of(model, recipe)}
-    if model.task == TEXT_GENERATION:
+    arguments: dict[str, Any] = {"scheme": scheme, "lineage": lineage_of(model, recipe)}
+    if model.kind == GENERATION:
         arguments["context_length"] = recipe.shapes.context_length
         if scheme in _BUILDER_SCHEMES and not _says_more(recipe):
             return _plan_builder(scheme, arguments)
         exported = {
             "scheme": "fp32",
             "context_length": None,
-            "origin": origin_of(model, parse_recipe("onnx:fp32", (NAME,))),
+            "lineage": lineage_of(model, parse_recipe("onnx:fp32", (NAME,))),
         }
         base = _plan_builder("fp32", exported)
         mixed = recipe.scheme.mixed
         allocation = plan_allocation(model, recipe, "targets.onnx.decoder:allocate", base) if mixed else None
-        inputs = (base, plan_codes(model, recipe, allocation))
-        return Stage(f"carry {scheme} to ONNX", "targets.onnx.decoder:pack_codes", arguments, ("onnx", "numpy"), inputs)
+        inputs = {"base": base, "codes": plan_codes(model, recipe, allocation)}
+        return _plan_carry(scheme, "targets.onnx.decoder:pack_codes", arguments, inputs)
     export = Stage(
         "export to ONNX",
         "targets.onnx.encoder:export",
         {"task": model.task},
         ("torch", "onnx", "onnx-ir", "onnxscript", "transformers"),
+        ensures=(GRAPH,),
     )
     if recipe.scheme.method:
-        inputs = (export, plan_codes(model, recipe))
-        return Stage(f"carry {scheme} to ONNX", "targets.onnx.encoder:pack_codes", arguments, ("onnx", "numpy"), inputs)
-    tools = ("onnxruntime", "onnx")
-    return Stage(f"pack ONNX {scheme}", "targets.onnx.encoder:pack", arguments, tools, (export,))
+        inputs = {"base": export, "codes": plan_codes(model, recipe)}
+        return _plan_carry(scheme, "targets.onnx.encoder:pack_codes", arguments, inputs)
+    tools, inputs = ("onnxruntime", "onnx"), {"base": export}
+    requires = {"base": (GRAPH,)}
+    return Stage(f"pack ONNX {scheme}", "targets.onnx.encoder:pack", arguments, tools, inputs, requires, (GRAPH,))
+
+
+def _plan_carry(scheme: str, function: str, arguments: dict[str, Any], inputs: dict[str, Stage]) -> Stage:
+    requires = {"base": (GRAPH,), "codes": (CODES,)}
+    label, tools = f"carry {scheme} to ONNX", ("onnx", "numpy")
+    return Stage(label, function, arguments, tools, inputs, requires, (GRAPH,))
 
 
 def _plan_builder(scheme: str, arguments: dict[str, Any]) -> Stage:
     tools = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
-    return Stage(f"build {scheme} with GenAI", "targets.onnx.decoder:build", arguments, tools)
+    label, ensures = f"build {scheme} with GenAI", (GRAPH, "genai_config.json")
+    return Stage(label, "targets.onnx.decoder:build", arguments, tools, ensures=ensures)
 
 
 def _says_more(recipe: Recipe) -> bool:
     """Whether the recipe asks for what GenAI's builder cannot: a head, an embedding or groups of its own."""
     settings = recipe.quantization
     return (settings.head, settings.embedding) != ("auto", "auto") or settings.smaller_groups
+
+
+TARGET = Target(
+    name=NAME,
+    extra="onnx",
+    schemes=SCHEMES,
+    tasks=(*tasks_of(GENERATION), *tasks_of(ENCODING)),
+    plan=plan,
+    refuse=refuse,
+)

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from compiler.errors import UnusableInput
 from compiler.formats.safetensors import TensorInfo
 from compiler.model import Model
-from compiler.pretrained import auto_class
+from compiler.task import find_task
 
 _TORCH_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -140,7 +140,7 @@ def open_network(model: Model) -> Network:
     """
     try:
         config = transformers.AutoConfig.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False)
-        auto = getattr(transformers, auto_class(model.task))
+        auto = getattr(transformers, find_task(model.task).auto_class)
         with _parameters_on_meta():
             try:
                 module = auto.from_config(config, attn_implementation="sdpa", dtype=torch.float32)

@@ -22,21 +22,21 @@ from torch import Tensor
 from compiler.quantize.blocks.activations import Activations
 from compiler.quantize.blocks.network import Layer, Network
 from compiler.quantize.blocks.passes import Call, Group, batches, find_groups, run_block
-from compiler.quantize.solve.gptq import Solver, damped
+from compiler.quantize.solve.gptq import GptqSettings, damp_hessian
 from compiler.quantize.solve.grid import Grid, Grids, Scales, require_rows
-from compiler.quantize.solve.matrix import Meaning, restore, solve_matrix
+from compiler.quantize.solve.matrix import QuantizationParameters, restore, solve_matrix
 
 _GRAM_TILE = 512
 
 
 @dataclass(frozen=True)
-class Settled:
+class QuantizedLayer:
     """A layer's codes and what they mean, as soon as they are found."""
 
     layer: Layer
     grid: Grid
     codes: Tensor
-    meaning: Meaning
+    parameters: QuantizationParameters
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def quantize_block(
     before: Streams,
     after: Streams,
     grids: Grids,
-    solver: Solver,
+    settings: GptqSettings,
     feedback: float,
     batch: int,
     work: Path,
-) -> Iterator[Settled]:
+) -> Iterator[QuantizedLayer]:
     """Quantize the layers of a block and take both streams through it.
 
     Args:
@@ -72,7 +72,7 @@ def quantize_block(
         before: activations before it.
         after: activations after it; their files are written.
         grids: what codes mean, the same for layers that share their input.
-        solver: how codes are looked for.
+        settings: how codes are looked for.
         feedback: how much of the error so far a layer takes back, 0 to 1.
         batch: samples at once.
         work: a folder for activations within the block.
@@ -90,7 +90,7 @@ def quantize_block(
         hessian, cross = _moments(network, block, call, before.quantized, groups, number, original, keep, known, batch)
         if keep:
             known.append((group, keep))
-        yield from _settle(group.layers, hessian, cross, grids.of(group.layers[0].name), solver, feedback)
+        yield from _quantize_layers(group.layers, hessian, cross, grids.of(group.layers[0].name), settings, feedback)
         give_back_memory()
         if original is not None:
             original.remove()
@@ -200,35 +200,35 @@ def fill_lower(total: Tensor) -> None:
     total.tril_(0).copy_(total.diagonal().diag() + upper + upper.t())
 
 
-def _settle(
+def _quantize_layers(
     layers: Sequence[Layer],
     hessian: Tensor,
     cross: Tensor | None,
     grid: Grid,
-    solver: Solver,
+    settings: GptqSettings,
     feedback: float,
-) -> Iterator[Settled]:
+) -> Iterator[QuantizedLayer]:
     """Quantize layers with the same inputs: as one matrix where rows do not interact, one by one where rows share palettes."""
-    moments = damped(hessian, solver, layers[0].name)
+    damped = damp_hessian(hessian, settings, layers[0].name)
     weights = [layer.weight() for layer in layers]
     for layer, weight in zip(layers, weights, strict=True):
         require_rows(layer.name, weight, grid)
     target = torch.cat(weights)
     if cross is not None and feedback:
-        target += feedback * moments.times_inverse(target @ cross)
-    together = None if grid.rows_per_palette is not None else solve_matrix(target, moments, grid, solver)
+        target += feedback * damped.times_inverse(target @ cross)
+    together = None if grid.rows_per_palette is not None else solve_matrix(target, damped, grid, settings)
     start = 0
     for layer, weight in zip(layers, weights, strict=True):
         end = start + len(weight)
         if together is None:
-            part, own = solve_matrix(target[start:end], moments, grid, solver)
+            part, own = solve_matrix(target[start:end], damped, grid, settings)
         else:
             codes, scales = together
             assert isinstance(scales, Scales)
             own = Scales(scales.scale[start:end].clone(), scales.zero_point[start:end].clone())
             part = codes[start:end].clone()
         layer.set_weight(restore(part, own))
-        yield Settled(layer, grid, part, own)
+        yield QuantizedLayer(layer, grid, part, own)
         start = end
 
 

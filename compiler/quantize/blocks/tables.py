@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from compiler.model import IMAGE_CLASSIFICATION, Model
+from compiler.model import Model
 from compiler.quantization import Quantization
 from compiler.quantize.blocks.network import Network, weight_of
 from compiler.quantize.solve.grid import Grid
-from compiler.quantize.solve.matrix import Meaning, restore_rows, round_matrix
+from compiler.quantize.solve.matrix import QuantizationParameters, restore_rows, round_matrix
 
 TABLE_GROUP = 32
 # Rows that share a palette in a table: it has many, and 8 bits are 256 values.
@@ -77,20 +77,20 @@ def allocated_tables(tables: Tables, own: Mapping[str, Grid]) -> Tables:
 
 def front_inputs(model: Model, samples: Tensor) -> dict[str, Tensor]:
     """What the network is called with for token ids (samples, positions), or pictures."""
-    if model.task == IMAGE_CLASSIFICATION:
+    if model.takes == "image":
         return {"pixel_values": samples}
     if not model.is_decoder and (model.config.get("type_vocab_size") or 0) > 1:
         return {"input_ids": samples, "token_type_ids": torch.zeros_like(samples)}
     return {"input_ids": samples}
 
 
-def round_table(weight: Tensor, grid: Grid) -> tuple[Tensor, Meaning]:
+def round_table(weight: Tensor, grid: Grid) -> tuple[Tensor, QuantizationParameters]:
     """The nearest codes of a table (rows, columns) and what they mean; it is overwritten with what they stand for."""
-    codes, meaning = round_matrix(weight, grid)
+    codes, parameters = round_matrix(weight, grid)
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         rows = weight[start : start + _ROWS_AT_ONCE]
-        rows.copy_(restore_rows(codes, meaning, start, start + len(rows)))
-    return codes, meaning
+        rows.copy_(restore_rows(codes, parameters, start, start + len(rows)))
+    return codes, parameters
 
 
 @contextmanager

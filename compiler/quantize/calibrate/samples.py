@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from compiler.corpus import PASSAGES
 from compiler.errors import UnusableInput
-from compiler.model import IMAGE_CLASSIFICATION, TEXT_GENERATION, Model, read_model
+from compiler.model import Model, read_model
 from compiler.pretrained import load_pretrained
 from compiler.quantization import Calibration
 from compiler.quantize.calibrate.pictures import draw_samples, samples_of_pictures
@@ -19,41 +19,59 @@ from compiler.quantize.calibrate.texts import kept_text
 from compiler.stages.worker import report_progress
 from compiler.tokenizer import load_tokenizer, start_of_text_ids
 
+_FILE = "samples.npy"
 _FEWEST_TOKENS = 2048
 # An encoder mostly reads short texts, each with its special tokens, whose activations are unlike the others'.
 _PASSAGE_TOKENS = 64
 _GENERATED_AT_ONCE = 64
 
 
-def write_samples(model: str, inputs: list[str], out: str, task: str, calibration: dict[str, Any]) -> None:
-    """Write `samples.npy`, int64 (samples, tokens) or float32 (samples, channels, height, width): a stage.
+def write_decoder_samples(model: str, out: str, task: str, calibration: dict[str, Any]) -> None:
+    """Write `samples.npy`, int64 (samples, tokens), of the text that is given or of what the model writes itself: a stage.
 
     Raises:
-        UnusableInput: the text is too short, or gives tokens that the model does not have; pictures for a model of text,
-            or text for a model of pictures.
+        UnusableInput: the text is too short, gives tokens that the model does not have, or pictures are given.
     """
-    source = read_model(Path(model), task=task)
-    wanted = Calibration(**calibration)
-    samples: NDArray[np.int64] | NDArray[np.float32]
-    if task == IMAGE_CLASSIFICATION:
-        if wanted.text is not None:
-            raise UnusableInput(
-                f"{source.name} takes pictures, and the calibration {wanted.source} is text. Name a folder of pictures."
-            )
-        given = wanted.pictures is not None
-        samples = samples_of_pictures(source, wanted) if given else _draw(source, wanted)
-    elif wanted.pictures is not None:
-        raise UnusableInput(
-            f"{source.name} takes text, and the calibration {wanted.source} is a folder of pictures. Name a text file."
-        )
-    elif wanted.text is not None:
+    source, wanted = read_model(Path(model), task=task), Calibration(**calibration)
+    _refuse_pictures(source, wanted)
+    samples = (
+        samples_of_text(source, kept_text(wanted.text), wanted) if wanted.text else generate_samples(source, wanted)
+    )
+    np.save(Path(out) / _FILE, samples)
+
+
+def write_text_samples(model: str, out: str, task: str, calibration: dict[str, Any]) -> None:
+    """The same for an encoder, which calibrates on short passages of edgec's where no text is given: a stage."""
+    source, wanted = read_model(Path(model), task=task), Calibration(**calibration)
+    _refuse_pictures(source, wanted)
+    if wanted.text is not None:
         samples = samples_of_text(source, kept_text(wanted.text), wanted)
-    elif source.is_decoder:
-        samples = generate_samples(source, wanted)
     else:
         short = replace(wanted, sample_tokens=min(wanted.sample_tokens, _PASSAGE_TOKENS))
         samples = samples_of_text(source, "\n\n".join(PASSAGES), short)
-    np.save(Path(out) / "samples.npy", samples)
+    np.save(Path(out) / _FILE, samples)
+
+
+def write_image_samples(model: str, out: str, task: str, calibration: dict[str, Any]) -> None:
+    """Write `samples.npy`, float32 (samples, channels, height, width), of the pictures given or of drawn ones: a stage.
+
+    Raises:
+        UnusableInput: a picture cannot be read, or a text is given.
+    """
+    source, wanted = read_model(Path(model), task=task), Calibration(**calibration)
+    if wanted.text is not None:
+        raise UnusableInput(
+            f"{source.name} takes pictures, and the calibration {wanted.source} is text. Name a folder of pictures."
+        )
+    given = wanted.pictures is not None
+    np.save(Path(out) / _FILE, samples_of_pictures(source, wanted) if given else _draw(source, wanted))
+
+
+def _refuse_pictures(model: Model, calibration: Calibration) -> None:
+    if calibration.pictures is not None:
+        raise UnusableInput(
+            f"{model.name} takes text, and the calibration {calibration.source} is a folder of pictures. Name a text file."
+        )
 
 
 def _draw(model: Model, calibration: Calibration) -> NDArray[np.float32]:
@@ -106,7 +124,7 @@ def generate_samples(model: Model, calibration: Calibration) -> NDArray[np.int64
     import torch
 
     length = sample_tokens_of(model, calibration)
-    network = load_pretrained(model.folder, TEXT_GENERATION)
+    network = load_pretrained(model.folder, model.task)
     generator = torch.Generator().manual_seed(calibration.seed)
     begin = torch.tensor([start_of_text_ids(load_tokenizer(model.folder))], dtype=torch.int64)
     ends = network.config.eos_token_id

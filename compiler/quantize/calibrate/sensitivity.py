@@ -46,19 +46,19 @@ class _Disturbed:
 
 
 def measure(
-    model: str, inputs: list[str], out: str, task: str, group_size: int, quantization: dict[str, Any]
+    model: str, samples: str, out: str, task: str, group_size: int, quantization: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write `sensitivity.json`: a stage. `inputs` is the folder with `samples.npy`."""
+    """Write `sensitivity.json`: a stage. `samples` is the folder with `samples.npy`."""
     source = read_model(Path(model), task=task)
     settings = quantization_from_full(quantization)
     network = open_network(source)
-    samples = torch.from_numpy(np.load(Path(inputs[0]) / "samples.npy"))
-    count = max(1, min(len(samples), _TOKENS // samples.shape[1]))
-    samples = samples[torch.linspace(0, len(samples) - 1, count).long()]
+    given = torch.from_numpy(np.load(Path(samples) / "samples.npy"))
+    count = max(1, min(len(given), _TOKENS // given.shape[1]))
+    given = given[torch.linspace(0, len(given) - 1, count).long()]
     tables = find_tables(network, source, settings, Grid(4, TABLE_GROUP, True))
     with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix="streams-") as work:
-        found = _measure(network, source, samples, tables, group_size, Path(work))
-        kl = _tail_kl(network, source, samples, tables, found)
+        found = _measure(network, source, given, tables, group_size, Path(work))
+        kl = _tail_kl(network, source, given, tables, found)
     rows = [_row(each, measured, tables, settings.embedding, settings.head) for each, measured in kl]
     write_sensitivities(Path(out), rows)
     return {"groups": len(rows)}

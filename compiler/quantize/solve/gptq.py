@@ -23,7 +23,7 @@ _MOST_DAMPING = 10.0
 
 
 @dataclass(frozen=True)
-class Solver:
+class GptqSettings:
     """How codes are looked for.
 
     Attributes:
@@ -40,16 +40,16 @@ class Solver:
 
 
 @dataclass(frozen=True)
-class Moments:
+class DampedHessian:
     """Second moments of a layer's inputs, made fit for solving.
 
     Attributes:
-        hessian: float32 (columns, columns), the sum of x x^T with its diagonal raised.
+        matrix: float32 (columns, columns), the sum of x x^T with its diagonal raised.
         order: int64 (columns,), the order in which columns are rounded.
         upper: float32 (columns, columns), the upper Cholesky factor of the inverse, in that order.
     """
 
-    hessian: Tensor
+    matrix: Tensor
     order: Tensor
     upper: Tensor
 
@@ -60,7 +60,7 @@ class Moments:
         return ((matrix[:, self.order] @ self.upper.t()) @ self.upper)[:, torch.argsort(self.order)]
 
 
-def damped(hessian: Tensor, solver: Solver, name: str) -> Moments:
+def damp_hessian(hessian: Tensor, settings: GptqSettings, name: str) -> DampedHessian:
     """Raise the diagonal until the Hessian is positive definite, and factor it.
 
     Raises:
@@ -76,12 +76,12 @@ def damped(hessian: Tensor, solver: Solver, name: str) -> Moments:
             f"The inputs of {name} during calibration are {'all zero' if mean == 0 else 'not finite'}, so its weights "
             "cannot be fitted. Give another calibration text, or use a round-to-nearest scheme."
         )
-    if solver.activation_order:
+    if settings.activation_order:
         order = torch.argsort(diagonal, descending=True, stable=True)
         base = base[order][:, order]
     else:
         order = torch.arange(len(base))
-    share = solver.damping
+    share = settings.damping
     while share <= _MOST_DAMPING:
         raised = base.clone()
         raised.diagonal().add_(share * mean)
@@ -91,7 +91,7 @@ def damped(hessian: Tensor, solver: Solver, name: str) -> Moments:
             if not failed and torch.isfinite(upper).all():
                 own = hessian.clone()
                 own.diagonal().add_(share * mean)
-                return Moments(own, order, upper.float())
+                return DampedHessian(own, order, upper.float())
         share *= 10
     raise UnusableInput(
         f"The inputs of {name} during calibration are degenerate: their second moments stay singular even with "
@@ -99,33 +99,33 @@ def damped(hessian: Tensor, solver: Solver, name: str) -> Moments:
     )
 
 
-def solve(weight: Tensor, hessian: Tensor, grid: Grid, solver: Solver, name: str) -> tuple[Tensor, Scales]:
+def solve(weight: Tensor, hessian: Tensor, grid: Grid, settings: GptqSettings, name: str) -> tuple[Tensor, Scales]:
     """Codes and scales of one matrix.
 
     Args:
         weight: float32 (rows, columns).
         hessian: float32 (columns, columns), the sum of x x^T over the inputs.
         grid: what codes mean.
-        solver: how they are looked for.
+        settings: how they are looked for.
         name: for error messages.
 
     Returns:
         codes, uint8 (rows, columns), and scales, (rows, groups).
     """
-    return solve_damped(weight, damped(hessian, solver, name), grid, solver)
+    return solve_damped(weight, damp_hessian(hessian, settings, name), grid, settings)
 
 
-def solve_damped(weight: Tensor, moments: Moments, grid: Grid, solver: Solver) -> tuple[Tensor, Scales]:
-    """`solve` with what `damped` returned, which matrices with the same inputs share."""
+def solve_damped(weight: Tensor, damped: DampedHessian, grid: Grid, settings: GptqSettings) -> tuple[Tensor, Scales]:
+    """`solve` with what `damp_hessian` returned, which matrices with the same inputs share."""
     import torch
 
-    back = torch.argsort(moments.order)
-    importance = moments.upper.diagonal().square().reciprocal()[back] if solver.clip else None
-    scales = fit_scales(weight, grid, importance, solver.clip)
-    codes = _descend_columns(weight[:, moments.order], moments.upper, scales, grid, moments.order)[:, back]
-    for _ in range(solver.refinements):
-        scales = refit_scales(weight, codes, scales, moments.hessian)
-        codes = improve_codes(weight, codes, scales, moments.hessian, grid)
+    back = torch.argsort(damped.order)
+    importance = damped.upper.diagonal().square().reciprocal()[back] if settings.clip else None
+    scales = fit_scales(weight, grid, importance, settings.clip)
+    codes = _descend_columns(weight[:, damped.order], damped.upper, scales, grid, damped.order)[:, back]
+    for _ in range(settings.refinements):
+        scales = refit_scales(weight, codes, scales, damped.matrix)
+        codes = improve_codes(weight, codes, scales, damped.matrix, grid)
     return codes.to(torch.uint8), scales
 
 

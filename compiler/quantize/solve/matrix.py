@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from compiler.formats.codes import QuantizedTensor
-from compiler.quantize.solve.gptq import Moments, Solver, solve_damped
+from compiler.quantize.solve.gptq import DampedHessian, GptqSettings, solve_damped
 from compiler.quantize.solve.grid import Grid, Scales, dequantize, fit_scales, round_to_codes
 from compiler.quantize.solve.palettes import Palettes, fit_palettes, look_up, nearest_codes, solve_palettes
 
-Meaning = Scales | Palettes
+QuantizationParameters = Scales | Palettes
 
 _ROWS_AT_ONCE = 4096
 
 
-def round_matrix(weight: Tensor, grid: Grid) -> tuple[Tensor, Meaning]:
+def round_matrix(weight: Tensor, grid: Grid) -> tuple[Tensor, QuantizationParameters]:
     """The nearest codes, uint8 (rows, columns), and what they mean."""
     if grid.rows_per_palette is not None:
         palettes = fit_palettes(weight, grid)
@@ -29,12 +29,14 @@ def round_matrix(weight: Tensor, grid: Grid) -> tuple[Tensor, Meaning]:
     return _joined(parts)
 
 
-def solve_matrix(weight: Tensor, moments: Moments, grid: Grid, solver: Solver) -> tuple[Tensor, Meaning]:
-    """Codes that keep the outputs for inputs with these moments, and what they mean."""
+def solve_matrix(
+    weight: Tensor, damped: DampedHessian, grid: Grid, settings: GptqSettings
+) -> tuple[Tensor, QuantizationParameters]:
+    """Codes that keep the outputs for inputs with these second moments, and what they mean."""
     if grid.rows_per_palette is not None:
-        return solve_palettes(weight, moments, grid, solver)
+        return solve_palettes(weight, damped, grid, settings)
     parts = [
-        solve_damped(weight[start : start + _ROWS_AT_ONCE], moments, grid, solver)
+        solve_damped(weight[start : start + _ROWS_AT_ONCE], damped, grid, settings)
         for start in range(0, len(weight), _ROWS_AT_ONCE)
     ]
     return _joined(parts)
@@ -48,21 +50,23 @@ def _joined(parts: list[tuple[Tensor, Scales]]) -> tuple[Tensor, Scales]:
     return torch.cat([codes for codes, _ in parts]), Scales(scale, zero_point)
 
 
-def restore(codes: Tensor, meaning: Meaning) -> Tensor:
+def restore(codes: Tensor, parameters: QuantizationParameters) -> Tensor:
     """The weights that the codes stand for, float32 (rows, columns)."""
-    return look_up(codes, meaning) if isinstance(meaning, Palettes) else dequantize(codes, meaning)
+    return look_up(codes, parameters) if isinstance(parameters, Palettes) else dequantize(codes, parameters)
 
 
-def restore_rows(codes: Tensor, meaning: Meaning, start: int, end: int) -> Tensor:
+def restore_rows(codes: Tensor, parameters: QuantizationParameters, start: int, end: int) -> Tensor:
     """`restore` of some rows."""
-    if isinstance(meaning, Palettes):
-        return meaning.by_row(start, end).gather(1, codes[start:end].long())
-    return dequantize(codes[start:end], Scales(meaning.scale[start:end], meaning.zero_point[start:end]))
+    if isinstance(parameters, Palettes):
+        return parameters.by_row(start, end).gather(1, codes[start:end].long())
+    return dequantize(codes[start:end], Scales(parameters.scale[start:end], parameters.zero_point[start:end]))
 
 
-def as_quantized(name: str, codes: Tensor, meaning: Meaning, grid: Grid, transposed: bool = False) -> QuantizedTensor:
+def as_quantized(
+    name: str, codes: Tensor, parameters: QuantizationParameters, grid: Grid, transposed: bool = False
+) -> QuantizedTensor:
     """The codes in the form that containers carry."""
-    if isinstance(meaning, Palettes):
+    if isinstance(parameters, Palettes):
         none = np.zeros((len(codes), 0))
         return QuantizedTensor(
             name,
@@ -73,13 +77,13 @@ def as_quantized(name: str, codes: Tensor, meaning: Meaning, grid: Grid, transpo
             codes.shape[1],
             False,
             transposed=transposed,
-            palette=meaning.table.to(torch.float16).numpy(),
+            palette=parameters.table.to(torch.float16).numpy(),
         )
     return QuantizedTensor(
         name,
         codes.numpy(),
-        meaning.scale.to(torch.float16).numpy(),
-        meaning.zero_point.to(torch.uint8).numpy(),
+        parameters.scale.to(torch.float16).numpy(),
+        parameters.zero_point.to(torch.uint8).numpy(),
         grid.bits,
         grid.group_size or codes.shape[1],
         grid.symmetric,

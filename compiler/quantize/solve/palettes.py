@@ -15,7 +15,7 @@ from compiler.quantize.solve.grid import Grid
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from compiler.quantize.solve.gptq import Moments, Solver
+    from compiler.quantize.solve.gptq import DampedHessian, GptqSettings
 
 _ROUNDS = 24
 _SAMPLED = 1 << 22  # values of one table that k-means looks at
@@ -126,32 +126,34 @@ def look_up(codes: Tensor, palettes: Palettes) -> Tensor:
     return palettes.by_row(0, len(codes)).gather(1, codes.long())
 
 
-def solve_palettes(weight: Tensor, moments: Moments, grid: Grid, solver: Solver) -> tuple[Tensor, Palettes]:
-    """Codes, uint8 (rows, columns), and tables that keep the outputs for inputs with these moments."""
+def solve_palettes(
+    weight: Tensor, damped: DampedHessian, grid: Grid, settings: GptqSettings
+) -> tuple[Tensor, Palettes]:
+    """Codes, uint8 (rows, columns), and tables that keep the outputs for inputs with these second moments."""
     import torch
 
-    back = torch.argsort(moments.order)
-    palettes = fit_palettes(weight, grid, moments.upper.diagonal().square().reciprocal()[back])
-    codes = _descend(weight, moments, palettes, back)
-    for _ in range(solver.refinements):
+    back = torch.argsort(damped.order)
+    palettes = fit_palettes(weight, grid, damped.upper.diagonal().square().reciprocal()[back])
+    codes = _descend(weight, damped, palettes, back)
+    for _ in range(settings.refinements):
         if grid.palette_rows(len(weight)) > _ROWS_AT_ONCE or 2**grid.bits > _LARGEST_REFITTED:
             break
-        refitted = _refit(weight, codes, palettes, moments.hessian)
-        again = _descend(weight, moments, refitted, back)
-        better = _errors(weight, again, refitted, moments.hessian) < _errors(weight, codes, palettes, moments.hessian)
+        refitted = _refit(weight, codes, palettes, damped.matrix)
+        again = _descend(weight, damped, refitted, back)
+        better = _errors(weight, again, refitted, damped.matrix) < _errors(weight, codes, palettes, damped.matrix)
         table = torch.where(better[:, None], refitted.table, palettes.table)
         codes = torch.where(better.repeat_interleave(palettes.rows)[:, None], again, codes)
         palettes = Palettes(table, palettes.rows)
     return codes, palettes
 
 
-def _descend(weight: Tensor, moments: Moments, palettes: Palettes, back: Tensor) -> Tensor:
+def _descend(weight: Tensor, damped: DampedHessian, palettes: Palettes, back: Tensor) -> Tensor:
     import torch
 
     parts = []
     for start in range(0, len(weight), _ROWS_AT_ONCE):
-        part = weight[start : start + _ROWS_AT_ONCE, moments.order]
-        parts.append(_descend_columns(part, moments.upper, palettes.by_row(start, start + len(part)))[:, back])
+        part = weight[start : start + _ROWS_AT_ONCE, damped.order]
+        parts.append(_descend_columns(part, damped.upper, palettes.by_row(start, start + len(part)))[:, back])
     return torch.cat(parts)
 
 

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Workload:
-    """Fixed lengths, so that runs compare.
+    """Fixed lengths, so that runs compare. In a Measurement it is what ran: what a kind does not ask for is None there.
 
     Attributes:
         prompt_tokens: tokens that a language model takes at once.
         generated_tokens: tokens that it then generates one by one; an end of text does not stop it.
         sequence_length: tokens of one encoder input.
         rounds: timed rounds; packages take turns within each.
-        repetitions: encoder runs in one round.
+        repetitions: runs in one round, where a round is made of runs.
         warmup_repetitions: untimed runs before the first round, memory is observed in them.
         threads: threads that the runtime may use.
     """
 
-    prompt_tokens: int = 128
-    generated_tokens: int = 64
-    sequence_length: int = 128
+    prompt_tokens: int | None = 128
+    generated_tokens: int | None = 64
+    sequence_length: int | None = 128
     rounds: int = 5
-    repetitions: int = 20
-    warmup_repetitions: int = 2
+    repetitions: int | None = 20
+    warmup_repetitions: int | None = 2
     threads: int = 2

@@ -1,0 +1,95 @@
+"""Which Model it is: the digest of its files, and where this machine last saw it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from compiler.digest import digest_json
+from compiler.errors import UnusableInput
+from compiler.formats.safetensors import require_finite
+from compiler.model import Model, model_files, read_model
+from compiler.package import ModelIdentity
+from compiler.stages.cache import cache_root, remembered_digest, write_atomically
+from compiler.stages.worker import Progress
+
+
+def digest_model(model: Model, on_file: Callable[[int], None] = lambda number: None) -> str:
+    """The model's identity: SHA-256 over the names and contents of its files; `on_file` is told of each before it is read."""
+    digests = []
+    for number, file in enumerate(model_files(model.folder)):
+        on_file(number)
+        digests.append([file.relative_to(model.folder).as_posix(), remembered_digest(file)])
+    return digest_json(digests)
+
+
+def identify(model: Model, on_progress: Progress | None = None) -> ModelIdentity:
+    """The model's identity as packages carry it, remembered so that `verify` finds the model again on this machine.
+
+    Both the hash and the look for values that are not finite read all weights the first time.
+
+    Raises:
+        UnusableInput: a weight is not finite.
+    """
+    files = len(model_files(model.folder))
+    total = files + len(model.tensors)
+
+    def tell(done: int) -> None:
+        if on_progress is not None:
+            on_progress(done, total)
+
+    digest = digest_model(model, tell)
+    path = cache_root() / "models" / f"{digest}.json"
+    if not _is_known_finite(path):
+        for number, tensor in enumerate(model.tensors):
+            tell(files + number)
+            require_finite([tensor])
+    tell(total)
+    memo = {"folder": str(model.folder.resolve()), "name": model.name, "source": model.source, "task": model.task}
+    write_atomically(path, json.dumps({**memo, "finite": True}))
+    return ModelIdentity(
+        name=model.name,
+        source=model.source,
+        digest=digest,
+        architecture=model.architecture,
+        task=model.task,
+        parameters=model.parameters,
+        licence=model.licence,
+        base_model=model.base_model,
+    )
+
+
+def _is_known_finite(memo: Path) -> bool:
+    try:
+        return bool(json.loads(memo.read_text(encoding="utf-8")).get("finite"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def find_identified(identity: ModelIdentity) -> Model:
+    """The Model that a package was made from, where `identify` saw it on this machine.
+
+    Raises:
+        UnusableInput: it was never here, is gone, or has changed since.
+    """
+    hint = "Name its folder or hub id with --model."
+    try:
+        memo = json.loads((cache_root() / "models" / f"{identity.digest}.json").read_text(encoding="utf-8"))
+        folder = Path(memo["folder"])
+    except (OSError, ValueError, KeyError):
+        raise UnusableInput(f"The model {identity.name} of this package is not known on this machine. {hint}") from None
+    if not folder.is_dir():
+        raise UnusableInput(f"The model {identity.name} is no longer where it was when the package was built. {hint}")
+    model = read_model(folder, memo["name"], memo["source"], identity.task)
+    check_identity(model, identity)
+    return model
+
+
+def check_identity(model: Model, identity: ModelIdentity) -> None:
+    """Raise UnusableInput unless `model` is, byte for byte, the one that the package was made from."""
+    if digest_model(model) != identity.digest:
+        raise UnusableInput(
+            f"The model in {model.folder.name} is not the one that this package was made from ({identity.name}, digest "
+            f"{identity.digest[:12]}). Name the right one with --model, or build the package again."
+        )

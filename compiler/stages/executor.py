@@ -1,0 +1,207 @@
+"""The one place where stages are found, run and kept: on this machine, each in a child process, results in the cache."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from compiler.digest import digest_code, tool_version
+from compiler.errors import UnusableInput
+from compiler.stages.cache import Entry, find_entry, new_entry_folder, stage_environment, store_entry
+from compiler.stages.stage import Stage, missing_file, stage_key, tool_versions
+from compiler.stages.worker import Progress, kill_children, run_in_child
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user named, as stages read it: where it lies, and the digest of its content."""
+
+    path: Path
+    digest: str
+
+
+Sources = Mapping[str, Source]
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage cost. `seconds` and `peak_rss_bytes` are None when its result came from the cache."""
+
+    label: str
+    recipe: str
+    cached: bool
+    seconds: float | None
+    peak_rss_bytes: int | None
+
+
+class Watcher:
+    """Told of what happens; the command line draws progress bars from it."""
+
+    def reading(self) -> Progress | None:
+        """The model's weights are hashed and looked through; return where the progress should go."""
+        return None
+
+    def started(self, stage: Stage, recipe: str) -> Progress | None:
+        """A stage's child process starts; return where its progress should go."""
+        return None
+
+    def finished(self, stage: Stage, report: StageReport) -> None:
+        """A stage is done, or was found in the cache."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What came of stages: the entry of each by its key, and what each cost."""
+
+    entries: Mapping[str, Entry]
+    reports: tuple[StageReport, ...]
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Runs stages in child processes of this machine.
+
+    Attributes:
+        jobs: stages that may run at the same time.
+        watcher: is told of stages.
+        debug: pass on what the children print.
+    """
+
+    jobs: int = 1
+    watcher: Watcher = field(default_factory=Watcher)
+    debug: bool = False
+
+    def version_of(self, distribution: str) -> str:
+        """The version of a tool as it is installed where stages run."""
+        return tool_version(distribution) or "absent"
+
+    def key(self, stage: Stage, sources: Sources) -> str:
+        """The key of a stage's result."""
+        digests = {name: source.digest for name, source in sources.items()}
+        return stage_key(stage, digests, digest_code(), self.version_of)
+
+    def tools(self, stage: Stage) -> dict[str, str]:
+        """Versions of the tools of a stage and of those before it, by their names."""
+        return dict(sorted(tool_versions(stage, self.version_of).items()))
+
+    def run_one(self, stage: Stage, sources: Sources, title: str) -> Entry:
+        """The result of one stage."""
+        return self.run([(title, stage)], sources).entries[self.key(stage, sources)]
+
+    def run(self, wanted: Sequence[tuple[str, Stage]], sources: Sources) -> Results:
+        """Run every distinct stage that is needed and not in the cache, those without inputs first.
+
+        Args:
+            wanted: stages, each with what it is wanted for.
+            sources: what the stages read, by name.
+
+        Raises:
+            EdgecError: the error of the first stage that failed; the others are ended.
+        """
+        ordered: dict[str, tuple[int, Stage, str]] = {}
+
+        def collect(stage: Stage, title: str) -> int:
+            # A waiting stage must never keep a ready one out.
+            depth = 1 + max((collect(earlier, title) for earlier in stage.inputs.values()), default=-1)
+            ordered.setdefault(self.key(stage, sources), (depth, stage, title))
+            return depth
+
+        for title, last in wanted:
+            collect(last, title)
+        futures: dict[str, Future[Entry]] = {}
+        reports: list[StageReport] = []
+        lock = threading.Lock()
+
+        def work(key: str, stage: Stage, title: str) -> Entry:
+            inputs = {name: futures[self.key(each, sources)].result() for name, each in stage.inputs.items()}
+            entry, report = self._found_or_run(key, stage, title, sources, inputs)
+            with lock:
+                reports.append(report)
+                self.watcher.finished(stage, report)
+            return entry
+
+        with ThreadPoolExecutor(max_workers=max(1, self.jobs)) as pool:
+            try:
+                for key, (_, stage, title) in sorted(ordered.items(), key=lambda item: item[1][0]):
+                    futures[key] = pool.submit(work, key, stage, title)
+                done, waiting = wait(futures.values(), return_when=FIRST_EXCEPTION)
+                for future in waiting:
+                    future.cancel()
+                failed = next((future for future in done if future.exception()), None)
+                if failed is not None:
+                    kill_children()
+                    failed.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                kill_children()
+                raise
+        return Results({key: future.result() for key, future in futures.items()}, tuple(reports))
+
+    def _found_or_run(
+        self, key: str, stage: Stage, title: str, sources: Sources, inputs: Mapping[str, Entry]
+    ) -> tuple[Entry, StageReport]:
+        entry = find_entry(key)
+        if entry is not None:
+            return entry, StageReport(stage.label, title, True, None, None)
+        _require_machine(stage)
+        _require_inputs(stage, inputs)
+        with new_entry_folder() as folder:
+            finished = run_in_child(
+                stage.function,
+                {
+                    **{name: str(sources[name].path.resolve()) for name in stage.sources},
+                    **{name: str(each.files) for name, each in inputs.items()},
+                    "out": str(folder / "files"),
+                    **stage.arguments,
+                },
+                label=stage.label,
+                on_progress=self.watcher.started(stage, title),
+                environment={**stage.environment, **_python_path(stage), **stage_environment(key)},
+                debug=self.debug,
+            )
+            written = {file.relative_to(folder / "files").as_posix(): file for file in (folder / "files").rglob("*")}
+            if (pattern := missing_file(stage.ensures, written)) is not None:
+                raise UnusableInput(
+                    f"The stage '{stage.label}' ended without writing {pattern}. Run again with --debug."
+                )
+            entry = store_entry(folder, key, finished.value)
+        return entry, StageReport(stage.label, title, False, finished.seconds, finished.peak_rss_bytes)
+
+
+def _require_machine(stage: Stage) -> None:
+    """Refuse a stage that this machine cannot run."""
+    import psutil
+
+    if stage.platform not in (None, sys.platform):
+        raise UnusableInput(f"The stage '{stage.label}' runs on {stage.platform} only, and this is {sys.platform}.")
+    memory = psutil.virtual_memory().total
+    if stage.memory_bytes > memory:
+        raise UnusableInput(
+            f"The stage '{stage.label}' needs {stage.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
+            f"{memory / 1e9:.1f} GB. Use a larger machine."
+        )
+
+
+def _require_inputs(stage: Stage, inputs: Mapping[str, Entry]) -> None:
+    for name, patterns in stage.requires.items():
+        if (pattern := missing_file(patterns, inputs[name].digests)) is not None:
+            raise UnusableInput(
+                f"The stage '{stage.label}' needs {pattern} of '{stage.inputs[name].label}', which did not write it. "
+                "Empty the cache with `edgec cache --clear` and build again."
+            )
+
+
+def _python_path(stage: Stage) -> dict[str, str]:
+    """PYTHONPATH with the folders that the stage asks for before those that are there."""
+    folders = []
+    for function in stage.python_path:
+        module, name = function.split(":")
+        folders.append(str(getattr(importlib.import_module(module), name)()))
+    kept = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([*folders, *([kept] if kept else [])])} if folders else {}

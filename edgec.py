@@ -1,0 +1,296 @@
+"""edgec for Python: what the commands call too.
+
+    import edgec
+
+    model = edgec.open_model("HuggingFaceTB/SmolLM2-135M-Instruct")
+    report = edgec.build(model, ["gguf:Q8_0", "onnx:int4-rtn-g32"], "packages")
+    found = edgec.verify(report.packages)
+    measured = edgec.bench(report.packages, edgec.Workload(rounds=3))
+
+Every function raises `edgec.UnusableInput` for what cannot be worked with and `edgec.CheckFailed` for a check that failed; the
+text of both is a paragraph for people. Importing this module imports no library of a target.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compiler.build import BuildReport
+from compiler.build import build as _build
+from compiler.errors import CheckFailed, EdgecError, UnusableInput
+from compiler.estimate import Estimate, estimate
+from compiler.inputs.identity import check_identity, find_identified
+from compiler.inputs.open import open_model
+from compiler.model import Model
+from compiler.package import Package, check_files, read_package
+from compiler.placement import Requirement
+from compiler.recipe import Recipe, Shapes, parse_recipe
+from compiler.recipe import read_recipe_file as _read_recipe_file
+from compiler.scheme import find_scheme
+from compiler.stages.executor import LocalExecutor, Watcher
+from compiler.stages.worker import Progress
+from compiler.target import reason_against
+from targets.registry import TARGET_NAMES, load_target
+
+if TYPE_CHECKING:
+    from benchmarks.compare import Comparison
+    from benchmarks.measurement import Measurement
+    from runtimes.kinds.kind import Outcome, Request
+    from runtimes.verify.verification import Verification
+    from runtimes.workload import Workload
+
+__all__ = [
+    "BuildReport", "Capability", "CheckFailed", "EdgecError", "Inspection", "LocalExecutor", "Model", "Package", "Recipe",
+    "Requirement", "Shapes", "UnusableInput", "Watcher", "Workload", "bench", "build", "compare", "inspect", "open_model",
+    "open_package", "parse_recipe", "read_recipes", "remove_failed", "require_passed", "task_of", "use", "verify",
+    "write_report",
+]  # fmt: skip
+
+Packages = Sequence[Package | Path | str]
+
+
+def __getattr__(name: str) -> Any:
+    """`edgec.Workload` and the other words of measuring, without numpy for those who only build."""
+    if name == "Workload":
+        from runtimes.workload import Workload
+
+        return Workload
+    raise AttributeError(f"module 'edgec' has no attribute {name!r}")
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Whether a target takes a model.
+
+    Attributes:
+        target: its name.
+        schemes: those that it takes.
+        falling_back: those of them whose container forces tensors into another type (`--allow type-fallback`).
+        why_not: the reason where it takes none.
+    """
+
+    target: str
+    schemes: tuple[str, ...]
+    falling_back: tuple[str, ...]
+    why_not: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model is, what it takes, and which targets take it."""
+
+    model: Model
+    estimate: Estimate
+    targets: tuple[Capability, ...]
+
+
+def inspect(model: Model | str) -> Inspection:
+    """Tell what a model is, its bytes at each scheme, and which targets take it; no weight is read."""
+    opened = open_model(model) if isinstance(model, str) else model
+    return Inspection(opened, estimate(opened), tuple(_capability(name, opened) for name in TARGET_NAMES))
+
+
+def _capability(target_name: str, model: Model) -> Capability:
+    """Ask a target about each of its schemes."""
+    target = load_target(target_name)
+    taken, reasons, falling_back = [], [], []
+    for name in target.schemes:
+        scheme = find_scheme(name)
+        assert scheme is not None
+        recipe = Recipe(target_name, scheme)
+        try:
+            reason = reason_against(target, model, recipe)
+        except EdgecError as error:
+            return Capability(target_name, (), (), str(error))
+        if reason is not None:
+            reasons.append(reason)
+            continue
+        taken.append(name)
+        if target.foresee(model, recipe):
+            falling_back.append(name)
+    return Capability(target_name, tuple(taken), tuple(falling_back), None if taken else reasons[0])
+
+
+def read_recipes(file: Path | str) -> list[Recipe]:
+    """Recipes from a TOML file with `[[recipe]]` tables."""
+    return _read_recipe_file(Path(file), TARGET_NAMES)
+
+
+def task_of(recipes: Sequence[Recipe]) -> str | None:
+    """The task that recipes name; None where they name none.
+
+    Raises:
+        UnusableInput: they name several.
+    """
+    tasks = sorted({recipe.task for recipe in recipes if recipe.task})
+    if len(tasks) > 1:
+        raise UnusableInput(f"The recipes name the tasks {' and '.join(tasks)}. One build is of one; split the file.")
+    return tasks[0] if tasks else None
+
+
+def build(
+    model: Model | str,
+    recipes: Sequence[Recipe | str],
+    out: Path | str,
+    *,
+    allow: Sequence[str] = (),
+    require: Sequence[Requirement] = (),
+    executor: LocalExecutor | None = None,
+) -> BuildReport:
+    """Make a package for each recipe in the folder `out`: all of them, or none.
+
+    Args:
+        model: a Model, or what `open_model` takes.
+        recipes: recipes, or their short form such as `gguf:Q4_K_M`.
+        out: the folder that packages go into.
+        allow: names of checks whose failure is accepted and recorded.
+        require: shares of operators that must stay on an engine.
+        executor: how many stages run at a time, and who is told of them.
+    """
+    from runtimes.kinds import kind_of_task
+    from runtimes.verify.verify import limits_of
+
+    parsed = [parse_recipe(each, TARGET_NAMES) if isinstance(each, str) else each for each in recipes]
+    task = task_of(parsed)
+    opened = open_model(model, task=task, executor=executor) if isinstance(model, str) else model
+    for recipe in parsed:
+        if recipe.thresholds:
+            limits_of(kind_of_task(opened.task), recipe)
+    return _build(opened, parsed, load_target, Path(out), allow=allow, require=require, executor=executor)
+
+
+def open_package(folder: Package | Path | str) -> Package:
+    """Read a package and hold every file to its hash."""
+    package = folder if isinstance(folder, Package) else read_package(Path(folder))
+    check_files(package)
+    return package
+
+
+def verify(
+    packages: Packages,
+    *,
+    model: Model | None = None,
+    text: Path | None = None,
+    max_tokens: int | None = None,
+    threads: int = 2,
+    allow: Sequence[str] = (),
+    executor: LocalExecutor | None = None,
+    on_progress: Callable[[Package], Progress] | None = None,
+) -> list[Verification]:
+    """Hold packages to the fp32 model, one after the other; what is found lies beside each manifest as verification.json.
+
+    A package that fails is told by `passed`; `require_passed` raises for it.
+
+    Args:
+        packages: packages or their folders.
+        model: the model they were made of; where this machine built them it knows.
+        text: a text of the user's to measure language models on, in place of edgec's own passages.
+        max_tokens: tokens of it to use at most.
+        threads: threads that runtimes may use.
+        allow: names of checks whose failure is accepted and recorded.
+        executor: what runs the Reference.
+        on_progress: gives each package's progress a place to go.
+    """
+    from dataclasses import replace
+
+    from runtimes.verify.verify import MAX_TEXT_TOKENS
+    from runtimes.verify.verify import verify as verify_one
+
+    opened = [open_package(each) for each in packages]
+    found = []
+    for package in opened:
+        if model is not None:
+            check_identity(model, package.model)
+        source = replace(model, task=package.model.task) if model else find_identified(package.model)
+        found.append(
+            verify_one(
+                package,
+                source,
+                text=text,
+                max_tokens=max_tokens or MAX_TEXT_TOKENS,
+                threads=threads,
+                allow=allow,
+                executor=executor,
+                on_progress=on_progress(package) if on_progress else None,
+            )
+        )
+    return found
+
+
+def require_passed(packages: Packages, found: Sequence[Verification]) -> None:
+    """Raise CheckFailed for the first package that did not pass."""
+    from runtimes.verify.verify import require_passed as require
+
+    read = [each if isinstance(each, Package) else read_package(Path(each)) for each in packages]
+    require(list(zip(read, found, strict=True)))
+
+
+def remove_failed(packages: Sequence[Package], found: Sequence[Verification]) -> list[Package]:
+    """Remove the folders of those of these new packages that did not pass; which they were."""
+    failed = [package for package, each in zip(packages, found, strict=True) if not each.passed]
+    for package in failed:
+        shutil.rmtree(package.folder)
+    return failed
+
+
+def use(package: Package | Path | str, request: Request, *, threads: int = 2) -> Outcome:
+    """Use a package once: generate, embed, classify, or answer a question from a passage."""
+    from runtimes.kinds import kind_of_task
+    from runtimes.registry import open_session
+
+    opened = open_package(package)
+    kind = kind_of_task(opened.model.task)
+    kind.check(opened, request)
+    session = open_session(opened, threads)
+    try:
+        return kind.use(opened, session, request)
+    finally:
+        session.close()
+
+
+def bench(
+    packages: Packages,
+    workload: Workload | None = None,
+    *,
+    device: str = "local",
+    on_progress: Progress | None = None,
+) -> list[Measurement]:
+    """Measure packages on a device, each in an agent of its own, taking turns round by round."""
+    from benchmarks.harness import bench as measure
+    from runtimes.workload import Workload
+
+    opened = [open_package(each) for each in packages]
+    tell = on_progress or (lambda done, total: None)
+    return measure(opened, workload or Workload(), device=device, on_progress=tell)
+
+
+def compare(
+    champion: Sequence[Measurement] | Path | str,
+    challenger: Sequence[Measurement] | Path | str,
+    *,
+    effect: float = 0.05,
+    across_schemes: bool = False,
+    allow: Sequence[str] = (),
+) -> list[Comparison]:
+    """Ratios of the challenger to the champion, package by package; a regression is worse by more than `effect`."""
+    from benchmarks.compare import compare as compare_runs
+
+    before, after = _measurements(champion), _measurements(challenger)
+    return compare_runs(before, after, effect, across_schemes=across_schemes, allow=allow)
+
+
+def write_report(file: Path | str, measurements: Sequence[Measurement] | Path | str) -> None:
+    """Write one HTML page with the charts and tables of measurements."""
+    from benchmarks.report.page import write_page
+
+    write_page(Path(file), _measurements(measurements))
+
+
+def _measurements(given: Sequence[Measurement] | Path | str) -> Sequence[Measurement]:
+    from benchmarks.measurement import read_measurements
+
+    return read_measurements(Path(given)) if isinstance(given, str | Path) else given

@@ -1,0 +1,1 @@
+"""Devices: where a runtime runs. One file a transport; a new one is one line in the registry."""

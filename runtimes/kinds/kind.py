@@ -1,0 +1,195 @@
+"""Kind: how models of a family of tasks are used, as data. One file a kind; whatever differs between kinds is said there.
+
+Functions that need the model (`expect`) run in a process of their own and are named by strings; a kind's file imports nothing
+that a device does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compiler.model import Model
+from compiler.package import Package
+from compiler.recipe import Shapes
+from compiler.scheme import Scheme
+from runtimes.session import Session
+from runtimes.workload import Workload
+
+Round = dict[str, list[float]]
+Samples = Mapping[str, Sequence[Sequence[float]]]
+Figures = dict[str, float | int | str | None]
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The sample quantile, linear between neighbours."""
+    return float(np.quantile(np.asarray(samples, np.float64), share))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure in tables: its key, its heading, the decimals that are shown, and what it is multiplied with for that."""
+
+    key: str
+    title: str
+    digits: int
+    factor: float = 1.0
+
+    def show(self, value: float | None) -> str:
+        """The figure for people; an exponent where the decimals would show nothing."""
+        if value is None:
+            return "-"
+        scaled = value * self.factor
+        hidden = scaled != 0 and abs(scaled) < 0.5 * 10**-self.digits
+        return f"{scaled:.2g}" if hidden else f"{scaled:,.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The stage that writes what the Reference says.
+
+    Attributes:
+        function: `module:function`, called with the model's folder, an empty folder and the arguments.
+        arguments: JSON.
+        tools: distributions that have a say.
+    """
+
+    function: str
+    arguments: dict[str, Any]
+    tools: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a package said beside the Reference: figures, and a sentence for each miss on the side of text."""
+
+    figures: Figures
+    text_misses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A session made ready to be measured.
+
+    Attributes:
+        timed: one timed round: seconds by the name of what was timed.
+        warm: one round before the first that counts.
+        workload: what is really run.
+    """
+
+    timed: Callable[[], Round]
+    warm: Callable[[], Round]
+    workload: Workload
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The axes of the report's charts.
+
+    Attributes:
+        models: what these packages are called in titles.
+        time: the summary's key for the axis of time, in milliseconds, and its title.
+        distance: the figure for the axis of distance, and its title.
+        from_one: the distance is what the figure lacks to 1.
+        samples: the samples of the chart of times, and its title.
+    """
+
+    models: str
+    time: tuple[str, str]
+    distance: tuple[str, str]
+    samples: tuple[str, str]
+    from_one: bool = False
+
+
+def _nothing(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a package.
+
+    Attributes:
+        prompts: texts.
+        passage: the text in which an answer is looked for.
+        image: a picture.
+        max_tokens: tokens to generate at most.
+        chat: put prompts into the chat template, where there is one.
+        timed: whether seconds mean anything here.
+        tell: is given pieces of a text as they come.
+        note: is given remarks.
+    """
+
+    prompts: tuple[str, ...] = ()
+    passage: str | None = None
+    image: Path | None = None
+    max_tokens: int = 128
+    chat: bool = True
+    timed: bool = True
+    tell: Callable[[str], None] = _nothing
+    note: Callable[[str], None] = _nothing
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for people."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a package answered: for programs, as tables, and in one line."""
+
+    document: Any
+    line: str
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How models of a family of tasks are used.
+
+    Attributes:
+        name: its file's name.
+        title: heading of its tables.
+        expect: what the Reference is asked, for shapes, a text of the user's or None, and at most so many tokens of it.
+        probe: a session beside what the Reference wrote into a folder; the last argument is told of progress.
+        limits: the limits of a scheme's packages, by the names that a recipe may set too.
+        limited: those names, and the figure that each limits; they begin with `max_` or `min_`.
+        figures: what verify found, for tables.
+        prepare: a session made ready to be measured.
+        timed: what is judged and compared: the name in comparisons, and the samples' name; the first is judged.
+        summarize: figures of all samples; the last argument is the memory bandwidth in bytes per second, None where unknown.
+        speed: those figures, for tables.
+        compared: figures of quality that are compared, smaller being better, and the floor below which a difference is noise.
+        chart: the axes of the report's charts.
+        check: raise UnusableInput for a request that does not suit the package.
+        use: answer a request.
+        wrap: what stands between a session and whoever uses it.
+        only_with_text: figures that mean something only on a text of the user's.
+    """
+
+    name: str
+    title: str
+    expect: Callable[[Model, Shapes, str | None, int], Expectation]
+    probe: Callable[[Any, Package, Path, Callable[[int, int], None]], Findings]
+    limits: Callable[[Scheme], dict[str, float]]
+    limited: Mapping[str, str]
+    figures: tuple[Column, ...]
+    prepare: Callable[[Any, Package, Workload], Prepared]
+    timed: tuple[tuple[str, str], ...]
+    summarize: Callable[[Samples, Workload, Package, float | None], Figures]
+    speed: tuple[Column, ...]
+    compared: tuple[tuple[str, float], ...]
+    chart: Chart
+    check: Callable[[Package, Request], None]
+    use: Callable[[Package, Any, Request], Outcome]
+    wrap: Callable[[Any, Package], Session] = field(default=lambda session, package: session)
+    only_with_text: tuple[str, ...] = ()
