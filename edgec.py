@@ -29,7 +29,7 @@ from compiler.model import Model
 from compiler.package import Package, check_files, read_package
 from compiler.placement import Requirement
 from compiler.recipe import Recipe, Shapes, parse_recipe
-from compiler.recipe import read_recipe_file as _read_recipe_file
+from compiler.recipe_file import read_recipe_file
 from compiler.scheme import find_scheme
 from compiler.stages.executor import LocalExecutor, Watcher
 from compiler.stages.worker import Progress
@@ -117,7 +117,7 @@ def _capability(target_name: str, model: Model) -> Capability:
 
 def read_recipes(file: Path | str) -> list[Recipe]:
     """Recipes from a TOML file with `[[recipe]]` tables."""
-    return _read_recipe_file(Path(file), TARGET_NAMES)
+    return read_recipe_file(Path(file), TARGET_NAMES)
 
 
 def task_of(recipes: Sequence[Recipe]) -> str | None:

@@ -1,4 +1,4 @@
-"""The verdict on a measurement: valid, suspect or invalid, with the reasons."""
+"""Whether a measurement can be believed: valid, suspect or invalid, with the reasons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Validity:
-    """The verdict and why."""
+    """The word and why."""
 
     word: Word
     reasons: tuple[str, ...]

@@ -47,7 +47,7 @@ class Deviation:
 
 
 @dataclass(frozen=True)
-class Weights:
+class StoredWeights:
     """What the weights became.
 
     Attributes:
@@ -171,7 +171,7 @@ class Lowered:
 
     runtime: str
     graphs: tuple[Graph, ...]
-    weights: Weights
+    weights: StoredWeights
     shapes: FixedShapes = FixedShapes()
     placement: Placement | None = None
     platform: Platform | None = None

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 from compiler.errors import UnusableInput
 from compiler.quantization import Quantization, quantization_from_full
 from compiler.scheme import ALIASES, SCHEMES, Scheme, find_scheme
 
 IMATRIX = "imatrix"
-_LIMIT = re.compile(r"(max|min)_[a-z0-9_]+")
 
 _GRAMMAR = re.compile(
     r"(?P<target>[a-z][a-z0-9]*):(?P<scheme>[A-Za-z][A-Za-z0-9_-]*)"
@@ -140,44 +136,3 @@ def _suggest(text: str, targets: Sequence[str]) -> str:
     known = {f"{target}:{name}".lower(): f"{target}:{name}" for target in targets for name in names}
     nearest = difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.5)
     return f" Did you mean {known[nearest[0]]}?" if nearest else f" Targets are: {', '.join(targets)}."
-
-
-def read_recipe_file(path: Path, targets: Sequence[str]) -> list[Recipe]:
-    """Recipes from TOML: `[[recipe]]` tables with `recipe`, optional shapes, `task`, and a `[recipe.thresholds]` table.
-
-    Raises:
-        UnusableInput: the file cannot be read, or has a key that means nothing here.
-    """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UnusableInput(f"Recipe file {path} cannot be read: {error}.") from error
-    tables = document.get("recipe")
-    if not isinstance(tables, list) or not tables:
-        raise UnusableInput(f"Recipe file {path} has no [[recipe]] table. Write one for each package.")
-    return [_recipe_from_table(table, path, targets) for table in tables]
-
-
-def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe:
-    shape_names = {field.name for field in fields(Shapes)}
-    limits = table.get("thresholds", {}) if isinstance(table, dict) else None
-    if not isinstance(limits, dict):
-        raise UnusableInput(f"Recipe file {path}: `recipe` must be [[recipe]] tables, `thresholds` a table in one.")
-    unknown = set(table) - shape_names - {"recipe", "task", "thresholds"}
-    unknown |= {name for name in limits if not _LIMIT.fullmatch(name)}
-    if unknown or "recipe" not in table:
-        problem = f"unknown key {sorted(unknown)[0]!r}" if unknown else "a table without the key 'recipe'"
-        raise UnusableInput(f"Recipe file {path}: {problem}. Keys are: recipe, task, {', '.join(sorted(shape_names))}.")
-    wanted = dict.fromkeys(shape_names, "a whole number above 0") | {"recipe": "a string", "task": "a string"}
-    for name, value in {**table, **limits}.items():
-        what = wanted.get(name, "a number")
-        right = {
-            "a string": isinstance(value, str),
-            "a number": isinstance(value, int | float) and not isinstance(value, bool),
-            "a whole number above 0": type(value) is int and value > 0,
-        }
-        if name != "thresholds" and not right[what]:
-            raise UnusableInput(f"Recipe file {path}: {name} = {value!r} is not {what}.")
-    recipe = parse_recipe(table["recipe"], targets)
-    shapes = replace(Shapes(), **{name: table[name] for name in shape_names & set(table)})
-    return replace(recipe, shapes=shapes, task=table.get("task"), thresholds=tuple(sorted(limits.items())))

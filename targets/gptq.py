@@ -15,7 +15,7 @@ from compiler.formats.gptq import BITS, config_of, pack_tensor, write_config
 from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes, write_tensors
 from compiler.lineage import lineage_of, model_of, write_lineage
 from compiler.model import Model
-from compiler.package import FixedShapes, Graph, Lowered, Port, Weights
+from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.quantize.plan import CODES, IN_BLOCK, plan_codes, refuse_rows
 from compiler.recipe import Recipe
 from compiler.scheme import CODE_SCHEMES
@@ -129,7 +129,7 @@ def _data(infos: dict[str, TensorInfo], entries: dict[str, Any], form: str) -> I
             yield tensor.dequantize().astype(np.float16).tobytes()
 
 
-def _weights(layout: list[tuple[str, str, tuple[int, ...]]], bits: int) -> Weights:
+def _weights(layout: list[tuple[str, str, tuple[int, ...]]], bits: int) -> StoredWeights:
     """Bits per weight over the whole file; `types` counts weights, not words."""
     types: dict[str, int] = {}
     stored_bits = 0
@@ -142,7 +142,7 @@ def _weights(layout: list[tuple[str, str, tuple[int, ...]]], bits: int) -> Weigh
         elif not name.endswith((".qzeros", ".g_idx", ".scales")):
             kind = dtype.lower().replace("f", "fp")
             types[kind] = types.get(kind, 0) + count
-    return Weights(round(stored_bits / sum(types.values()), 4), dict(sorted(types.items())))
+    return StoredWeights(round(stored_bits / sum(types.values()), 4), dict(sorted(types.items())))
 
 
 TARGET = Target(

@@ -13,7 +13,7 @@ from typing import Any
 
 from compiler.lineage import lineage_of, model_of, write_lineage
 from compiler.model import Model
-from compiler.package import FixedShapes, Graph, Lowered, Platform, Port, Weights
+from compiler.package import FixedShapes, Graph, Lowered, Platform, Port, StoredWeights
 from compiler.pretrained import example_inputs, load_encoder
 from compiler.recipe import Recipe
 from compiler.stages.stage import Stage
@@ -102,7 +102,7 @@ def compile_module(
         Lowered(
             runtime="tvm",
             graphs=(Graph("main", ("compiled.so",), taken, given),),
-            weights=Weights(32.0, {"fp32": read.parameters}),
+            weights=StoredWeights(32.0, {"fp32": read.parameters}),
             shapes=FixedShapes(sequence_lengths=(sequence_length,), longest_sequence=sequence_length, batch=batch),
             platform=Platform(platform.system(), machine),
         )

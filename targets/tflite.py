@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.lineage import lineage_of, model_of, write_lineage
 from compiler.model import Model
-from compiler.package import FixedShapes, Graph, Lowered, Port, Weights
+from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.pretrained import example_inputs, load_encoder
 from compiler.recipe import Recipe
 from compiler.stages.stage import Stage
@@ -62,7 +62,7 @@ def convert(model: str, out: str, sequence_length: int, batch: int, lineage: dic
         Lowered(
             runtime="litert",
             graphs=(Graph("main", ("model.tflite",), taken, given),),
-            weights=Weights(32.0, {"fp32": read.parameters}),
+            weights=StoredWeights(32.0, {"fp32": read.parameters}),
             shapes=FixedShapes(sequence_lengths=(sequence_length,), longest_sequence=sequence_length, batch=batch),
         )
     )

@@ -41,7 +41,7 @@ def adapter(base: Path, tmp_path: Path) -> Path:
     for name, parameter in with_adapter.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, 0, 0.2)
-    with_adapter.save_pretrained(tmp_path / "style")
+    with_adapter.save_pretrained(str(tmp_path / "style"))
     return tmp_path / "style"
 
 

@@ -35,7 +35,7 @@ def encoder(minilm_folder: Path, tmp_path: Path) -> Path:
 def _build(
     folder: object, tmp_path: Path, recipe: str = "onnx:fp32", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    return run_edgec("build", folder, "-r", recipe, "-o", tmp_path / "out", **environment)
+    return run_edgec("build", folder, "-r", recipe, "-o", tmp_path / "out", cwd=None, **environment)
 
 
 def test_no_such_model(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from compiler.pretrained import Encoder, load_encoder
 from compiler.quantization import Calibration, Quantization
 from compiler.quantize.stage import quantize
 from compiler.stages.worker import run_in_child
-from runtimes.coreml.evaluator import Evaluator
+from runtimes.coreml.evaluator import Evaluator, Precision
 from runtimes.coreml.mil_program import BlobValue, read_blob, read_mil
 from runtimes.kinds.encoding import draw_images
 from targets.coreml.placement import predict_placement
@@ -83,7 +83,8 @@ def test_an_encoder_of_every_family_computes_what_torch_does(
         given["attention_mask"][:, 27:] = 0
     with torch.inference_mode():
         wanted = reference.module(*(torch.from_numpy(given[name]) for name in reference.input_names))
-    for precision, tolerance in (("fp32", 3e-3), ("fp16", 2e-2)):
+    tolerances: dict[Precision, float] = {"fp32": 3e-3, "fp16": 2e-2}
+    for precision, tolerance in tolerances.items():
         outputs = Evaluator(tmp_path / "out" / "model.mlpackage", precision).run(given)
         for name, other in zip(reference.output_names, wanted, strict=True):
             ours, theirs = outputs[name], other.numpy()
@@ -121,7 +122,7 @@ def test_a_decoder_in_parts_and_one_that_gives_tokens_agree_with_the_whole(made:
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 64)])
 def test_codes_are_in_the_saved_package_to_the_bit(bits: int, group: int, made: Path, tmp_path: Path) -> None:
     codes = codes_of(made / "llama", tmp_path / "codes", bits, group)
-    account = lower(made / "llama", tmp_path / "out", codes)
+    account = lower(made / "llama", tmp_path / "out", codes).lowered.weights
     found = {
         (tuple(read_blob(op.arguments["data"][0]).reshape(-1)[:64]), tuple(read_blob(op.arguments["scale"][0]).reshape(-1)))
         for function in read_mil(tmp_path / "out" / "model.mlpackage").functions.values()
@@ -134,7 +135,7 @@ def test_codes_are_in_the_saved_package_to_the_bit(bits: int, group: int, made: 
         signed = tensor.codes.astype(np.int16) - 2 ** (tensor.bits - 1)
         assert (tuple(signed.reshape(-1)[:64]), tuple(tensor.scales.reshape(-1))) in found, tensor.name
     weights = sum(path.stat().st_size for path in (tmp_path / "out").rglob("weight.bin"))
-    stored = sum(account["weights"]["types"].values()) * account["weights"]["effective_bits_per_weight"] / 8
+    stored = sum(account.types.values()) * account.effective_bits_per_weight / 8
     tables = 2 * 2 * CONTEXT * 65 * 2 * 2  # masks of both functions, and positions
     assert stored <= weights <= stored * 1.03 + tables + 64 * 200
 
@@ -147,7 +148,13 @@ def test_a_package_of_gptq_codes_computes_what_torch_does_with_what_they_stand_f
     for folder in (tmp_path / "samples", codes):
         folder.mkdir()
     write_samples(made / kind, tmp_path / "samples", model.task, Calibration(samples=4, sample_tokens=64))
-    scheme = {"method": "gptq", "bits": 4, "group_size": 32, "symmetric": True, "quantization": Quantization().full()}
+    scheme: dict[str, Any] = {
+        "method": "gptq",
+        "bits": 4,
+        "group_size": 32,
+        "symmetric": True,
+        "quantization": Quantization().full(),
+    }
     quantize(str(made / kind), str(codes), model.task, **scheme, samples=str(tmp_path / "samples"))
     package = lower(made / kind, tmp_path / "out", codes)
     restored = shutil.copytree(made / kind, tmp_path / "restored")

@@ -15,7 +15,7 @@ from coremltools.converters.mil.mil import Function
 from torch import nn
 
 from compiler.errors import UnusableInput
-from runtimes.coreml.evaluator import Evaluator
+from runtimes.coreml.evaluator import Evaluator, Precision
 from runtimes.coreml.mil_ops import OPERATORS
 from runtimes.coreml.mil_program import TensorType, unpack
 
@@ -191,7 +191,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tenso
 
 def test_a_package_by_coremltools_own_converter_is_evaluated(foreign: tuple[Path, torch.Tensor, torch.Tensor]) -> None:
     folder, x, expected = foreign
-    for precision, tolerance in (("fp32", 2e-3), ("fp16", 5e-3)):
+    tolerances: dict[Precision, float] = {"fp32": 2e-3, "fp16": 5e-3}
+    for precision, tolerance in tolerances.items():
         shares = Evaluator(folder, precision).run({"picture": x.numpy()})["shares"]
         np.testing.assert_allclose(shares, expected.numpy(), atol=tolerance)
 

@@ -85,7 +85,8 @@ def test_figures_within_limits_pass() -> None:
 
 def test_outputs_of_the_right_direction_and_the_wrong_size_fail() -> None:
     reference = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    pairs = [(reference[:2], reference[:2] / 10), (reference[2:], reference[2:] / 10)]
+    tenth = (reference / 10).astype(np.float32)
+    pairs = [(reference[:2], tenth[:2]), (reference[2:], tenth[2:])]
     assert np.concatenate(row_cosines(pairs)).tolist() == pytest.approx([1] * 4)
     assert relative_error(pairs) == pytest.approx(0.9)
     for name in ("fp32", "fp16", "int8", "Q4_0", "int4-gptq-g32", "lut6"):
@@ -102,7 +103,7 @@ def test_a_single_label_is_compared_over_all_inputs() -> None:
     near = list(zip(reference, [reference[0], -reference[1]], strict=True))
     assert row_cosines(near)[0].tolist() == pytest.approx([1])
     assert relative_error(near) < 1e-3
-    assert relative_error([(each, each / 800) for each in reference]) > 0.99
+    assert relative_error([(each, (each / 800).astype(np.float32)) for each in reference]) > 0.99
 
 
 def test_percentiles_are_those_of_numpy() -> None:
@@ -222,7 +223,7 @@ def test_results_are_read_back_and_other_schemas_refused(tmp_path: Path) -> None
     path = tmp_path / "results.jsonl"
     write_measurements(path, [_measurement(), _measurement(2.0)])
     assert read_measurements(path) == [_measurement(), _measurement(2.0)]
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 7'))
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 7'))
     with pytest.raises(UnusableInput, match="7"):
         read_measurements(path)
 

@@ -23,8 +23,8 @@ from compiler.package import (
     Package,
     Platform,
     Port,
+    StoredWeights,
     Unfinished,
-    Weights,
     check_files,
     manifest_json,
     read_package,
@@ -59,7 +59,7 @@ _packages = st.builds(
             max_size=2,
         ).map(tuple),
         st.builds(
-            Weights,
+            StoredWeights,
             st.floats(0, 64),
             st.dictionaries(_text, st.integers(0), max_size=3),
             st.lists(st.builds(Deviation, _text, _text, _text, st.booleans()), max_size=2).map(tuple),
@@ -90,7 +90,7 @@ def test_a_manifest_is_read_back_as_it_was_written(package: Package, tmp_path_fa
 def package(tmp_path: Path) -> Package:
     (tmp_path / "model.bin").write_bytes(b"weights")
     identity = ModelIdentity("m", "m", "0" * 64, "LlamaForCausalLM", "text-generation", 7, None, ())
-    lowered = Lowered("llamacpp", (Graph("main", ("model.bin",), (), ()),), Weights(8.0, {"Q8_0": 7}))
+    lowered = Lowered("llamacpp", (Graph("main", ("model.bin",), (), ()),), StoredWeights(8.0, {"Q8_0": 7}))
     files = {"model.bin": FileRecord(digest_file(tmp_path / "model.bin"), 7)}
     made = Package(tmp_path, identity, "gguf:Q8_0", {}, lowered, {}, files)
     write_manifest(made)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.codes import QuantizedTensor, write_quantized
 from compiler.formats.gptq import CheckpointForm, pack_tensor, pack_words, unpack_tensor, unpack_words
-from compiler.quantize.carrying import find_origin, index_rows, mark_rows, require_all_carried
+from compiler.quantize.carrying import Origin, find_origin, index_rows, mark_rows, require_all_carried
 from compiler.quantize.solve.gptq import GptqSettings, damp_hessian, row_errors, solve
 from compiler.quantize.solve.grid import Grid, dequantize, fit_scales, round_to_codes
 from targets import gptq as gptq_target
@@ -139,7 +139,7 @@ def test_two_equal_matrices_both_get_their_codes(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
     _save_with_codes(tmp_path, {"first.weight": values, "second.weight": values})
     rows = index_rows(tmp_path, tmp_path)
-    placed = []
+    placed: list[Origin] = []
     for _ in range(2):
         origin = find_origin(rows, mark_rows(values, "F32"), "twin", placed)
         assert origin is not None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.errors import UnusableInput
 from compiler.quantization import Calibration, Quantization
-from compiler.recipe import Recipe, Shapes, parse_recipe, read_recipe_file, recipe_from_full
+from compiler.quantize.options import QuantizationOptions
+from compiler.recipe import Recipe, Shapes, parse_recipe, recipe_from_full
+from compiler.recipe_file import read_recipe_file
 from compiler.scheme import SCHEMES, find_scheme
 from runtimes.kinds import find_kind
 from runtimes.verify.verify import limits_of
@@ -101,12 +104,42 @@ def test_a_recipe_file_sets_shapes_and_limits(tmp_path: Path) -> None:
     assert second.shapes.sequence_length == 64
 
 
+def test_a_recipe_file_says_all_that_the_options_can(tmp_path: Path, edgec: Run) -> None:
+    (tmp_path / "text.txt").write_text("a text to calibrate on")
+    path = tmp_path / "recipes.toml"
+    path.write_text(
+        '[[recipe]]\nrecipe = "gguf:int4-gptq-g32"\n[recipe.quantization]\ncalibration = "text.txt"\n'
+        "calibration_samples = 8\ncalibration_tokens = 64\nseed = 1\nhead = 'int4'\nembedding = 'kept'\n"
+        "smaller_groups = true\nactivation_order = false\ndamping = 0.02\nfeedback = 0\nrefinements = 1\n"
+    )
+    (recipe,) = read_recipe_file(path, TARGET_NAMES)
+    settings = recipe.quantization
+    calibration = settings.calibration
+    assert (calibration.source, calibration.samples, calibration.sample_tokens, calibration.seed) == (
+        "text.txt",
+        8,
+        64,
+        1,
+    )
+    assert (settings.head, settings.embedding, settings.smaller_groups) == ("int4", "kept", True)
+    assert (settings.activation_order, settings.damping, settings.feedback, settings.refinements) == (False, 0.02, 0, 1)
+    assert recipe_from_full(recipe.full()) == recipe
+    listed = edgec("build", "--help").stdout
+    for field in fields(QuantizationOptions):
+        assert f"--{field.name.replace('_', '-')}" in listed, "what a file can say an option can"
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [
         ('[[recipe]]\nrecipe = "gguf:Q8_0"\nsequnce_length = 1\n', "sequnce_length"),
         ("[[recipe]]\nscheme = 1\n", "scheme"),
         ('[[recipe]]\nrecipe = "gguf:Q8_0"\n[recipe.thresholds]\nmean_kl = 1\n', "mean_kl"),
+        ('[[recipe]]\nrecipe = "gguf:int4-gptq-g32"\n[recipe.quantization]\ndamp = 1\n', "damp"),
+        ('[[recipe]]\nrecipe = "gguf:int4-gptq-g32"\n[recipe.quantization]\ndamping = "low"\n', "quantization.damping"),
+        ('[[recipe]]\nrecipe = "gguf:int4-gptq-g32"\n[recipe.quantization]\ndamping = 2.0\n', "damping"),
+        ('[[recipe]]\nrecipe = "gguf:int4-gptq-g32"\n[recipe.quantization]\ntarget_bpw = 5\n', "mixed-gptq-g32"),
+        ('[[recipe]]\nrecipe = "gguf:int4-gptq-g32"\n[recipe.quantization]\ncalibration = "none.txt"\n', "none.txt"),
         ("not toml", "cannot be read"),
         ("", "no [[recipe]] table"),
         ("recipe = 5\n", "no [[recipe]] table"),

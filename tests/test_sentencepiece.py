@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -90,7 +91,7 @@ def test_calibration_samples_begin_with_the_token(model: Path) -> None:
 def test_a_prompt_without_a_template_begins_with_the_token(packages: Path, model: Path, package: str) -> None:
     session = open_session(read_package(packages / package), 1)
     text = generate(session, "The mill", 8, chat=False).text
-    network = transformers.AutoModelForCausalLM.from_pretrained(model)
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(model)
     ids = [_BEGIN, *load_tokenizer(model).encode("The mill", add_special_tokens=False)]
     expected = network.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
     assert text == session.text.decode(expected)

@@ -13,10 +13,11 @@ import edgec
 from compiler.build import BuildReport
 from compiler.cli.display import StageBars, format_bytes, print_json, print_stages, print_table, progress_bars
 from compiler.cli.placement_command import placement_line, require_option
-from compiler.cli.quantize_options import quantize_options, require_mixed, with_quantization
+from compiler.cli.quantize_options import quantize_options
 from compiler.cli.verify_command import print_verifications, verification_json, verify_with_bars
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.placement import Requirement
+from compiler.quantize.options import QuantizationOptions, require_mixed, with_options
 from compiler.recipe import Recipe, parse_recipe
 from compiler.stages.executor import LocalExecutor
 from targets.registry import TARGET_NAMES
@@ -70,8 +71,9 @@ def command(
     if not recipes:
         raise UnusableInput("No recipe is given. Add for instance -r gguf:Q8_0; `edgec targets` lists what there is.")
     recipes = [_with_options(recipe, context_length, sequence_length, task) for recipe in recipes]
-    require_mixed(recipes, quantization["target_bpw"], quantization["max_bytes"])
-    recipes = [with_quantization(recipe, **quantization) for recipe in recipes]
+    options = QuantizationOptions(**quantization)
+    require_mixed(recipes, options)
+    recipes = [with_options(recipe, options) for recipe in recipes]
     with progress_bars(quiet=as_json) as progress:
         executor = LocalExecutor(jobs, StageBars(progress), debug)
         source = edgec.open_model(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from compiler.networks import cache
+from compiler.networks import kv_cache
 from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.encoder import ACTIVATIONS
 from compiler.networks.parts import Embedding, HeadNorm, Layout, Projection, RmsNorm, TokensOut
@@ -72,8 +72,8 @@ class Attention(nn.Module):
         """(1, C, 1, S) throughout; the queries that share a key stand side by side along S."""
         query = self._turned(query, self.heads, turn, 1) * self.scale
         key = self._turned(key, self.kv_heads, turn, 1).transpose(1, 3)
-        keys, all_keys = cache.store(keys, self.layer, 1, position, key)
-        values, all_values = cache.store(values, self.layer, 3, position, value)
+        keys, all_keys = kv_cache.store(keys, self.layer, 1, position, key)
+        values, all_values = kv_cache.store(values, self.layer, 3, position, value)
         queries = torch.split(query, self.head_dim, 1)
         every_key = torch.split(all_keys, self.head_dim, 3)
         every_value = torch.split(all_values, self.head_dim, 1)
@@ -102,8 +102,8 @@ class Attention(nn.Module):
         query = self._turned(query.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2), 1, turn, 3)
         key = self._turned(key.unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2), 1, turn, 3)
         value = value.unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
-        keys, all_keys = cache.store(keys, self.layer, 2, position, key)
-        values, all_values = cache.store(values, self.layer, 2, position, value)
+        keys, all_keys = kv_cache.store(keys, self.layer, 2, position, key)
+        values, all_values = kv_cache.store(values, self.layer, 2, position, value)
         group = self.heads // self.kv_heads
         queries = torch.split(query * self.scale, group, 1)
         every_key, every_value = torch.split(all_keys, 1, 1), torch.split(all_values, 1, 1)
@@ -144,7 +144,7 @@ class Decoder(nn.Module):
     """A part of a decoder for `length` tokens at a time, batch 1.
 
     Takes `input_ids` int (1, length), or `hidden` in the layout where another part holds the embedding; `position` int (1,),
-    the place of the first token; and the caches of this part's layers (compiler/networks/cache.py). Returns logits (1,
+    the place of the first token; and the caches of this part's layers (compiler/networks/kv_cache.py). Returns logits (1,
     length, vocabulary), or tokens (1, length) with `greedy`, or `hidden` where another part holds the head; and the caches.
     """
 
@@ -160,9 +160,9 @@ class Decoder(nn.Module):
             cos, sin = (
                 _padded(each, config.head_dim, fill) for each, fill in zip(tables[name], (1.0, 0.0), strict=True)
             )
-            self.rotaries[f"rotary_{name}"] = cache.Rotary(cos, sin, length, layout)
+            self.rotaries[f"rotary_{name}"] = kv_cache.Rotary(cos, sin, length, layout)
         for window in sorted({config.windows[number] or 0 for number in numbers}):
-            self.masks[f"window_{window}"] = cache.Causal(config.context, length, window or None, layout)
+            self.masks[f"window_{window}"] = kv_cache.Causal(config.context, length, window or None, layout)
         turned = {name: int(cos.shape[1]) for name, (cos, _) in tables.items()}
         self.blocks = nn.ModuleList(
             Block(config, number - part.first, turned[config.rotaries[number]], layout) for number in numbers

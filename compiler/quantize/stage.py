@@ -158,7 +158,7 @@ def _gptq(
         _run_front(network, model, samples, tables, streams(0), batch, work)
     for name in _front_of(network, tables):
         network.empty(name)
-    gptq = GptqSettings(settings.damping, settings.activation_order, True, settings.refinements)
+    gptq = GptqSettings(settings.damping, settings.activation_order, settings.refinements)
     for number, block in enumerate(network.block_names):
         if number < done:
             continue

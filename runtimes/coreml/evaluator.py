@@ -49,7 +49,7 @@ class Evaluator:
         self._constants: dict[Any, Tensor] = {}
         self._states: dict[str, Tensor] = {}
         self._immediate: dict[int, Tensor] = {}
-        self._plans = {name: _last_uses(function) for name, function in self.package.functions.items()}
+        self._forget_after = {name: _last_uses(function) for name, function in self.package.functions.items()}
         self._in_place = {name: _state_updates(function) for name, function in self.package.functions.items()}
         for function in self.package.functions.values():
             _require_known(function)
@@ -71,7 +71,7 @@ class Evaluator:
         for key, declared in program.inputs.items():
             values[key] = self._state(key, declared) if declared.state else _taken(key, declared, inputs)
         in_place = self._in_place[name]
-        for number, (operation, forget) in enumerate(zip(program.operations, self._plans[name], strict=True)):
+        for number, (operation, forget) in enumerate(zip(program.operations, self._forget_after[name], strict=True)):
             self._step(operation, values, number in in_place)
             for key in forget:
                 del values[key]

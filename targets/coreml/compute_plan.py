@@ -1,6 +1,6 @@
 """Where the operators of a package run: as macOS itself plans it, elsewhere as the table predicts.
 
-`plan_placement` needs a Mac and is not run by edgec's own tests.
+`read_compute_plan` needs a Mac and is not run by edgec's own tests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from targets.coreml.placement import predict_placement
 
 def place_packages(folders: Sequence[Path]) -> Placement:
     """The placement of a package in one or several parts, each an .mlpackage."""
-    place = plan_placement if sys.platform == "darwin" else predict_placement
+    place = read_compute_plan if sys.platform == "darwin" else predict_placement
     parts = [place(folder) for folder in folders]
     return Placement(
         parts[0].engine,
@@ -28,7 +28,7 @@ def place_packages(folders: Sequence[Path]) -> Placement:
     )
 
 
-def plan_placement(folder: Path) -> Placement:
+def read_compute_plan(folder: Path) -> Placement:
     """The placement of an .mlpackage by `MLComputePlan` (macOS 14.4 or newer)."""
     import coremltools
     from coremltools.models.compute_device import MLNeuralEngineComputeDevice

@@ -22,9 +22,9 @@ from compiler.networks.parts import Layout
 from compiler.package import FixedShapes
 from compiler.quantize.plan import copy_tables
 from compiler.stages.worker import report_progress
-from targets.coreml.cache import CACHES
 from targets.coreml.encoder import ARTIFACT, SPECIFICATIONS, lowered, opset_of, weights_of
 from targets.coreml.graph import lower_function
+from targets.coreml.kv_cache import CACHES
 from targets.coreml.package import write_mlpackage
 from targets.coreml.weights import Stored, Weights
 
@@ -58,7 +58,7 @@ def lower_decoder(
     family = decoder_family(source)
     config = describe_decoder(source, family, context_length)
     tables = rotary_tables(source, family, config)
-    parts = plan_parts(config, bits, part_bytes)
+    parts = cut_parts(config, bits, part_bytes)
     files = tuple(f"part-{number}.mlpackage" for number in range(len(parts))) if len(parts) > 1 else (ARTIFACT,)
     stored: dict[str, Stored] = {}
     for number, (part, name) in enumerate(zip(parts, files, strict=True)):
@@ -78,7 +78,7 @@ def _prefill_tokens(config: DecoderConfig) -> int:
     return _PREFILL if config.context % _PREFILL == 0 else _PREFILL // 2
 
 
-def plan_parts(config: DecoderConfig, bits: float, part_bytes: int) -> list[Part]:
+def cut_parts(config: DecoderConfig, bits: float, part_bytes: int) -> list[Part]:
     """One part where everything fits `part_bytes`; else the embedding, runs of layers, and the head."""
     width = (config.heads + 2 * config.kv_heads) * config.head_dim + config.heads * config.head_dim
     layer = (config.hidden * (width + 3 * config.intermediate)) * bits / 8

@@ -22,8 +22,7 @@ from compiler.networks.encoder_family import describe_encoder, encoder_sources
 from compiler.networks.families import encoder_family
 from compiler.networks.parts import Layout
 from compiler.networks.weights import Source
-from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port
-from compiler.package import Weights as Account
+from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.quantize.plan import copy_tables
 from compiler.task import find_task
 from targets.coreml.compute_plan import place_packages
@@ -116,7 +115,7 @@ def lowered(folder: Path, files: tuple[str, ...], shapes: FixedShapes, stored: I
     for each in stored:
         kinds[each.type] = kinds.get(each.type, 0) + each.elements
         total += each.bits * each.elements
-    account = Account(total / sum(kinds.values()), kinds)
+    account = StoredWeights(total / sum(kinds.values()), kinds)
     places = place_packages([folder / name for name in files])
     return Lowered("coreml", _graphs(folder, files), account, shapes, places)
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional
 
-from compiler.networks import cache, parts
-from targets.coreml.cache import Pieces, beginning, incoming, places
+from compiler.networks import kv_cache, parts
+from targets.coreml.kv_cache import Pieces, beginning, incoming, places
 from targets.coreml.placement import LARGEST_EXTENT
 from targets.coreml.weights import Rows, Weights
 
@@ -33,7 +33,7 @@ class _Tracer(fx.Tracer):
     """Stops at the parts."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (*parts.LEAVES, *cache.LEAVES))
+        return isinstance(module, (*parts.LEAVES, *kv_cache.LEAVES))
 
 
 def lower_function(
@@ -227,7 +227,7 @@ def _one_out(module: parts.OneOut, own: _Named, x: Any) -> Any:
     return mb.squeeze(x=x, axes=[2, 3] if module.layout == "ane" else [1])
 
 
-def _rotary(module: cache.Rotary, own: _Named, position: Any) -> tuple[Any, Any]:
+def _rotary(module: kv_cache.Rotary, own: _Named, position: Any) -> tuple[Any, Any]:
     ane = module.layout == "ane"
     found = []
     for table in (module.cos, module.sin):
@@ -239,7 +239,7 @@ def _rotary(module: cache.Rotary, own: _Named, position: Any) -> tuple[Any, Any]
     return found[0], found[1]
 
 
-def _causal(module: cache.Causal, own: _Named, position: Any) -> Any:
+def _causal(module: kv_cache.Causal, own: _Named, position: Any) -> Any:
     ane = module.layout == "ane"
     values = module.table().numpy().astype(np.float16)
     values = np.ascontiguousarray(values[None, :, None] if ane else values.T[None, None])
@@ -262,8 +262,8 @@ _PARTS: Mapping[type, Emit] = {
     parts.TokensOut: _tokens_out,
     parts.FirstToken: _first_token,
     parts.OneOut: _one_out,
-    cache.Rotary: _rotary,
-    cache.Causal: _causal,
+    kv_cache.Rotary: _rotary,
+    kv_cache.Causal: _causal,
 }
 
 
@@ -335,7 +335,7 @@ _FUNCTIONS: Mapping[Any, Emit] = {
     functional.gelu: _gelu,
     functional.relu: lambda x, inplace=False: mb.relu(x=x),
     functional.silu: lambda x, inplace=False: mb.silu(x=x),
-    cache.store: _store,
+    kv_cache.store: _store,
     "transpose": _transpose,
     "unflatten": _unflatten,
     "flatten": _flatten,

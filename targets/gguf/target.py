@@ -18,7 +18,7 @@ from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
 from compiler.lineage import lineage_of, model_of, write_lineage
 from compiler.model import Model, model_files
-from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port, Weights
+from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.quantize.allocation import Budget, Choice, write_allocation
 from compiler.quantize.plan import CODES, copy_tables, plan_allocation, plan_codes, refuse_rows, rows_in_blocks
 from compiler.recipe import IMATRIX, Recipe
@@ -253,7 +253,7 @@ def _finish(
             shapes=FixedShapes(context_length=context_length) if read.is_decoder else FixedShapes(),
             weights=weights
             if read.is_decoder
-            else Weights(weights.effective_bits_per_weight, weights.types, weights.deviations),
+            else StoredWeights(weights.effective_bits_per_weight, weights.types, weights.deviations),
         )
     )
 
@@ -288,7 +288,7 @@ def _head_falls_back(base: Path, scheme: str) -> bool:
     return head is not None and head.row % _K_BLOCK != 0
 
 
-def read_weights(artifact: Path, scheme: str) -> Weights:
+def read_weights(artifact: Path, scheme: str) -> StoredWeights:
     """Types, effective bits and deviations of a GGUF file.
 
     `decode_read_bytes` leaves out the input embedding, of which one row is read, unless it is the head too.
@@ -304,7 +304,7 @@ def read_weights(artifact: Path, scheme: str) -> Weights:
     untied = any(tensor.name == "output.weight" for tensor in tensors)
     unread = sum(tensor.nbytes for tensor in tensors if tensor.name == "token_embd.weight" and untied)
     bits = 8 * total_bytes / sum(types.values())
-    return Weights(round(bits, 4), dict(sorted(types.items())), tuple(deviations), total_bytes - unread)
+    return StoredWeights(round(bits, 4), dict(sorted(types.items())), tuple(deviations), total_bytes - unread)
 
 
 def _deviation(tensor: str, stored: str, row: int, scheme: str) -> Deviation | None:

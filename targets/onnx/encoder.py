@@ -16,7 +16,7 @@ from typing import Any
 
 from compiler.errors import CheckFailed
 from compiler.lineage import model_of, write_lineage
-from compiler.package import FixedShapes, Graph, Lowered, Port, Weights
+from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.pretrained import Encoder, example_inputs, load_encoder
 from targets.onnx.codes import carry
 from targets.onnx.fuse import fold_biases, pack_attention, skip_reshapes, unpack_attention
@@ -138,7 +138,7 @@ def _finish(model: Path, folder: Path, scheme: str, lineage: dict[str, str]) -> 
             runtime="onnxruntime",
             graphs=(Graph("main", ("model.onnx",), _ports(artifact, "input"), _ports(artifact, "output")),),
             shapes=FixedShapes(longest_sequence=source.geometry.context_length),
-            weights=Weights(weights.effective_bits_per_weight, weights.types, weights.deviations),
+            weights=StoredWeights(weights.effective_bits_per_weight, weights.types, weights.deviations),
         )
     )
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compiler.package import Deviation, Weights
+from compiler.package import Deviation, StoredWeights
 
 _TYPE_BITS = {1: 32, 10: 16, 16: 16, 2: 8, 3: 8, 21: 4, 22: 4, 6: 32, 7: 64}
 _TYPE_NAMES = {1: "fp32", 10: "fp16", 16: "bf16", 2: "uint8", 3: "int8"}
 _MATRIX_OPERATORS = ("MatMul", "Gemm", "Gather", "Attention", "DynamicQuantizeMatMul", "MatMulInteger", "Conv")
 
 
-def read_weights(path: Path, scheme: str) -> Weights:
+def read_weights(path: Path, scheme: str) -> StoredWeights:
     """Types, effective bits and deviations of an ONNX file's weights; no tensor data is loaded.
 
     Quantized matrices count as the weights that they stand for (`MatMulNBits` and `GatherBlockQuantized` give rows and
@@ -49,7 +49,7 @@ def read_weights(path: Path, scheme: str) -> Weights:
     )
     types["fp32"] = types.get("fp32", 0) + small
     bits = 8 * sum(nbytes.values()) / max(1, sum(types.values()))
-    return Weights(round(bits, 4), dict(sorted(types.items())), tuple(deviations), read_per_token)
+    return StoredWeights(round(bits, 4), dict(sorted(types.items())), tuple(deviations), read_per_token)
 
 
 def _matrices(graph: Any, tensors: dict[str, Any]) -> Iterator[tuple[str, str, int]]:

@@ -29,13 +29,11 @@ class GptqSettings:
     Attributes:
         damping: what is added to the diagonal of H, as a share of its mean; tenfold after each failure.
         activation_order: columns with large inputs first.
-        clip: scales by least squared error in place of the whole range.
         refinements: rounds of `refine`; 0 gives GPTQ as published.
     """
 
     damping: float = 0.01
     activation_order: bool = True
-    clip: bool = True
     refinements: int = 4
 
 
@@ -120,8 +118,8 @@ def solve_damped(weight: Tensor, damped: DampedHessian, grid: Grid, settings: Gp
     import torch
 
     back = torch.argsort(damped.order)
-    importance = damped.upper.diagonal().square().reciprocal()[back] if settings.clip else None
-    scales = fit_scales(weight, grid, importance, settings.clip)
+    importance = damped.upper.diagonal().square().reciprocal()[back]
+    scales = fit_scales(weight, grid, importance)
     codes = _descend_columns(weight[:, damped.order], damped.upper, scales, grid, damped.order)[:, back]
     for _ in range(settings.refinements):
         scales = refit_scales(weight, codes, scales, damped.matrix)

@@ -94,14 +94,13 @@ def held_in_half(scale: Tensor) -> Tensor:
     return torch.where(rounded == 0, smallest, rounded.clamp(-65504.0, 65504.0))
 
 
-def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None, clip: bool = True) -> Scales:
-    """Scales and zero points for rounding to the nearest code.
+def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Scales:
+    """Scales and zero points for rounding to the nearest code: those of the range with the smallest squared error.
 
     Args:
         weight: float32 (rows, columns).
         grid: what codes mean.
         importance: float32 (columns,), weighs the squared error of each column; None weighs all alike.
-        clip: look for the range with the smallest squared error in place of the whole range.
     """
     import torch
 
@@ -110,8 +109,6 @@ def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None, cli
     parts = weight.reshape(rows, groups, -1)
     weighs = torch.ones(1, groups, columns // groups) if importance is None else importance.reshape(1, groups, -1)
     best = _symmetric(parts, 1.0, grid) if grid.symmetric else _asymmetric(parts, 1.0, grid)
-    if not clip:
-        return best
     least = _squared_error(parts, best, grid, weighs)
     for step in range(1, _SHRINK_STEPS + 1):
         shrink = 1.0 - (1.0 - _SMALLEST_SHRINK) * step / _SHRINK_STEPS

@@ -1,0 +1,95 @@
+"""Recipes from a TOML file: everything that an option of `edgec build` can say of a recipe, a file can say too.
+
+[[recipe]]
+recipe = "gguf:int4-gptq-g32"
+context_length = 2048
+[recipe.quantization]
+calibration = "text.txt"
+damping = 0.02
+[recipe.thresholds]
+max_mean_kl = 0.1
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import UnusableInput
+from compiler.quantize.options import QuantizationOptions, require_mixed, with_options
+from compiler.recipe import Recipe, Shapes, parse_recipe
+from compiler.records import from_json
+
+_LIMIT = re.compile(r"(max|min)_[a-z0-9_]+")
+_TABLES = ("thresholds", "quantization")
+_SHAPES = tuple(field.name for field in fields(Shapes))
+_KEYS = ("recipe", "task", *_SHAPES, *_TABLES)
+
+
+def read_recipe_file(path: Path, targets: Sequence[str]) -> list[Recipe]:
+    """The recipes of a file. A calibration file is looked for beside it.
+
+    Raises:
+        UnusableInput: the file cannot be read, or has a key or value that means nothing here.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UnusableInput(f"Recipe file {path} cannot be read: {error}.") from error
+    tables = document.get("recipe")
+    if not isinstance(tables, list) or not tables:
+        raise UnusableInput(f"Recipe file {path} has no [[recipe]] table. Write one for each package.")
+    return [_recipe_from_table(table, path, targets) for table in tables]
+
+
+def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe:
+    if not isinstance(table, dict) or not all(isinstance(table.get(name, {}), dict) for name in _TABLES):
+        raise UnusableInput(
+            f"Recipe file {path}: `recipe` must be [[recipe]] tables, and {' and '.join(_TABLES)} tables in one."
+        )
+    limits, said = table.get("thresholds", {}), table.get("quantization", {})
+    known = [field.name for field in fields(QuantizationOptions)]
+    unknown = sorted(set(table) - set(_KEYS)) + sorted(name for name in limits if not _LIMIT.fullmatch(name))
+    unknown += sorted(set(said) - set(known))
+    if unknown or "recipe" not in table:
+        problem = f"unknown key {unknown[0]!r}" if unknown else "a table without the key 'recipe'"
+        raise UnusableInput(
+            f"Recipe file {path}: {problem}. Keys are: {', '.join(_KEYS)}; in thresholds max_FIGURE and min_FIGURE; in "
+            f"quantization {', '.join(known)}."
+        )
+    _check_values(table, limits, path)
+    recipe = parse_recipe(table["recipe"], targets)
+    shapes = replace(Shapes(), **{name: table[name] for name in _SHAPES if name in table})
+    limited = tuple(sorted(limits.items()))
+    recipe = replace(recipe, shapes=shapes, task=table.get("task"), thresholds=limited)
+    options = _options(said, path)
+    require_mixed([recipe], options)
+    return with_options(recipe, options)
+
+
+def _check_values(table: Mapping[str, Any], limits: Mapping[str, Any], path: Path) -> None:
+    wanted = dict.fromkeys(_SHAPES, "a whole number above 0") | {"recipe": "a string", "task": "a string"}
+    for name, value in {**table, **limits}.items():
+        what = wanted.get(name, "a number")
+        right = {
+            "a string": isinstance(value, str),
+            "a number": isinstance(value, int | float) and not isinstance(value, bool),
+            "a whole number above 0": type(value) is int and value > 0,
+        }
+        if name not in _TABLES and not right[what]:
+            raise UnusableInput(f"Recipe file {path}: {name} = {value!r} is not {what}.")
+
+
+def _options(said: Mapping[str, Any], path: Path) -> QuantizationOptions:
+    try:
+        options = from_json(QuantizationOptions, dict(said), "quantization")
+    except ValueError as error:
+        raise UnusableInput(f"Recipe file {path}: {error}.") from error
+    text = options.calibration
+    if text is None or text.startswith("hf:"):
+        return options
+    return replace(options, calibration=str(path.absolute().parent / Path(text).expanduser()))
