@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
-.PHONY: demo test lint types check bench setup clean
+.PHONY: demo test lint types check bench gate setup clean
 
 setup: $(READY)
 
@@ -41,6 +41,11 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.help_cost
 	$(BIN)/python -P -m benchmarks.peers.gptq
 	$(BIN)/python -P -m benchmarks.peers.coreml
+
+# About half an hour: a fixed set of packages from a commit and from the working tree, compared file by file.
+gate: $(READY)
+	$(BIN)/python tests/gate.py $(REVISION) -o .gate.json
+	$(BIN)/python tests/gate.py --against .gate.json
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.inputs.identity import identify
+from compiler.inputs.identity import identify, remember_model
 from compiler.model import Model
 from compiler.package import Deviation, FileRecord, Lowered, ModelIdentity, Package, write_manifest
 from compiler.placement import Requirement, check_account, check_placement
@@ -78,7 +78,9 @@ def build(
         check_account(target.engines, str(recipe), require)
         _check_forced(target.foresee(model, recipe), None, recipe, target.schemes, allow)
     _refuse_existing(out, recipes)
-    identity = identify(model, executor.watcher.reading())
+    reading = executor.watcher.reading()
+    identity = identify(model, reading)
+    remember_model(model, identity.digest, reading)
     sources = {"model": Source(model.folder, identity.digest)}
     planned = [(recipe, targets[recipe.target].plan(model, recipe)) for recipe in recipes]
     results = executor.run([(str(recipe), stage) for recipe, stage in planned], sources)

@@ -1,7 +1,7 @@
 """The gate of moves: a fixed set of packages is built from a revision, and every file of every package is digested.
 
-    python tests/gate.py REVISION -o digests.json        build and keep the digests
-    python tests/gate.py --against digests.json          build from the working tree and compare
+    python tests/gate.py REVISION -o digests.json     build and keep the digests
+    python tests/gate.py --against digests.json      build from the working tree and compare
 
 A change that moves or renames code must not change a byte of what is built. The manifest and what verify writes are left
 aside, since their form may change on purpose. The set covers every family of tests/tiny.py, every target and every family of
@@ -49,7 +49,9 @@ _GPTQ = ("gguf:int4-gptq-g32", "onnx:int4-gptq-g32", "gptq:int4-gptq-g32")
 
 def _cases() -> list[Case]:
     cases = [Case("gpt2", _EVERY_DECODER), Case("gpt2", _GPTQ[:1], _CALIBRATION)]
-    cases += [Case(kind, _REAUTHORED) for kind in tiny.REAUTHORED_DECODERS]
+    # Gemma's one head of keys is too narrow for the words of a GPTQ checkpoint.
+    narrow = tuple(recipe for recipe in _REAUTHORED if not recipe.startswith("gptq"))
+    cases += [Case(kind, narrow if kind == "gemma" else _REAUTHORED) for kind in tiny.REAUTHORED_DECODERS]
     cases += [Case(kind, _EVERY_DECODER) for kind in ("llama", "mistral", "qwen3")]
     llama = (
         "gguf:F32", "gguf:BF16", "gguf:Q4_K_M", "gguf:Q4_0+imatrix", "gguf:int4-gptq-g32", "gguf:int4-gptq-g32-asym",
@@ -144,11 +146,13 @@ def _check_out(revision: str | None, folder: Path) -> Tree:
     return Tree(folder / "venv" / "bin" / "python", folder / "cache")
 
 
-def _digests(tree: Tree, models: Path, out: Path) -> dict[str, str]:
-    """SHA-256 of every file of every package of the cases."""
+def _digests(tree: Tree, models: Path, out: Path, only: str) -> dict[str, str]:
+    """SHA-256 of every file of every package of the cases whose model has `only` in its name."""
     found: dict[str, str] = {}
     cases = _cases()
     for number, case in enumerate(cases):
+        if only not in case.model:
+            continue
         print(f"[{number + 1}/{len(cases)}] {case.model}: {', '.join(case.recipes)}", file=sys.stderr, flush=True)
         folder = out / str(number)
         recipes = [word for recipe in case.recipes for word in ("-r", recipe)]
@@ -179,16 +183,18 @@ def main() -> None:
     parser.add_argument("revision", nargs="?", help="a commit of this repository [the working tree]")
     parser.add_argument("-o", "--out", type=Path, help="where to write the digests")
     parser.add_argument("--against", type=Path, help="digests of an earlier revision")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the models with this in their names")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edgec-gate-") as temporary:
         work = Path(temporary)
         (work / "models").mkdir()
         _write_models(work / "models")
-        digests = _digests(_check_out(given.revision, work), work / "models", work / "out")
+        digests = _digests(_check_out(given.revision, work), work / "models", work / "out", given.only)
     if given.out:
         given.out.write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if given.against:
         before = json.loads(given.against.read_text(encoding="utf-8"))
+        before = {name: digest for name, digest in before.items() if given.only in name.split(" ")[1]}
         differing = sorted(name for name in before.keys() | digests.keys() if before.get(name) != digests.get(name))
         for name in differing:
             what = "differs" if name in before and name in digests else "is gone" if name in before else "is new"

@@ -25,29 +25,9 @@ def digest_model(model: Model, on_file: Callable[[int], None] = lambda number: N
 
 
 def identify(model: Model, on_progress: Progress | None = None) -> ModelIdentity:
-    """The model's identity as packages carry it, remembered so that `verify` finds the model again on this machine.
-
-    Both the hash and the look for values that are not finite read all weights the first time.
-
-    Raises:
-        UnusableInput: a weight is not finite.
-    """
-    files = len(model_files(model.folder))
-    total = files + len(model.tensors)
-
-    def tell(done: int) -> None:
-        if on_progress is not None:
-            on_progress(done, total)
-
-    digest = digest_model(model, tell)
-    path = cache_root() / "models" / f"{digest}.json"
-    if not _is_known_finite(path):
-        for number, tensor in enumerate(model.tensors):
-            tell(files + number)
-            require_finite([tensor])
-    tell(total)
-    memo = {"folder": str(model.folder.resolve()), "name": model.name, "source": model.source, "task": model.task}
-    write_atomically(path, json.dumps({**memo, "finite": True}))
+    """The model's identity as packages carry it; all weights are read the first time."""
+    total = len(model_files(model.folder))
+    digest = digest_model(model, lambda number: on_progress(number, total) if on_progress else None)
     return ModelIdentity(
         name=model.name,
         source=model.source,
@@ -60,6 +40,24 @@ def identify(model: Model, on_progress: Progress | None = None) -> ModelIdentity
     )
 
 
+def remember_model(model: Model, digest: str, on_progress: Progress | None = None) -> None:
+    """Note where the model lies, so that `find_identified` finds it again on this machine, once it is known to be finite.
+
+    Raises:
+        UnusableInput: a weight is not finite.
+    """
+    path = cache_root() / "models" / f"{digest}.json"
+    if not _is_known_finite(path):
+        for number, tensor in enumerate(model.tensors):
+            if on_progress is not None:
+                on_progress(number, len(model.tensors))
+            require_finite([tensor])
+    memo = {"folder": str(model.folder.resolve()), "name": model.name, "source": model.source, "task": model.task}
+    write_atomically(path, json.dumps({**memo, "finite": True}))
+    if on_progress is not None:
+        on_progress(1, 1)
+
+
 def _is_known_finite(memo: Path) -> bool:
     try:
         return bool(json.loads(memo.read_text(encoding="utf-8")).get("finite"))
@@ -68,7 +66,7 @@ def _is_known_finite(memo: Path) -> bool:
 
 
 def find_identified(identity: ModelIdentity) -> Model:
-    """The Model that a package was made from, where `identify` saw it on this machine.
+    """The Model that a package was made from, where `remember_model` noted it on this machine.
 
     Raises:
         UnusableInput: it was never here, is gone, or has changed since.

@@ -301,12 +301,8 @@ def generate(
 ) -> Generated:
     """Continue `prompt` greedily until an end of text or `max_tokens`.
 
-    Args:
-        session: the open package.
-        prompt: the text.
-        max_tokens: tokens at most.
-        chat: put the prompt into the package's chat template, when it has one.
-        on_text: is given each new piece of text as soon as it is whole characters.
+    With `chat` the prompt goes into the package's chat template, when it has one. `on_text` is given each new piece of text as
+    soon as it is whole characters.
 
     Raises:
         UnusableInput: the prompt does not fit the context.
@@ -335,10 +331,9 @@ def generate(
 
 def check(package: Package, request: Request) -> None:
     """A language model takes prompts and nothing else."""
-    if request.image is not None:
-        raise UnusableInput(f"This package is for {package.model.task} and takes no pictures. Use --prompt TEXT.")
-    if request.passage is not None:
-        raise UnusableInput(f"This package is for {package.model.task}: it takes no passage.")
+    for name, given in (("pictures", request.image), ("passage", request.passage)):
+        if given is not None:
+            raise UnusableInput(f"This package is for {package.model.task} and takes no {name}. Use --prompt TEXT.")
     if not request.prompts:
         raise UnusableInput("There is nothing to run on. Add --prompt TEXT.")
 
