@@ -44,6 +44,7 @@ bench: $(READY)
 
 # About half an hour: a fixed set of packages from a commit and from the working tree, compared file by file.
 gate: $(READY)
+	@test -n "$(REVISION)" || { echo 'Name the commit: make gate REVISION=abc123'; exit 2; }
 	$(BIN)/python tests/gate.py $(REVISION) -o .gate.json
 	$(BIN)/python tests/gate.py --against .gate.json
 

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compiler.build import BuildReport
 from compiler.build import build as _build
@@ -26,40 +26,33 @@ from compiler.estimate import Estimate, estimate
 from compiler.inputs.identity import check_identity, find_identified
 from compiler.inputs.open import open_model
 from compiler.model import Model
-from compiler.package import Package, check_files, read_package
+from compiler.package import Package, check_files, read_package, require_usable
 from compiler.placement import Requirement
+from compiler.quantize.options import QuantizationOptions, with_options
 from compiler.recipe import Recipe, Shapes, parse_recipe
 from compiler.recipe_file import read_recipe_file
 from compiler.scheme import find_scheme
 from compiler.stages.executor import LocalExecutor, Watcher
 from compiler.stages.worker import Progress
 from compiler.target import reason_against
+from runtimes.kinds.kind import Outcome, Request
+from runtimes.verify.verification import Verification, read_verification
+from runtimes.workload import Workload
 from targets.registry import TARGET_NAMES, load_target
 
 if TYPE_CHECKING:
     from benchmarks.compare import Comparison
     from benchmarks.measurement import Measurement
-    from runtimes.kinds.kind import Outcome, Request
-    from runtimes.verify.verification import Verification
-    from runtimes.workload import Workload
 
 __all__ = [
-    "BuildReport", "Capability", "CheckFailed", "EdgecError", "Inspection", "LocalExecutor", "Model", "Package", "Recipe",
-    "Requirement", "Shapes", "UnusableInput", "Watcher", "Workload", "bench", "build", "compare", "inspect", "open_model",
-    "open_package", "parse_recipe", "read_recipes", "remove_failed", "require_passed", "task_of", "use", "verify",
-    "write_report",
+    "BuildReport", "Capability", "CheckFailed", "EdgecError", "Inspection", "LocalExecutor", "Model", "Outcome", "Package",
+    "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification", "Watcher",
+    "Workload", "bench", "build", "compare", "inspect", "open_model", "open_package", "parse_recipe", "read_measurements",
+    "read_recipes", "read_verification", "require_no_regression", "require_passed", "task_of", "use", "verify",
+    "with_options", "write_measurements", "write_report",
 ]  # fmt: skip
 
 Packages = Sequence[Package | Path | str]
-
-
-def __getattr__(name: str) -> Any:
-    """`edgec.Workload` and the other words of measuring, without numpy for those who only build."""
-    if name == "Workload":
-        from runtimes.workload import Workload
-
-        return Workload
-    raise AttributeError(f"module 'edgec' has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ class Inspection:
 
 
 def inspect(model: Model | str) -> Inspection:
-    """Tell what a model is, its bytes at each scheme, and which targets take it; no weight is read."""
+    """Tell what a model is, its bytes at each scheme, and which targets take it; of a Model no weight is read."""
     opened = open_model(model) if isinstance(model, str) else model
     return Inspection(opened, estimate(opened), tuple(_capability(name, opened) for name in TARGET_NAMES))
 
@@ -163,11 +156,16 @@ def build(
     return _build(opened, parsed, load_target, Path(out), allow=allow, require=require, executor=executor)
 
 
-def open_package(folder: Package | Path | str) -> Package:
+def open_package(folder: Path | str) -> Package:
     """Read a package and hold every file to its hash."""
-    package = folder if isinstance(folder, Package) else read_package(Path(folder))
+    package = read_package(Path(folder))
     check_files(package)
     return package
+
+
+def _opened(given: Package | Path | str) -> Package:
+    """A package that the caller has, or a folder's, held to its hashes."""
+    return given if isinstance(given, Package) else open_package(given)
 
 
 def verify(
@@ -200,11 +198,11 @@ def verify(
     from runtimes.verify.verify import MAX_TEXT_TOKENS
     from runtimes.verify.verify import verify as verify_one
 
-    opened = [open_package(each) for each in packages]
     found = []
-    for package in opened:
+    for package in [each if isinstance(each, Package) else read_package(Path(each)) for each in packages]:
         if model is not None:
             check_identity(model, package.model)
+        require_usable(package)
         source = replace(model, task=package.model.task) if model else find_identified(package.model)
         found.append(
             verify_one(
@@ -221,20 +219,25 @@ def verify(
     return found
 
 
-def require_passed(packages: Packages, found: Sequence[Verification]) -> None:
-    """Raise CheckFailed for the first package that did not pass."""
+def require_passed(packages: Packages, found: Sequence[Verification], *, remove: bool = False) -> None:
+    """Raise CheckFailed for the first package that did not pass; with `remove`, the folders of all that failed go first."""
     from runtimes.verify.verify import require_passed as require
 
     read = [each if isinstance(each, Package) else read_package(Path(each)) for each in packages]
-    require(list(zip(read, found, strict=True)))
-
-
-def remove_failed(packages: Sequence[Package], found: Sequence[Verification]) -> list[Package]:
-    """Remove the folders of those of these new packages that did not pass; which they were."""
-    failed = [package for package, each in zip(packages, found, strict=True) if not each.passed]
-    for package in failed:
-        shutil.rmtree(package.folder)
-    return failed
+    pairs = list(zip(read, found, strict=True))
+    try:
+        require(pairs)
+    except CheckFailed as error:
+        if not remove:
+            raise
+        failed = [package for package, each in pairs if not each.passed]
+        for package in failed:
+            shutil.rmtree(package.folder)
+        raise CheckFailed(
+            error.check,
+            f"{error} Removed: {', '.join(package.name for package in failed)}. What was built is cached: the same command "
+            "without --verify leaves it for a closer look.",
+        ) from error
 
 
 def use(package: Package | Path | str, request: Request, *, threads: int = 2) -> Outcome:
@@ -242,7 +245,7 @@ def use(package: Package | Path | str, request: Request, *, threads: int = 2) ->
     from runtimes.kinds import kind_of_task
     from runtimes.registry import open_session
 
-    opened = open_package(package)
+    opened = _opened(package)
     kind = kind_of_task(opened.model.task)
     kind.check(opened, request)
     session = open_session(opened, threads)
@@ -261,26 +264,49 @@ def bench(
 ) -> list[Measurement]:
     """Measure packages on a device, each in an agent of its own, taking turns round by round."""
     from benchmarks.harness import bench as measure
-    from runtimes.workload import Workload
 
-    opened = [open_package(each) for each in packages]
+    opened = [_opened(each) for each in packages]
     tell = on_progress or (lambda done, total: None)
     return measure(opened, workload or Workload(), device=device, on_progress=tell)
 
 
 def compare(
-    champion: Sequence[Measurement] | Path | str,
     challenger: Sequence[Measurement] | Path | str,
+    champion: Sequence[Measurement] | Path | str | None = None,
     *,
+    against: str | None = None,
     effect: float = 0.05,
     across_schemes: bool = False,
     allow: Sequence[str] = (),
 ) -> list[Comparison]:
-    """Ratios of the challenger to the champion, package by package; a regression is worse by more than `effect`."""
-    from benchmarks.compare import compare as compare_runs
+    """Ratios package by package; a regression is worse by more than `effect`, and `require_no_regression` raises for it.
 
-    before, after = _measurements(champion), _measurements(challenger)
-    return compare_runs(before, after, effect, across_schemes=across_schemes, allow=allow)
+    Args:
+        challenger: measurements, or a result file.
+        champion: the run that it is compared with.
+        against: a recipe of the challenger's own that its other recipes are compared with.
+        effect: how much worse is a regression.
+        across_schemes: compare packages although their schemes or bits per weight differ.
+        allow: names of checks whose failure is accepted: `missing`, `quality`.
+    """
+    from benchmarks.compare import compare as compare_runs
+    from benchmarks.compare import compare_recipes
+
+    after, options = _measurements(challenger), {"across_schemes": across_schemes, "allow": allow}
+    found = [] if champion is None else compare_runs(_measurements(champion), after, effect, **options)  # type: ignore[arg-type]
+    return found if against is None else found + compare_recipes(after, against, effect, **options)  # type: ignore[arg-type]
+
+
+def require_no_regression(comparisons: Sequence[Comparison], effect: float = 0.05) -> None:
+    """Raise CheckFailed that names the worst regression, when there is one."""
+    regressions = [comparison for comparison in comparisons if comparison.regression]
+    if regressions:
+        worst = max(regressions, key=lambda comparison: comparison.ratio.value)
+        raise CheckFailed(
+            "regression",
+            f"{len(regressions)} metrics are worse than the baseline by more than {effect:.0%}; the worst is "
+            f"{worst.metric} of {worst.package}: {worst.ratio.value:.3f} times the baseline.",
+        )
 
 
 def write_report(file: Path | str, measurements: Sequence[Measurement] | Path | str) -> None:
@@ -290,7 +316,19 @@ def write_report(file: Path | str, measurements: Sequence[Measurement] | Path | 
     write_page(Path(file), _measurements(measurements))
 
 
-def _measurements(given: Sequence[Measurement] | Path | str) -> Sequence[Measurement]:
-    from benchmarks.measurement import read_measurements
+def write_measurements(file: Path | str, measurements: Sequence[Measurement]) -> None:
+    """Write a result file: one JSON object a line."""
+    from benchmarks.measurement import write_measurements as write
 
-    return read_measurements(Path(given)) if isinstance(given, str | Path) else given
+    write(Path(file), measurements)
+
+
+def read_measurements(file: Path | str) -> list[Measurement]:
+    """Read a result file."""
+    from benchmarks.measurement import read_measurements as read
+
+    return read(Path(file))
+
+
+def _measurements(given: Sequence[Measurement] | Path | str) -> Sequence[Measurement]:
+    return read_measurements(given) if isinstance(given, str | Path) else given

@@ -1,1 +1,1 @@
-"""Workloads, the harness, statistics, comparison and the report."""
+"""The harness and its agent, statistics, comparison and the report."""

@@ -154,7 +154,8 @@ def _compare_pair(champion: Measurement, challenger: Measurement, effect: float)
     kind, found = kind_of_task(challenger.task), []
     for metric, key in kind.timed:
         ratio = ratio_interval(champion.samples[key], challenger.samples[key])
-        found.append(Comparison(label, metric, ratio, ratio.value > 1 + effect and ratio.low > 1))
+        # Put so that what is not a number is a regression.
+        found.append(Comparison(label, metric, ratio, not (ratio.value <= 1 + effect or ratio.low <= 1)))
     for metric in _SINGLE:
         before, after = champion.figure(metric), challenger.figure(metric)
         if before and after:
@@ -162,9 +163,14 @@ def _compare_pair(champion: Measurement, challenger: Measurement, effect: float)
     for metric, floor in kind.compared:
         before, after = champion.distance(metric), challenger.distance(metric)
         if before is not None and after is not None:
-            found.append(_single(label, metric, max(after, floor) / max(before, floor), effect))
+            found.append(_single(label, metric, _at_least(floor, after) / _at_least(floor, before), effect))
     return [replace(each, champion_bits=_bits(champion), challenger_bits=_bits(challenger)) for each in found]
 
 
+def _at_least(floor: float, value: float) -> float:
+    """The larger one; what is not a number stays so."""
+    return floor if value <= floor else value
+
+
 def _single(label: str, metric: str, ratio: float, effect: float) -> Comparison:
-    return Comparison(label, metric, Interval(ratio, ratio, ratio), ratio > 1 + effect)
+    return Comparison(label, metric, Interval(ratio, ratio, ratio), not ratio <= 1 + effect)

@@ -13,13 +13,13 @@ from benchmarks.agent.observe import Observed, Resident
 from benchmarks.measurement import Measurement
 from benchmarks.validity import Disturbance, judge
 from compiler.errors import UnusableInput
-from compiler.package import Package, require_usable
+from compiler.package import Package, require_finished, require_usable
 from compiler.records import from_json
 from runtimes.devices.device import Agent, Device
 from runtimes.devices.registry import open_device
 from runtimes.kinds import kind_of_task
-from runtimes.registry import only_evaluated, runtime_distributions
-from runtimes.verify.verification import read_verification
+from runtimes.registry import require_measurable, runtime_distributions
+from runtimes.verify.verification import Verification, read_verification
 from runtimes.workload import Workload
 
 AGENT = "benchmarks.agent.main"
@@ -64,13 +64,14 @@ def bench(
     Raises:
         UnusableInput: a package cannot be run, or memory does not suffice to hold all of them.
     """
+    if not packages:
+        raise UnusableInput("There is no package to measure.")
     for package in packages:
-        require_usable(package)
-        if only_evaluated(package):
-            raise UnusableInput(
-                f"{package.name} is only evaluated on this machine, which says nothing of its speed on a device. Leave it "
-                "out, or measure it on macOS."
-            )
+        require_finished(package)
+        if device == "local":
+            require_usable(package)
+            require_measurable(package)
+    found = [read_verification(package) for package in packages]
     steps = len(packages) * (workload.rounds + 1)
     opened = open_device(device)
     with ExitStack() as stack:
@@ -94,7 +95,8 @@ def bench(
         for runner in runners:
             runner.agent.resume()
             runner.peak_rss_bytes = runner.ask("end")["peak_rss_bytes"]
-    return [_measurement(runner, opened.name, environment) for runner in runners]
+    pairs = zip(runners, found, strict=True)
+    return [_measurement(runner, opened.name, environment, quality) for runner, quality in pairs]
 
 
 def _start(device: Device, package: Package, workload: Workload, stack: ExitStack) -> _Runner:
@@ -154,7 +156,7 @@ _ABSENT = {
 }
 
 
-def _measurement(runner: _Runner, device: str, environment: Environment) -> Measurement:
+def _measurement(runner: _Runner, device: str, environment: Environment, quality: Verification | None) -> Measurement:
     package, kind = runner.package, kind_of_task(runner.package.model.task)
     samples = {name: tuple(tuple(part[name]) for part in runner.rounds) for name in runner.rounds[0]}
     disturbance = _disturbance(runner.observed, max(1, environment.logical_cores or 1))
@@ -178,7 +180,7 @@ def _measurement(runner: _Runner, device: str, environment: Environment) -> Meas
         workload=runner.workload,
         samples={**samples, "load_s": ((runner.load_s,),)},
         summary=summary,
-        quality=read_verification(package),
+        quality=quality,
         environment=environment,
         validity=judge(samples[kind.timed[0][1]], disturbance),
         disturbance=disturbance,

@@ -1,3 +1,3 @@
-"""edgec's core: models, recipes, packages, verification and the build."""
+"""edgec's core: models, recipes, packages and the build."""
 
 __version__ = "0.1.0"

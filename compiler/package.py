@@ -266,9 +266,11 @@ def read_package(folder: Path) -> Package:
     """
     try:
         document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UnusableInput(f"{folder} is not a package: it has no {MANIFEST}. `edgec build` makes one.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UnusableInput(f"{MANIFEST} of {folder.name} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
         raise UnusableInput(f"{MANIFEST} of {folder.name} cannot be read as JSON. Build it again.") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
@@ -288,9 +290,14 @@ def read_package(folder: Path) -> Package:
         raise UnusableInput(f"{MANIFEST} of {folder.name} names nothing that can be run. Build it again.")
     for name in (*package.files, *(file for graph in package.lowered.graphs for file in graph.files)):
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name:
+        if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
             raise UnusableInput(
                 f"{MANIFEST} of {folder.name} names the file {name!r}, which leaves its folder. Refused."
+            )
+    for name in (file for graph in package.lowered.graphs for file in graph.files):
+        if not any(f"{each}/".startswith(f"{name}/") for each in package.files):
+            raise UnusableInput(
+                f"{MANIFEST} of {folder.name} says that {name!r} is run, and lists no such file. Refused."
             )
     return package
 
@@ -328,8 +335,24 @@ def check_files(package: Package) -> None:
                 f"{package.name}: the file {name} is not the one that was built (SHA-256 differs). Build it again.",
             )
     present = {p.relative_to(package.folder).as_posix() for p in package.folder.rglob("*") if p.is_file()}
+    # Another verify may be writing what it found.
+    present = {name for name in present if not name.startswith(f".{VERIFICATION}-")}
     if extra := sorted(present - set(package.files) - {MANIFEST, VERIFICATION}):
         raise CheckFailed("files", f"{package.name}: the file {extra[0]} does not belong to the package. Remove it.")
+
+
+def require_finished(package: Package) -> None:
+    """Refuse a package of which another machine must still do a part.
+
+    Raises:
+        UnusableInput: it is unfinished.
+    """
+    unfinished = package.lowered.unfinished
+    if unfinished is not None:
+        raise UnusableInput(
+            f"{package.name} is unfinished: {unfinished.step} is still to be done on {unfinished.where}. Finish it there; "
+            "until then it cannot be run."
+        )
 
 
 def require_usable(package: Package) -> None:
@@ -338,12 +361,8 @@ def require_usable(package: Package) -> None:
     Raises:
         UnusableInput: it is unfinished, or made for another machine.
     """
-    unfinished, needs = package.lowered.unfinished, package.lowered.platform
-    if unfinished is not None:
-        raise UnusableInput(
-            f"{package.name} is unfinished: {unfinished.step} is still to be done on {unfinished.where}. Finish it there; "
-            "until then it cannot be run."
-        )
+    require_finished(package)
+    needs = package.lowered.platform
     if needs is not None and (needs.system, needs.machine) != (platform.system(), platform.machine()):
         raise UnusableInput(
             f"{package.name} is for {needs.machine} on {needs.system}, and this machine is {platform.machine()} on "

@@ -1,4 +1,4 @@
-"""An encoder as one function from tensors to tensors: what every graph export and the Reference share."""
+"""Models as transformers loads them, and an encoder as one function from tensors to tensors."""
 
 from __future__ import annotations
 

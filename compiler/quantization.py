@@ -1,4 +1,4 @@
-"""What the user says of a quantization beside its scheme: calibration, head and embedding."""
+"""What the user says of a quantization beside its scheme: calibration, head and embedding, GPTQ's settings, a budget."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from compiler.errors import UnusableInput
 
 Storage = Literal["auto", "kept", "int4", "int8"]
+_FEWEST_SAMPLE_TOKENS = 16
 STORAGES: tuple[Storage, ...] = ("auto", "kept", "int4", "int8")
 
 
@@ -88,6 +89,16 @@ def quantization_from_full(full: dict[str, Any]) -> Quantization:
             raise UnusableInput(
                 f"{name} cannot be stored as {getattr(quantization, name)!r}; {', '.join(STORAGES)} can."
             )
+    calibration = quantization.calibration
+    if calibration.samples < 1 or calibration.sample_tokens < _FEWEST_SAMPLE_TOKENS:
+        raise UnusableInput(
+            f"Calibration takes at least 1 sample of at least {_FEWEST_SAMPLE_TOKENS} tokens; asked for are "
+            f"{calibration.samples} of {calibration.sample_tokens}."
+        )
+    if quantization.target_bpw is not None and not 1 <= quantization.target_bpw <= 32:
+        raise UnusableInput(f"A budget lies between 1 and 32 bits per weight, not at {quantization.target_bpw:g}.")
+    if quantization.max_bytes is not None and quantization.max_bytes < 1:
+        raise UnusableInput(f"A package cannot have {quantization.max_bytes} bytes; give a larger max_bytes.")
     if not 0 <= quantization.feedback <= 1 or not 0 < quantization.damping < 1 or quantization.refinements < 0:
         raise UnusableInput("feedback must lie in 0 to 1, damping between 0 and 1, and refinements not below 0.")
     return quantization

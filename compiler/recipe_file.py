@@ -12,6 +12,7 @@ max_mean_kl = 0.1
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,10 @@ def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe
     shapes = replace(Shapes(), **{name: table[name] for name in _SHAPES if name in table})
     limited = tuple(sorted(limits.items()))
     recipe = replace(recipe, shapes=shapes, task=table.get("task"), thresholds=limited)
+    if said and not recipe.uses_quantization:
+        raise UnusableInput(
+            f"Recipe file {path}: {recipe} is not quantized by edgec, so its table `quantization` says nothing. Remove it."
+        )
     options = _options(said, path)
     require_mixed([recipe], options)
     return with_options(recipe, options)
@@ -77,7 +82,7 @@ def _check_values(table: Mapping[str, Any], limits: Mapping[str, Any], path: Pat
         what = wanted.get(name, "a number")
         right = {
             "a string": isinstance(value, str),
-            "a number": isinstance(value, int | float) and not isinstance(value, bool),
+            "a number": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
             "a whole number above 0": type(value) is int and value > 0,
         }
         if name not in _TABLES and not right[what]:

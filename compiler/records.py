@@ -56,7 +56,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 
 def _plain(kind: Any, value: Any, where: str) -> Any:
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{where} is too large a number") from None
     if type(value) is not kind:
         raise ValueError(f"{where} is {value!r:.60}, not {_WORDS.get(kind, kind)}")
     return value

@@ -1,1 +1,1 @@
-"""What opens a package and runs it: one file a runtime."""
+"""What opens a package and runs it: one file or folder a runtime."""

@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM
 from compiler.errors import UnusableInput
 from compiler.inputs.gptq import import_gptq
 from compiler.package import Package
-from runtimes.session import Session
+from runtimes.session import GenerationSession
 from runtimes.text import HuggingFaceText
 
 
-def open_session(package: Package, threads: int) -> Session:
+def open_session(package: Package, threads: int) -> GenerationSession:
     """A session on the package's folder."""
     return GptqSession(package, threads)
 
@@ -44,7 +44,7 @@ class GptqSession:
                 raise UnusableInput(f"torch cannot load {package.name}: {error}.") from error
         self.vocabulary = int(self._model.config.vocab_size)
         trained = int(self._model.config.max_position_embeddings)
-        self.context_length = package.recipe_full["shapes"]["context_length"] or trained
+        self.context_length = package.lowered.shapes.context_length or trained
         self._cache: Any = None
 
     def _run(self, token_ids: Sequence[int], cache: Any) -> NDArray[np.float32]:

@@ -14,17 +14,17 @@ from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
 from compiler.package import Package
 from compiler.task import GENERATION, find_task
-from runtimes.session import Message, Session
+from runtimes.session import EncodingSession, GenerationSession, Message
 
 _DEFAULT_CONTEXT = 2048
 _BATCH = 512
 
 
-def open_session(package: Package, threads: int) -> Session:
+def open_session(package: Package, threads: int) -> GenerationSession | EncodingSession:
     """A session on the package's GGUF file; embeddings come unpooled, one row a token."""
     metadata = read_gguf_header(package.artifact).metadata
     trained = int(metadata.get(f"{metadata['general.architecture']}.context_length", _DEFAULT_CONTEXT))
-    context = package.recipe_full["shapes"]["context_length"] or min(trained, _DEFAULT_CONTEXT)
+    context = package.lowered.shapes.context_length or min(trained, _DEFAULT_CONTEXT)
     if find_task(package.model.task).kind == GENERATION:
         return LlamaDecoder(package, context, threads)
     return LlamaEncoder(package, context, threads)

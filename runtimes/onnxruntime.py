@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.session import Session
+from runtimes.session import EncodingSession
 
 
-def open_session(package: Package, threads: int) -> Session:
+def open_session(package: Package, threads: int) -> EncodingSession:
     """A session on the package's `model.onnx`."""
     return OnnxSession(package, threads)
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.session import Message, Session
+from runtimes.session import GenerationSession, Message
 
 _DEFAULT_CONTEXT = 2048
 _LETTER = "a"
 
 
-def open_session(package: Package, threads: int) -> Session:
+def open_session(package: Package, threads: int) -> GenerationSession:
     """A session on the package's GenAI folder."""
     return GenAiSession(package, threads)
 
@@ -37,7 +37,7 @@ class GenAiSession:
         described = json.loads((package.folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
         self.vocabulary = int(described["vocab_size"])
         trained = int(described["context_length"])
-        self.context_length = package.recipe_full["shapes"]["context_length"] or min(trained, _DEFAULT_CONTEXT)
+        self.context_length = package.lowered.shapes.context_length or min(trained, _DEFAULT_CONTEXT)
         self.text = GenAiText(self._model, package.folder, described["eos_token_id"])
         # Where layers look back a window only, what fell out of the cache cannot be rewound to.
         self._forgets = "sliding_window" in described["decoder"]
@@ -80,7 +80,10 @@ class GenAiText:
             (folder / "tokenizer_config.json").read_text(encoding="utf-8")
         )
         self.ends = frozenset(ends if isinstance(ends, list) else [ends])
-        self.begin = self._begin()
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        return self._begin()
 
     def encode(self, text: str) -> list[int]:
         return [int(token) for token in self._tokenizer.encode(text)]

@@ -58,6 +58,19 @@ def runtime_distributions(name: str) -> tuple[str, ...]:
     return next((distributions for known, _, distributions, _ in RUNTIMES if known == name), ())
 
 
+def require_measurable(package: Package) -> None:
+    """Refuse a package that is only evaluated on this machine.
+
+    Raises:
+        UnusableInput: it is.
+    """
+    if only_evaluated(package):
+        raise UnusableInput(
+            f"{package.name} is only evaluated on this machine, which says nothing of its speed on a device. Leave it out, or "
+            "measure it on macOS."
+        )
+
+
 def only_evaluated(package: Package) -> bool:
     """Whether this machine can tell what the package computes, but nothing of its speed and memory."""
     return any(name == package.lowered.runtime and module in _EVALUATORS for name, module, *_ in RUNTIMES)

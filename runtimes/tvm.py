@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from compiler.package import Package
-from runtimes.session import Session
+from runtimes.session import EncodingSession
 
 
-def open_session(package: Package, threads: int) -> Session:
+def open_session(package: Package, threads: int) -> EncodingSession:
     """A session on the package's `compiled.so`."""
     os.environ["TVM_NUM_THREADS"] = str(threads)
     return TvmSession(package)

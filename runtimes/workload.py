@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from compiler.errors import UnusableInput
 
 
 @dataclass(frozen=True)
@@ -26,3 +28,11 @@ class Workload:
     repetitions: int | None = 20
     warmup_repetitions: int | None = 2
     threads: int = 2
+
+    def __post_init__(self) -> None:
+        """Raise UnusableInput for what cannot be run."""
+        fewest = {"generated_tokens": 2}
+        for field in fields(self):
+            value, least = getattr(self, field.name), fewest.get(field.name, 1)
+            if value is not None and value < least:
+                raise UnusableInput(f"A workload's {field.name} is at least {least}, not {value}.")

@@ -1,1 +1,1 @@
-"""What lowers a model into a package: one file a target."""
+"""What lowers a model into a package: one file or folder a target."""

@@ -51,6 +51,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         "symmetric": scheme.symmetric,
         "damping": recipe.quantization.damping,
         "lineage": lineage_of(model, recipe),
+        "context_length": recipe.shapes.context_length,
     }
     codes = plan_codes(model, recipe)
     label, ensures = f"write {scheme.name} checkpoint", ("model.safetensors",)
@@ -68,6 +69,7 @@ def pack(
     symmetric: bool,
     damping: float,
     lineage: dict[str, str],
+    context_length: int | None,
 ) -> dict[str, Any]:
     """Write the checkpoint: v1 for symmetric codes, v2 for others, since readers of v1 part ways at a zero point of 0.
 
@@ -106,7 +108,7 @@ def pack(
             runtime="gptq",
             graphs=(Graph("main", ("model.safetensors",), inputs, outputs),),
             weights=_weights(layout, bits),
-            shapes=FixedShapes(vocabulary=read.geometry.vocabulary),
+            shapes=FixedShapes(context_length=context_length, vocabulary=read.geometry.vocabulary),
         )
     )
 

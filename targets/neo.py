@@ -45,7 +45,6 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         "targets.neo:compile_module",
         {
             "device": recipe.variant or "local",
-            "machine": platform.machine(),
             "lineage": lineage_of(model, recipe),
             **shapes,
         },
@@ -53,6 +52,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         {"base": export},
         {"base": ("model.onnx",)},
         ("compiled.so",),
+        machine_dependent=True,
     )
 
 
@@ -78,12 +78,11 @@ def compile_module(
     base: str,
     out: str,
     device: str,
-    machine: str,
     sequence_length: int,
     batch: int,
     lineage: dict[str, str],
 ) -> dict[str, Any]:
-    """Compile to `compiled.so`, weights inside, for this machine; `machine` keeps caches that several share apart."""
+    """Compile to `compiled.so`, weights inside, for this machine."""
     import onnx
     import tvm
     from tvm import relax
@@ -104,7 +103,7 @@ def compile_module(
             graphs=(Graph("main", ("compiled.so",), taken, given),),
             weights=StoredWeights(32.0, {"fp32": read.parameters}),
             shapes=FixedShapes(sequence_lengths=(sequence_length,), longest_sequence=sequence_length, batch=batch),
-            platform=Platform(platform.system(), machine),
+            platform=Platform(platform.system(), platform.machine()),
         )
     )
 

@@ -37,7 +37,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
             "batch": recipe.shapes.batch,
             "lineage": lineage_of(model, recipe),
         },
-        ("litert-torch", "ai-edge-litert", "torch", "transformers"),
+        ("litert-torch", "ai-edge-litert", "torch", "transformers", "numpy"),
         ensures=("model.tflite",),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from conftest import Run
 
 from compiler.cli.scheme_names import shorten
 from compiler.model import Model
+from targets.gguf.architectures import ARCHITECTURES
+from targets.gguf.converter import converter_folder
 from targets.registry import TARGET_NAMES, load_target
 
 
@@ -32,6 +35,15 @@ def _unfold(text: str) -> Iterator[str]:
 def test_the_short_form_names_every_scheme(target: str) -> None:
     schemes = load_target(target).schemes
     assert sorted(_unfold(shorten(schemes))) == sorted(schemes)
+
+
+def test_the_architectures_of_gguf_are_those_that_the_converter_registers() -> None:
+    found: set[str] = set()
+    for file in (converter_folder() / "conversion").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "register":
+                found |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+    assert found == ARCHITECTURES
 
 
 def test_the_table_of_targets_names_the_extra_to_install(edgec_here: Run) -> None:

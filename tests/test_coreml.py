@@ -28,7 +28,7 @@ from compiler.quantize.stage import quantize
 from compiler.stages.worker import run_in_child
 from runtimes.coreml.evaluator import Evaluator, Precision
 from runtimes.coreml.mil_program import BlobValue, read_blob, read_mil
-from runtimes.kinds.encoding import draw_images
+from runtimes.kinds.encoding.reference import draw_images
 from targets.coreml.placement import predict_placement
 
 

@@ -17,7 +17,7 @@ import transformers
 from conftest import Run, assert_refused, figures_of
 
 from compiler.package import read_package
-from runtimes.encoder_use import classify
+from runtimes.kinds.encoding.use import classify
 
 
 @pytest.fixture(scope="module")

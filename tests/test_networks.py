@@ -26,7 +26,7 @@ from compiler.networks.families import decoder_family, encoder_family
 from compiler.networks.parts import Layout
 from compiler.networks.weights import fill
 from compiler.pretrained import load_encoder
-from runtimes.kinds.encoding import draw_images
+from runtimes.kinds.encoding.reference import draw_images
 
 LAYOUTS: tuple[Layout, ...] = ("plain", "ane")
 TOLERANCE = 2e-4

@@ -14,7 +14,6 @@ import edgec
 _PROGRAM = """
 import sys
 import edgec
-from runtimes.kinds.kind import Request
 
 report = edgec.build(sys.argv[1], ["onnx:fp32", "onnx:int8"], sys.argv[2])
 found = edgec.verify(report.packages)
@@ -23,7 +22,10 @@ measured = edgec.bench(report.packages, edgec.Workload(rounds=3, repetitions=2))
 assert [each.digest for each in measured] == [package.digest for package in report.packages]
 assert [each.quality for each in measured] == found
 exact = edgec.open_package(sys.argv[2] + "/onnx-fp32")
-outcome = edgec.use(exact, Request(("one text", "another")))
+outcome = edgec.use(exact, edgec.Request(("one text", "another")))
+assert edgec.compare(measured, measured)
+edgec.write_measurements(sys.argv[2] + ".jsonl", measured)
+assert edgec.read_measurements(sys.argv[2] + ".jsonl") == measured
 print(exact.recipe, found[0].figures["min_cosine"] > 0.9999, len(outcome.document))
 """
 

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -38,8 +39,10 @@ _NEXT = Stage("next", f"{_ME}:write_file", {"name": "b.txt"}, ("torch",), {"earl
 _SOURCES = {"model": "m" * 64, "adapter": "a" * 64}
 
 
-def _key(stage: Stage, sources: dict[str, str] = _SOURCES, code: str = "c", version: str = "1") -> str:
-    return stage_key(stage, sources, code, lambda name: f"{name} {version}")
+def _key(
+    stage: Stage, sources: dict[str, str] = _SOURCES, code: str = "c", version: str = "1", machine: str = "Linux"
+) -> str:
+    return stage_key(stage, sources, code, lambda name: f"{name} {version}", machine)
 
 
 def test_a_key_changes_with_everything_that_a_result_depends_on() -> None:
@@ -53,6 +56,8 @@ def test_a_key_changes_with_everything_that_a_result_depends_on() -> None:
         "an argument": _key(replace(_NEXT, arguments={"name": "c.txt"})),
         "the tools": _key(replace(_NEXT, tools=("torch", "numpy"))),
         "the sources": _key(replace(_NEXT, sources=("model", "adapter"))),
+        "the machine, where it matters": _key(replace(_NEXT, machine_dependent=True)),
+        "another machine, where it matters": _key(replace(_NEXT, machine_dependent=True), machine="Darwin"),
         "no input": _key(replace(_NEXT, inputs={}, requires={})),
         "an input's name": _key(replace(_NEXT, inputs={"other": _BASE}, requires={})),
         "an input's argument": _key(replace(_NEXT, inputs={"earlier": replace(_BASE, arguments={"name": "d.txt"})})),
@@ -64,6 +69,7 @@ def test_a_key_changes_with_everything_that_a_result_depends_on() -> None:
 def test_a_key_does_not_change_with_what_a_result_does_not_depend_on() -> None:
     same = replace(_NEXT, label="other words", environment={"MALLOC": "1"}, memory_bytes=1)
     assert _key(same) == _key(_NEXT)
+    assert _key(_NEXT, machine="Darwin") == _key(_NEXT)
     assert _key(_NEXT, {**_SOURCES, "adapter": "b" * 64}) == _key(_NEXT), "a source that it does not read"
 
 
@@ -149,6 +155,7 @@ def _plans(models: list[Model]) -> Iterator[Stage]:
 def test_no_plan_holds_a_path_of_this_machine(models: list[Model]) -> None:
     for stage in _plans(models):
         said = json.dumps([dict(stage.arguments), dict(stage.environment), stage.python_path])
+        assert platform.machine() not in said and platform.system() not in said, stage
         assert str(cache_root()) not in said and str(Path.home()) not in said, stage
         assert all(str(model.folder) not in said for model in models), stage
 

@@ -65,6 +65,13 @@ def _uses(path: Path) -> Iterator[str]:
             yield node.value.split(":")[0]
 
 
+# Beside the runtimes themselves, what they and their users share.
+_SHARED_BY_RUNTIMES = {
+    "devices", "kinds", "registry", "session", "text", "verify", "workload",
+}  # fmt: skip
+_FAMILIES = _ROOT / "compiler" / "networks" / "families"
+
+
 def _rooms_used(path: Path) -> set[str]:
     return {name.split(".")[0] for name in _uses(path)} & {*_ROOMS, "edgec"}
 
@@ -95,17 +102,19 @@ def _families(modules: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("room", "families"),
+    ("room", "families", "shared"),
     [
-        ("targets", _families([module for _, module in TARGETS])),
-        ("runtimes", _families([module for _, module, _, _ in RUNTIMES])),
-        ("runtimes/kinds", [f"runtimes.kinds.{task.kind}" for task in TASKS]),
-        ("runtimes/devices", [module for _, module in DEVICES]),
+        ("targets", _families([module for _, module in TARGETS]), {"registry"}),
+        ("runtimes", _families([module for _, module, _, _ in RUNTIMES]), _SHARED_BY_RUNTIMES),
+        ("runtimes/kinds", [f"runtimes.kinds.{task.kind}" for task in TASKS], {"kind"}),
+        ("runtimes/devices", [module for _, module in DEVICES], {"device", "registry"}),
+        ("compiler/networks/families", [_module(path) for path in _FAMILIES.glob("[a-z]*.py")], set()),
     ],
 )
-def test_what_is_sealed_uses_nothing_of_its_siblings(room: str, families: list[str]) -> None:
-    """No target uses another, no runtime, kind or transport either; the families are those of the registries."""
-    assert len(set(families)) == len({name.split(".")[-1] for name in families}) >= 1
+def test_what_is_sealed_uses_nothing_of_its_siblings(room: str, families: list[str], shared: set[str]) -> None:
+    """No target uses another, no runtime, kind, transport or family either, and each that is there is in its registry."""
+    there = {path.stem for path in (_ROOT / room).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert there - {"__init__"} == {name.split(".")[-1] for name in families} | shared
 
     def family_of(name: str) -> str | None:
         return next((each for each in families if f"{name}.".startswith(f"{each}.")), None)
@@ -160,6 +169,8 @@ def test_importing_the_python_face_and_every_target_imports_nothing_heavy() -> N
 
 
 def test_every_command_has_help(edgec: Run) -> None:
+    files = {path.stem.removesuffix("_command") for path in (_ROOT / "compiler" / "cli").glob("*_command.py")}
+    assert {name for name, _ in COMMANDS} == files
     listed = edgec("--help").stdout
     for name, _ in COMMANDS:
         assert f"  {name} " in listed

@@ -45,8 +45,9 @@ class _Opened:
 
     def load(self, asked: str) -> dict[str, Any]:
         from runtimes.kinds import kind_of_task
-        from runtimes.registry import open_session
+        from runtimes.registry import open_session, require_measurable
 
+        require_measurable(self._package)
         before = resident_bytes(os.getpid())
         self._watch.begin()
         started = time.perf_counter()

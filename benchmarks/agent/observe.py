@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +61,14 @@ class MemoryWatch:
         told, tell = os.pipe()
         self._child = os.fork()
         if self._child == 0:
-            os.close(ask)
-            os.close(told)
-            _watch(pid, asked, tell)
-            os._exit(0)
+            # Nothing of the parent's own may run in this copy of it, whatever happens.
+            try:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                os.close(ask)
+                os.close(told)
+                _watch(pid, asked, tell)
+            finally:
+                os._exit(0)
         os.close(asked)
         os.close(tell)
         self._ends = (ask, told)

@@ -65,10 +65,10 @@ def write_page(path: Path, measurements: Sequence[Measurement]) -> None:
         "<link rel='icon' href='data:,'>",
         f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>",
         "<h1>edgec report</h1>",
-        f"<p class='lead'>{len(measurements)} packages of {len(groups)} models, measured in turns on one machine. "
+        f"<p class='lead'>{len(measurements)} packages of {len(groups)} models, measured in turns. "
         "Distances are to the fp32 model.</p>",
         *sections,
-        _environment(measurements[0]),
+        _environment(measurements),
         "</body></html>",
     ]
     write_atomically(path, "\n".join(document))
@@ -132,24 +132,31 @@ def _table(kind: Kind, group: Sequence[Measurement]) -> str:
     return f"<div class='scroll'><table><tr>{heading}</tr>{''.join(rows)}</table></div>"
 
 
-def _environment(measurement: Measurement) -> str:
-    asked = {name: value for name, value in asdict(measurement.workload).items() if value is not None}
-    facts = {**asdict(measurement.environment), **{f"workload: {name}": value for name, value in asked.items()}}
-    absent = facts.pop("absent", {})
-    tools = facts.pop("tools", {})
-    rows = []
-    for name, value in facts.items():
-        shown = (
-            f"null ({absent.get(name, 'not told')})"
-            if value is None
-            else f"{value:,}"
-            if _number(value)
-            else str(value)
-        )
-        rows.append(f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(shown)}</td></tr>")
-    listed = ", ".join(f"{name} {version}" for name, version in tools.items())
-    rows.append(f"<tr><td>tools</td><td>{html.escape(listed)}</td></tr>")
-    return f"<h2>Environment</h2><table class='facts'>{''.join(rows)}</table>"
+def _environment(measurements: Sequence[Measurement]) -> str:
+    """The machine of each device, and what ran of each kind."""
+    parts = []
+    for device in dict.fromkeys(each.device for each in measurements):
+        own = [each for each in measurements if each.device == device]
+        facts = asdict(own[0].environment)
+        absent, tools = facts.pop("absent"), facts.pop("tools")
+        for kind in dict.fromkeys(kind_of_task(each.task).title for each in own):
+            first = next(each for each in own if kind_of_task(each.task).title == kind)
+            asked = asdict(first.workload)
+            facts |= {f"{kind}: {name}": value for name, value in asked.items() if value is not None}
+        rows = [(name, _shown(value, absent.get(name, "not told"))) for name, value in facts.items()]
+        rows.append(("tools", ", ".join(f"{name} {version}" for name, version in tools.items())))
+        cells = [
+            f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(text)}</td></tr>"
+            for name, text in rows
+        ]
+        parts.append(f"<h2>Environment of {html.escape(device)}</h2><table class='facts'>{''.join(cells)}</table>")
+    return "".join(parts)
+
+
+def _shown(value: object, reason: str) -> str:
+    if value is None:
+        return f"null ({reason})"
+    return f"{value:,}" if _number(value) else str(value)
 
 
 def _number(value: object) -> bool:

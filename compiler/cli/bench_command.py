@@ -10,10 +10,9 @@ from pathlib import Path
 import click
 
 import edgec
-from benchmarks.measurement import Measurement, write_measurements
+from benchmarks.measurement import Measurement
 from compiler.cli.display import format_bytes, print_json, print_table, progress_bars
 from compiler.errors import UnusableInput
-from runtimes.devices.registry import DEVICES
 from runtimes.kinds import find_kind, kind_of_task
 from runtimes.kinds.kind import Column, Kind
 from runtimes.workload import Workload
@@ -31,13 +30,7 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--repetitions", type=click.IntRange(1), default=20, show_default=True, help="Encoder runs in a round.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
-@click.option(
-    "--device",
-    type=click.Choice([name for name, _ in DEVICES]),
-    default="local",
-    show_default=True,
-    help="Where it runs.",
-)
+@click.option("--device", default="local", show_default=True, metavar="TRANSPORT[:ADDRESS]", help="Where it runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     packages: tuple[Path, ...],
@@ -64,7 +57,7 @@ def command(
     )
     measurements = bench_with_bar(packages, workload, device, quiet=as_json)
     if out is not None:
-        write_measurements(out, measurements)
+        edgec.write_measurements(out, measurements)
     if as_json:
         print_json([asdict(measurement) for measurement in measurements])
     else:

@@ -15,7 +15,7 @@ from compiler.cli.display import StageBars, format_bytes, print_json, print_stag
 from compiler.cli.placement_command import placement_line, require_option
 from compiler.cli.quantize_options import quantize_options
 from compiler.cli.verify_command import print_verifications, verification_json, verify_with_bars
-from compiler.errors import CheckFailed, UnusableInput
+from compiler.errors import UnusableInput
 from compiler.placement import Requirement
 from compiler.quantize.options import QuantizationOptions, require_mixed, with_options
 from compiler.recipe import Recipe, parse_recipe
@@ -91,15 +91,7 @@ def command(
         print_json({**report_json(report), "verifications": [verification_json(*each) for each in found]})
     else:
         print_verifications(found)
-    try:
-        edgec.require_passed(report.packages, [each for _, each in found])
-    except CheckFailed as error:
-        removed = ", ".join(each.name for each in edgec.remove_failed(report.packages, [each for _, each in found]))
-        raise CheckFailed(
-            error.check,
-            f"{error} Removed: {removed}. What was built is cached: the same command without --verify leaves it for a "
-            "closer look.",
-        ) from error
+    edgec.require_passed(report.packages, [each for _, each in found], remove=True)
 
 
 def _with_options(recipe: Recipe, context_length: int | None, sequence_length: int | None, task: str | None) -> Recipe:
@@ -118,6 +110,7 @@ def report_json(report: BuildReport) -> dict[str, object]:
             {
                 "folder": str(package.folder),
                 "recipe": package.recipe,
+                "digest": package.digest,
                 "bytes": package.nbytes,
                 "weights": asdict(package.lowered.weights),
                 "placement": asdict(package.lowered.placement) if package.lowered.placement else None,

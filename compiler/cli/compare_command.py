@@ -8,17 +8,19 @@ from pathlib import Path
 
 import click
 
-from benchmarks.compare import Comparison, compare, compare_recipes
-from benchmarks.measurement import read_measurements
+import edgec
+from benchmarks.compare import Comparison
 from compiler.cli.display import print_json, print_table
-from compiler.errors import CheckFailed, UnusableInput
+from compiler.errors import UnusableInput
 
 
 @click.command("compare")
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--baseline", type=click.Path(path_type=Path), help="The champion's result file.")
 @click.option("--against", metavar="RECIPE", help="Compare the other recipes of RESULTS with this one of them.")
-@click.option("--max-regression", type=click.FloatRange(0), default=0.05, show_default=True, help="Effect that fails.")
+@click.option(
+    "--max-regression", type=click.FloatRange(0, 1000), default=0.05, show_default=True, help="Effect that fails."
+)
 @click.option("--across-schemes", is_flag=True, help="Compare packages of different schemes or bits per weight.")
 @click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check: missing, quality.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report of RESULTS to this file.")
@@ -34,35 +36,26 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare RESULTS with a baseline, or report them; exit 1 on a regression."""
-    measurements = read_measurements(results)
+    measurements = edgec.read_measurements(results)
     if baseline is None and against is None and html is None:
         raise UnusableInput(
             "There is nothing to do. Add --baseline FILE or --against RECIPE to compare, or --html FILE for the report."
         )
-    comparisons: list[Comparison] = []
-    if baseline is not None:
-        champions = read_measurements(baseline)
-        comparisons = compare(champions, measurements, max_regression, across_schemes=across_schemes, allow=allow)
-    if against is not None:
-        comparisons += compare_recipes(
-            measurements, against, max_regression, across_schemes=across_schemes, allow=allow
-        )
+    comparisons = edgec.compare(
+        measurements,
+        baseline,
+        against=against,
+        effect=max_regression,
+        across_schemes=across_schemes,
+        allow=allow,
+    )
     if html is not None:
-        from benchmarks.report.page import write_page
-
-        write_page(html, measurements)
+        edgec.write_report(html, measurements)
     if as_json:
         print_json([asdict(comparison) for comparison in comparisons])
     elif comparisons:
         _print(comparisons, max_regression)
-    regressions = [comparison for comparison in comparisons if comparison.regression]
-    if regressions:
-        worst = max(regressions, key=lambda comparison: comparison.ratio.value)
-        raise CheckFailed(
-            "regression",
-            f"{len(regressions)} metrics are worse than the baseline by more than {max_regression:.0%}; the worst is "
-            f"{worst.metric} of {worst.package}: {worst.ratio.value:.3f} times the baseline.",
-        )
+    edgec.require_no_regression(comparisons, max_regression)
 
 
 def _print(comparisons: Sequence[Comparison], effect: float) -> None:

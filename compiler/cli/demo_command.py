@@ -9,8 +9,6 @@ from pathlib import Path
 import click
 
 import edgec
-from benchmarks.measurement import write_measurements
-from benchmarks.report.page import write_page
 from compiler.cli.bench_command import bench_with_bar, print_measurements
 from compiler.cli.build_command import print_report
 from compiler.cli.display import StageBars, progress_bars
@@ -20,7 +18,6 @@ from compiler.model import Model
 from compiler.package import Package
 from compiler.recipe import Recipe, parse_recipe
 from compiler.stages.executor import LocalExecutor
-from runtimes.kinds.kind import Request
 from runtimes.registry import only_evaluated
 from runtimes.workload import Workload
 from targets.registry import TARGET_NAMES
@@ -68,12 +65,12 @@ def command(debug: bool, out: Path, rounds: int) -> None:
     measured = [package for package in packages if not only_evaluated(package)]
     measurements = bench_with_bar(measured, Workload(rounds=rounds, repetitions=5), "local")
     print_measurements(measurements)
-    write_measurements(out / "results.jsonl", measurements)
-    write_page(out / "report.html", measurements)
+    edgec.write_measurements(out / "results.jsonl", measurements)
+    edgec.write_report(out / "report.html", measurements)
     print("Each package at work:")
     for (_, _, prompts), report in zip(models, reports, strict=True):
         for package in report.packages:
-            line = edgec.use(package, Request(prompts, max_tokens=32)).line
+            line = edgec.use(package, edgec.Request(prompts, max_tokens=32)).line
             print(f"  {package.model.name} {package.name}: {line}")
     print(f"Report: {out / 'report.html'}   results: {out / 'results.jsonl'}   packages: {out}/*/*")
 

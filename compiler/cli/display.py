@@ -27,13 +27,6 @@ def format_bytes(count: float | None) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def format_number(value: float | None, digits: int = 3) -> str:
-    """A figure with `digits` significant digits, `-` when there is none."""
-    if value is None:
-        return "-"
-    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; numbers are aligned to the right."""
     from rich import box

@@ -91,9 +91,9 @@ def main() -> None:
 
 
 def _end(number: int, frame: Any) -> None:
-    from compiler.stages.worker import kill_children
+    from compiler.stages.worker import end_all_children
 
-    kill_children()
+    end_all_children()
     raise KeyboardInterrupt
 
 

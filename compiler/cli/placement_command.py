@@ -78,7 +78,7 @@ def _programs(package: Path) -> tuple[list[Path], str]:
     if read.lowered.placement is None:
         raise UnusableInput(f"{read.name} is made for no engine that operators could leave; only coreml packages are.")
     check_files(read)
-    return sorted(read.folder.glob("*.mlpackage")), read.name
+    return [read.folder / name for name in read.lowered.main.files], read.name
 
 
 def _rows(found: Sequence[UnsupportedOperator]) -> list[list[str]]:

@@ -8,7 +8,6 @@ import click
 
 import edgec
 from compiler.cli.display import print_json, print_table
-from runtimes.kinds.kind import Request
 from runtimes.registry import only_evaluated
 
 
@@ -45,7 +44,7 @@ def command(
             click.echo(text, err=True)
 
     timed = not only_evaluated(opened)
-    request = Request(prompts, passage, image, max_tokens, not raw, timed, tell, note)
+    request = edgec.Request(prompts, passage, image, max_tokens, not raw, timed, tell, note)
     outcome = edgec.use(opened, request, threads=threads)
     if as_json:
         print_json(outcome.document)

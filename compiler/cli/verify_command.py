@@ -13,7 +13,7 @@ import edgec
 from compiler.cli.display import StageBars, print_json, print_table, progress_bars
 from compiler.errors import UnusableInput
 from compiler.model import Model
-from compiler.package import Package
+from compiler.package import Package, read_package
 from compiler.stages.executor import LocalExecutor
 from runtimes.kinds import find_kind, kind_of_task
 from runtimes.kinds.kind import Kind
@@ -50,7 +50,7 @@ def command(
     if adapter is not None and model_text is None:
         raise UnusableInput("--adapter is merged into the model that --model names, and there is none. Add --model.")
     model = edgec.open_model(model_text, adapter=adapter) if model_text else None
-    opened = [edgec.open_package(folder) for folder in packages]
+    opened = [read_package(folder) for folder in packages]
     found = verify_with_bars(
         opened,
         model=model,

@@ -91,7 +91,8 @@ def _plan_sensitivity(model: Model, recipe: Recipe) -> Stage:
 def plan_samples(model: Model, settings: Quantization) -> Stage:
     """The stage that writes the calibration samples."""
     arguments = {"task": model.task, "calibration": asdict(settings.calibration)}
-    return Stage("calibration samples", find_task(model.task).samples, arguments, _TOOLS, ensures=(SAMPLES,))
+    tools = (*_TOOLS, "tokenizers", "pillow")
+    return Stage("calibration samples", find_task(model.task).samples, arguments, tools, ensures=(SAMPLES,))
 
 
 def _relevant(settings: Quantization, method: str) -> dict[str, object]:

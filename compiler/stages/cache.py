@@ -90,28 +90,31 @@ def _locked_file(parent: Path) -> tuple[int, Path]:
     """(handle, path) of a new lock file that this process holds."""
     while True:
         handle, name = tempfile.mkstemp(prefix=_NEW, suffix=".lock", dir=parent)
-        if _lock(handle) and Path(name).exists():  # nobody took it for a left-over in between
+        locked = _lock(handle)
+        # Where a file system has no locks, nobody can take it for a left-over either.
+        if locked is None or (locked and Path(name).exists()):
             return handle, Path(name)
         os.close(handle)
+        Path(name).unlink(missing_ok=True)
 
 
-def _lock(handle: int) -> bool:
-    """Lock a file without waiting; whether that succeeded."""
+def _lock(handle: int) -> bool | None:
+    """Lock a file without waiting; whether nobody else holds it, None where the file system has no locks."""
     if sys.platform == "win32":
-        return True
+        return None
     import fcntl
 
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 
 def _remove_stale(parent: Path) -> None:
     """Remove the temporary folders in `parent` whose owner no longer holds its lock."""
-    if sys.platform == "win32":
-        return
     for lock in parent.glob(f"{_NEW}*.lock"):
         try:
             handle = os.open(lock, os.O_RDWR)

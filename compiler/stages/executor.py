@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from compiler.digest import digest_code, tool_version
 from compiler.errors import UnusableInput
 from compiler.stages.cache import Entry, find_entry, new_entry_folder, stage_environment, store_entry
 from compiler.stages.stage import Stage, missing_file, stage_key, tool_versions
-from compiler.stages.worker import Progress, kill_children, run_in_child
+from compiler.stages.worker import Children, Ended, Progress, run_in_child
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class LocalExecutor:
     def key(self, stage: Stage, sources: Sources) -> str:
         """The key of a stage's result."""
         digests = {name: source.digest for name, source in sources.items()}
-        return stage_key(stage, digests, digest_code(), self.version_of)
+        machine = " ".join((platform.system(), platform.machine(), platform.mac_ver()[0]))
+        return stage_key(stage, digests, digest_code(), self.version_of, machine)
 
     def tools(self, stage: Stage) -> dict[str, str]:
         """Versions of the tools of a stage and of those before it, by their names."""
@@ -117,10 +119,19 @@ class LocalExecutor:
         futures: dict[str, Future[Entry]] = {}
         reports: list[StageReport] = []
         lock = threading.Lock()
+        children = Children()
 
         def work(key: str, stage: Stage, title: str) -> Entry:
+            try:
+                return finish(key, stage, title)
+            except BaseException:
+                # Whoever is next in this thread's queue must not start.
+                children.end()
+                raise
+
+        def finish(key: str, stage: Stage, title: str) -> Entry:
             inputs = {name: futures[self.key(each, sources)].result() for name, each in stage.inputs.items()}
-            entry, report = self._found_or_run(key, stage, title, sources, inputs)
+            entry, report = self._found_or_run(key, stage, title, sources, inputs, children)
             with lock:
                 reports.append(report)
                 self.watcher.finished(stage, report)
@@ -133,18 +144,25 @@ class LocalExecutor:
                 done, waiting = wait(futures.values(), return_when=FIRST_EXCEPTION)
                 for future in waiting:
                     future.cancel()
-                failed = next((future for future in done if future.exception()), None)
-                if failed is not None:
-                    kill_children()
-                    failed.result()
+                failures = [future.exception() for future in done if future.exception() is not None]
+                # Those that were ended because another failed say nothing of why.
+                failures.sort(key=lambda error: isinstance(error, Ended))
+                if failures and failures[0] is not None:
+                    raise failures[0]
             except BaseException:
+                children.end()
                 pool.shutdown(wait=False, cancel_futures=True)
-                kill_children()
                 raise
         return Results({key: future.result() for key, future in futures.items()}, tuple(reports))
 
     def _found_or_run(
-        self, key: str, stage: Stage, title: str, sources: Sources, inputs: Mapping[str, Entry]
+        self,
+        key: str,
+        stage: Stage,
+        title: str,
+        sources: Sources,
+        inputs: Mapping[str, Entry],
+        children: Children,
     ) -> tuple[Entry, StageReport]:
         entry = find_entry(key)
         if entry is not None:
@@ -164,6 +182,7 @@ class LocalExecutor:
                 on_progress=self.watcher.started(stage, title),
                 environment={**stage.environment, **_python_path(stage), **stage_environment(key)},
                 debug=self.debug,
+                children=children,
             )
             written = {file.relative_to(folder / "files").as_posix(): file for file in (folder / "files").rglob("*")}
             if (pattern := missing_file(stage.ensures, written)) is not None:

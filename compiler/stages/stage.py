@@ -33,6 +33,7 @@ class Stage:
         sources: names of what it reads of what the user named.
         environment: constant variables of the process. Not part of the key: what matters must be in `arguments` too.
         python_path: functions, `module:function`, that give a folder for the process's PYTHONPATH on the machine that runs it.
+        machine_dependent: the result is for the machine that makes it, which is then a part of the key.
         platform: `sys.platform` of the machine that it needs; None for any.
         memory_bytes: the memory that the machine must have for it; 0 where that is not known.
     """
@@ -47,6 +48,7 @@ class Stage:
     sources: tuple[str, ...] = ("model",)
     environment: Mapping[str, str] = field(default_factory=dict)
     python_path: tuple[str, ...] = ()
+    machine_dependent: bool = False
     platform: str | None = None
     memory_bytes: int = 0
 
@@ -79,7 +81,9 @@ def tool_versions(stage: Stage, version_of: Callable[[str], str]) -> dict[str, s
     return {name: version_of(name) for each in each_stage(stage) for name in each.tools}
 
 
-def stage_key(stage: Stage, sources: Mapping[str, str], code: str, version_of: Callable[[str], str]) -> str:
+def stage_key(
+    stage: Stage, sources: Mapping[str, str], code: str, version_of: Callable[[str], str], machine: str = ""
+) -> str:
     """The name of a stage's result: a digest of all that it depends on.
 
     Args:
@@ -87,6 +91,7 @@ def stage_key(stage: Stage, sources: Mapping[str, str], code: str, version_of: C
         sources: the digest of each source's content, by its name.
         code: the digest of edgec's own code.
         version_of: the version of a distribution where the stage runs.
+        machine: what machine that is.
     """
     return digest_json(
         {
@@ -95,6 +100,9 @@ def stage_key(stage: Stage, sources: Mapping[str, str], code: str, version_of: C
             "function": stage.function,
             "arguments": dict(stage.arguments),
             "tools": {name: version_of(name) for name in stage.tools},
-            "inputs": {name: stage_key(each, sources, code, version_of) for name, each in stage.inputs.items()},
+            "machine": machine if stage.machine_dependent else None,
+            "inputs": {
+                name: stage_key(each, sources, code, version_of, machine) for name, each in stage.inputs.items()
+            },
         }
     )

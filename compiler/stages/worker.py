@@ -24,7 +24,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
 
@@ -33,7 +34,51 @@ _MEBIBYTE = 1024 * 1024
 
 Progress = Callable[[int, int], None]
 
-_running: set[subprocess.Popen[bytes]] = set()
+
+class Ended(UnusableInput):
+    """A child was ended by edgec itself, because another one failed or the user interrupted."""
+
+
+class Children:
+    """The children of one piece of work; once ended, none of them runs and none starts any more."""
+
+    _every: ClassVar[WeakSet[Children]] = WeakSet()
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self.ended = False
+        Children._every.add(self)
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """Take a child that has just started."""
+        with self._lock:
+            self._running.add(process)
+            if self.ended:
+                _kill(process)
+
+    def discard(self, process: subprocess.Popen[bytes]) -> None:
+        """Forget a child that has ended."""
+        with self._lock:
+            self._running.discard(process)
+
+    def end(self) -> None:
+        """Kill every child that runs now, and whatever is started later."""
+        with self._lock:
+            self.ended = True
+            for process in self._running:
+                _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def end_all_children() -> None:
+    """Kill the children of all work in this process."""
+    for children in list(Children._every):
+        children.end()
 
 
 @dataclass(frozen=True)
@@ -59,19 +104,23 @@ def run_in_child(
     on_progress: Progress | None = None,
     environment: Mapping[str, str] | None = None,
     debug: bool = False,
+    children: Children | None = None,
 ) -> Finished:
     """Call `module:function` with JSON `arguments` in a child process and wait for it.
 
     Raises:
         EdgecError: the error that the function raised, or a sentence about how the child died.
     """
+    children = children or Children()
+    if children.ended:
+        raise Ended(f"The stage '{label}' was not started, because another one failed.")
     with tempfile.TemporaryDirectory(prefix="edgec-stage-") as folder:
         request, log = Path(folder) / "request.json", Path(folder) / "log"
         request.write_text(json.dumps({"function": function, "arguments": dict(arguments)}), encoding="utf-8")
         started = time.perf_counter()
         with log.open("wb") as output:
             process, reader = _start(request, output, environment or {}, on_progress)
-            _running.add(process)
+            children.add(process)
             try:
                 _, status, usage = os.wait4(process.pid, 0)
                 process.returncode = os.waitstatus_to_exitcode(status)
@@ -80,26 +129,21 @@ def run_in_child(
                 process.wait()
                 raise
             finally:
-                _running.discard(process)
+                children.discard(process)
                 reader.join(timeout=5)
         seconds = time.perf_counter() - started
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         if debug:
             sys.stderr.write(log.read_text("utf-8", "replace"))
         result = request.with_name("result.json")
+        if not result.is_file() and children.ended:
+            raise Ended(f"The stage '{label}' was ended, because another one failed.")
         if not result.is_file():
             raise _died(label, process.returncode, peak, log)
         answer = json.loads(result.read_text(encoding="utf-8"))
         if "error" in answer:
             raise _error_of(answer["error"], label, log)
         return Finished(answer["value"], seconds, answer["peak_rss_bytes"] or peak)
-
-
-def kill_children() -> None:
-    """Kill every child that runs now; whoever waits for one sees it die."""
-    for process in list(_running):
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
 
 
 def _start(

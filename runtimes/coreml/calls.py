@@ -6,6 +6,7 @@ Whoever runs one .mlpackage is a Caller; the sessions here know what its functio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
-from compiler.package import Package
+from compiler.package import Graph, Package
 from compiler.task import GENERATION, find_task
-from runtimes.session import Session
+from runtimes.session import EncodingSession, GenerationSession
 from runtimes.text import HuggingFaceText
 
 CACHES = ("keys", "values")
@@ -86,22 +87,24 @@ class DecoderCalls:
 
     def __init__(self, package: Package, callers: Sequence[Caller]) -> None:
         self._callers = callers
-        self.text = HuggingFaceText(package.folder)
+        self._folder = package.folder
         shapes = package.lowered.shapes
         assert shapes.context_length is not None and shapes.vocabulary is not None
         self.context_length, self.vocabulary = shapes.context_length, shapes.vocabulary
-        self._names = dict(self._lengths(callers[0]))
+        # Tokens that each function takes at a time, and its name.
+        self._names = {self._tokens(graph): graph.function for graph in package.lowered.graphs}
         self._caches: list[dict[str, NDArray[Any]]] = [{} for _ in callers]
         self._position = 0
 
-    def _lengths(self, caller: Caller) -> list[tuple[int, str | None]]:
-        """Tokens that each function takes at a time, and its name."""
-        found: list[tuple[int, str | None]] = []
-        for name in ("prefill", "decode"):
-            shapes = caller.input_shapes(name)
-            if shapes is not None:
-                found.append((shapes["input_ids"][1], name))
-        return found or [(1, None)]
+    @cached_property
+    def text(self) -> HuggingFaceText:
+        """The files in the package; what is only measured needs no tokenizer."""
+        return HuggingFaceText(self._folder)
+
+    @staticmethod
+    def _tokens(graph: Graph) -> int:
+        ids = next(port for port in graph.inputs if port.name == "input_ids")
+        return int(ids.shape[1])
 
     def _run(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Take tokens after those that are there; logits after each of them."""
@@ -162,7 +165,7 @@ class DecoderCalls:
         del self._callers
 
 
-def open_with(package: Package, call: Callable[[Path], Caller]) -> Session:
+def open_with(package: Package, call: Callable[[Path], Caller]) -> GenerationSession | EncodingSession:
     """A session on a package whose files are opened by `call`, in the order in which they run."""
     callers = [call(package.folder / name) for name in package.lowered.main.files]
     if find_task(package.model.task).kind == GENERATION:

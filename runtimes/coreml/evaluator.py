@@ -30,7 +30,7 @@ from runtimes.coreml.mil_program import (
     read_blob,
     read_mil,
 )
-from runtimes.session import Session
+from runtimes.session import EncodingSession, GenerationSession
 
 Precision = Literal["fp16", "fp32"]
 # Operators that move values which are rounded already.
@@ -241,7 +241,7 @@ class EvaluatorCaller:
         self._evaluator.reset()
 
 
-def open_session(package: Package, threads: int) -> Session:
+def open_session(package: Package, threads: int) -> GenerationSession | EncodingSession:
     """A session on a Core ML package, evaluated."""
     torch.set_num_threads(threads)
     return open_with(package, EvaluatorCaller)

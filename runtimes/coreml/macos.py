@@ -1,4 +1,4 @@
-"""Core ML itself, on macOS. What a package's functions mean stands in coreml_calls.py; here are the calls to coremltools."""
+"""Core ML itself, on macOS. What a package's functions mean stands in calls.py; here are the calls to coremltools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.package import Package
 from runtimes.coreml.calls import open_with
-from runtimes.session import Session
+from runtimes.session import EncodingSession, GenerationSession
 
 
 class CoreMlCaller:
@@ -63,7 +63,7 @@ def _framework_dtype(value: NDArray[Any]) -> Any:
     return np.int32 if value.dtype.kind in "iub" else value.dtype
 
 
-def open_session(package: Package, threads: int) -> Session:
+def open_session(package: Package, threads: int) -> GenerationSession | EncodingSession:
     """A session on macOS; the system chooses its own threads.
 
     Raises:

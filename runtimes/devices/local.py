@@ -14,6 +14,7 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
+from runtimes.devices.device import Agent, Device
 
 _PATIENCE_S = 5
 
@@ -35,7 +36,8 @@ class LocalAgent:
             said = self._process.stdout.readline()
         except BrokenPipeError:
             said = ""
-        if not said:
+        # A line that breaks off is the last that a process says.
+        if not said.endswith("\n"):
             raise UnusableInput(f"its process ended. {self._last_words()}")
         answer: dict[str, Any] = json.loads(said)
         if "error" in answer:
@@ -77,11 +79,17 @@ class LocalDevice:
     def put(self, package: Package) -> str:
         return str(package.folder.resolve())
 
-    def start(self, module: str, arguments: Sequence[str], threads: int) -> LocalAgent:
+    def start(self, module: str, arguments: Sequence[str], threads: int) -> Agent:
         command = [sys.executable, "-P", "-m", module, *arguments]
         return LocalAgent(command, {**os.environ, "OMP_NUM_THREADS": str(threads)})
 
 
-def open_device() -> LocalDevice:
-    """This machine."""
+def open_device(address: str) -> Device:
+    """This machine, which has no address.
+
+    Raises:
+        UnusableInput: one is given.
+    """
+    if address:
+        raise UnusableInput(f"The device local is this machine and has no address; leave {address!r} out.")
     return LocalDevice()

@@ -11,14 +11,15 @@ from runtimes.devices.device import Device
 DEVICES: tuple[tuple[str, str], ...] = (("local", "runtimes.devices.local"),)
 
 
-def open_device(name: str) -> Device:
-    """The device of that name.
+def open_device(text: str) -> Device:
+    """The device that `TRANSPORT` or `TRANSPORT:ADDRESS` names.
 
     Raises:
-        UnusableInput: there is none.
+        UnusableInput: there is no such transport, or nothing at that address.
     """
+    name, _, address = text.partition(":")
     module = dict(DEVICES).get(name)
     if module is None:
-        raise UnusableInput(f"There is no device {name!r}. Devices are: {', '.join(name for name, _ in DEVICES)}.")
-    device: Device = importlib.import_module(module).open_device()
+        raise UnusableInput(f"There is no device {text!r}. Devices are: {', '.join(name for name, _ in DEVICES)}.")
+    device: Device = importlib.import_module(module).open_device(address)
     return device

@@ -1,4 +1,4 @@
-"""The kinds of models, one file each; a row of compiler/task.py names the file."""
+"""The kinds of models, a file or folder each; a row of compiler/task.py names it."""
 
 from __future__ import annotations
 

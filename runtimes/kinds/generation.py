@@ -51,7 +51,9 @@ def expect(model: Model, shapes: Shapes, text: str | None, max_tokens: int) -> E
         "text": text,
         "task": model.task,
     }
-    return Expectation(f"{__name__}:write_expected", arguments, ("torch", "transformers", "tokenizers"))
+    return Expectation(
+        f"{__name__}:write_expected", arguments, ("torch", "transformers", "tokenizers", "jinja2", "numpy")
+    )
 
 
 def write_expected(
@@ -222,7 +224,10 @@ def limits(scheme: Scheme) -> dict[str, float]:
 def prepare(session: GenerationSession, package: Package, workload: Workload) -> Prepared:
     """A prompt of seeded tokens, the same for all packages of one vocabulary."""
     asked, generated = workload.prompt_tokens, workload.generated_tokens
-    assert asked is not None and generated is not None
+    if asked is None or generated is None:
+        raise UnusableInput(
+            "A language model is measured with prompt_tokens and generated_tokens; the workload lacks one."
+        )
     needed = asked + generated
     if needed > session.context_length:
         raise UnusableInput(
@@ -241,8 +246,8 @@ def prepare(session: GenerationSession, package: Package, workload: Workload) ->
 def time_round(session: GenerationSession, prompt: list[int], generated_tokens: int) -> Round:
     """Take the prompt, then generate greedily; seconds to the first token and of every token after it."""
     clock = time.perf_counter
-    session.reset()
     started = clock()
+    session.reset()
     token = int(session.extend(prompt).argmax())
     first = clock()
     tokens = []

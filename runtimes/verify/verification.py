@@ -66,9 +66,11 @@ def read_verification(package: Package) -> Verification | None:
         return None
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
-        found = from_json(Verification, document)
+        told = document if isinstance(document, dict) else {}
+        if (told.get("schema_version"), told.get("package")) != (SCHEMA_VERSION, package.digest):
+            return None
+        return from_json(Verification, document)
     except (OSError, ValueError, RecursionError) as error:
         raise UnusableInput(
             f"{VERIFICATION} of {package.name} cannot be read: {error}. Run `edgec verify` on it again."
         ) from error
-    return found if found.package == package.digest and found.schema_version == SCHEMA_VERSION else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,11 @@ def verify(
     executor = executor or LocalExecutor()
     check_files(package)
     require_usable(package)
+    if not os.access(package.folder, os.W_OK):
+        raise UnusableInput(
+            f"What is found of {package.name} is left beside its manifest, and its folder cannot be written. Copy the package "
+            "to where it can."
+        )
     recipe, kind = recipe_from_full(package.recipe_full), kind_of_task(package.model.task)
     limits = limits_of(kind, recipe)
     entry = expect(model, recipe.shapes, text, max_tokens, executor)

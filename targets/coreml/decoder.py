@@ -41,7 +41,6 @@ def lower_decoder(
     bits: float,
     greedy: bool,
     lineage: dict[str, str],
-    placed_by: str = "",
     codes: str | None = None,
 ) -> dict[str, Any]:
     """Write `model.mlpackage`, or `part-N.mlpackage` of at most about `part_bytes` each.

@@ -43,7 +43,6 @@ def lower_encoder(
     sequence_lengths: list[int],
     batch: int,
     lineage: dict[str, str],
-    placed_by: str = "",
     codes: str | None = None,
     ranges: str | None = None,
 ) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -99,12 +97,8 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     requires = {name: {"codes": (CODES,), "ranges": (RANGES,)}[name] for name in inputs}
     tools = ("coremltools", "torch", "numpy", "transformers")
     ensures = ("*.mlpackage/*",)
-    return Stage("lower to Core ML", function, {**arguments, **_where_placed()}, tools, inputs, requires, ensures)
-
-
-def _where_placed() -> dict[str, str]:
-    """What a placement depends on beside the package, for the stage's key; nothing where it is predicted."""
-    return {"placed_by": f"macOS {platform.mac_ver()[0]} on {platform.machine()}"} if sys.platform == "darwin" else {}
+    # On macOS the system itself says where operators run.
+    return Stage("lower to Core ML", function, arguments, tools, inputs, requires, ensures, machine_dependent=True)
 
 
 def _codes(model: Model, recipe: Recipe) -> dict[str, Stage]:
@@ -124,7 +118,7 @@ def _plan_ranges(model: Model, recipe: Recipe) -> Stage:
         "measure activations",
         "targets.coreml.activations:measure_ranges",
         {"task": model.task},
-        ("torch",),
+        ("torch", "numpy"),
         {"samples": plan_samples(model, recipe.quantization)},
         {"samples": (SAMPLES,)},
         (RANGES,),

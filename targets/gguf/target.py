@@ -28,6 +28,7 @@ from compiler.stages.stage import Stage
 from compiler.target import Target, refuse_window
 from compiler.task import GENERATION, tasks_of
 from targets.gguf import converter as llama_converter
+from targets.gguf.architectures import ARCHITECTURES
 from targets.gguf.codes import BLOCK, CONTAINERS, carry, matrix_bytes
 from targets.gguf.imatrix import BASE, plan_imatrix, set_imatrix
 from targets.gguf.imatrix import FILE as IMATRIX_FILE
@@ -58,12 +59,11 @@ _GGML_TYPE_Q8_0 = 8
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
-    """Why not: the task, or an architecture that the converter does not register."""
-    known = llama_converter.converted_architectures()
-    if model.architecture not in known:
-        near = difflib.get_close_matches(model.architecture, known, n=3, cutoff=0.6)
+    """Why not: an architecture that the converter does not register, or options that the scheme has no use for."""
+    if model.architecture not in ARCHITECTURES:
+        near = difflib.get_close_matches(model.architecture, ARCHITECTURES, n=3, cutoff=0.6)
         return (
-            f"llama.cpp's converter does not take the architecture {model.architecture}. It takes {len(known)} others"
+            f"llama.cpp's converter does not take the architecture {model.architecture}. It takes {len(ARCHITECTURES)} others"
             + (f", {', '.join(near)} among them." if near else ", LlamaForCausalLM and BertModel among them.")
         )
     if IMATRIX in recipe.options and (recipe.scheme.method or recipe.scheme.name in _FLOAT_SCHEMES):
@@ -114,7 +114,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         f"quantize to {name}" if name not in _FLOAT_SCHEMES else "pack GGUF",
         "targets.gguf.target:pack",
         {"scheme": name, "lineage": lineage_of(model, recipe), "context_length": recipe.shapes.context_length},
-        ("llama-cpp-python",),
+        ("llama-cpp-python", *(("gguf", "numpy") if imatrix else ())),
         {"base": base, **imatrix},
         {"base": (BASE,), **dict.fromkeys(imatrix, (IMATRIX_FILE,))},
         ("*.gguf",),
@@ -126,7 +126,7 @@ def _plan_convert(model: Model, base: str) -> Stage:
         "convert to GGUF",
         "targets.gguf.target:convert",
         {"base": base, "name": model.name, "converter": llama_converter.VERSION},
-        ("torch", "transformers", "numpy"),
+        ("torch", "transformers", "tokenizers", "sentencepiece", "numpy"),
         ensures=(BASE,),
         python_path=("targets.gguf.converter:converter_folder",),
     )
@@ -250,7 +250,7 @@ def _finish(
         Lowered(
             runtime="llamacpp",
             graphs=(Graph("main", (artifact,), inputs, outputs),),
-            shapes=FixedShapes(context_length=context_length) if read.is_decoder else FixedShapes(),
+            shapes=FixedShapes(context_length=context_length),
             weights=weights
             if read.is_decoder
             else StoredWeights(weights.effective_bits_per_weight, weights.types, weights.deviations),

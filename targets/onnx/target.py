@@ -36,7 +36,7 @@ _ENCODER_MODEL_TYPES = (
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
-    """Why not: an architecture that neither the GenAI builder nor the encoder export takes, or a scheme of the other kind."""
+    """Why not: an architecture that neither the GenAI builder nor the encoder export takes, or rows that do not divide."""
     if model.kind == GENERATION:
         if model.architecture not in DECODERS:
             return (
@@ -92,7 +92,7 @@ def _plan_carry(scheme: str, function: str, arguments: dict[str, Any], inputs: d
 
 
 def _plan_builder(scheme: str, arguments: dict[str, Any]) -> Stage:
-    tools = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
+    tools = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers", "numpy")
     label, ensures = f"build {scheme} with GenAI", (GRAPH, "genai_config.json")
     return Stage(label, "targets.onnx.decoder:build", arguments, tools, ensures=ensures)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.package import Package
 from compiler.task import find_task
+from runtimes.kinds.encoding.inputs import TOKENIZER, packaged_tokenizer, padded, text_arrays
 from runtimes.kinds.kind import Outcome, Request, Table
 from runtimes.session import EncodingSession
 
@@ -119,29 +120,22 @@ def _image_inputs(package: Package, request: Request) -> dict[str, Any]:
         raise UnusableInput(f"{error.name} is needed to read pictures: pip install pillow transformers.") from error
 
 
+def _tokenizer(package: Package) -> Any:
+    tokenizer = packaged_tokenizer(package)
+    if tokenizer is None:
+        raise UnusableInput(f"{package.name} has no {TOKENIZER}, so it takes no text. Build it again.")
+    return tokenizer
+
+
 def text_to_inputs(package: Package, session: EncodingSession, text: str) -> dict[str, NDArray[Any]]:
     """A text as the session's inputs: by its own tokenizer or the one in the package, cut to what it takes, and padded."""
     ids = session.tokenize(text)
     if ids is None:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(package.folder / "tokenizer.json"))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        ids = tokenizer.encode(text).ids
+        ids = _tokenizer(package).encode(text).ids
     length, longest = session.fixed_sequence_length, session.longest_sequence
     if longest is not None and len(ids) > longest:
         ids = [*ids[: longest - 1], ids[-1]]
-    row = np.asarray([ids], np.int64)
-    inputs = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
-    return _padded(inputs, length)
-
-
-def _padded(inputs: dict[str, NDArray[Any]], length: int | None) -> dict[str, NDArray[Any]]:
-    """Padded with zeros to the length that a container fixes."""
-    if length is None:
-        return inputs
-    return {name: np.pad(value, ((0, 0), (0, length - value.shape[1]))) for name, value in inputs.items()}
+    return padded(text_arrays(ids), length)
 
 
 def embed(package: Package, session: EncodingSession, text: str) -> NDArray[np.float32]:
@@ -180,11 +174,9 @@ def _probabilities(logits: NDArray[np.float64], problem_type: str | None) -> NDA
 
 def label_tokens(package: Package, session: EncodingSession, text: str) -> list[tuple[str, str]]:
     """(token, most probable label or token) for each token: token-classification, fill-mask."""
-    from tokenizers import Tokenizer
-
     inputs = text_to_inputs(package, session, text)
     logits = session.run(inputs)["logits"][0]
-    tokenizer = Tokenizer.from_file(str(package.folder / "tokenizer.json"))
+    tokenizer = _tokenizer(package)
     config = json.loads((package.folder / "config.json").read_text(encoding="utf-8"))
     names = config.get("id2label") or {}
     ids = [int(i) for i, seen in zip(inputs["input_ids"][0], inputs["attention_mask"][0], strict=True) if seen]
@@ -207,11 +199,7 @@ def answer(package: Package, session: EncodingSession, question: str, passage: s
 
     Devlin et al. 2018, BERT (arXiv:1810.04805), section 4.2: the sum of the scores of the two ends.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(package.folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = _tokenizer(package)
     length, longest = session.fixed_sequence_length, session.longest_sequence
     if longest is not None:
         asked = len(tokenizer.encode(question).ids)
@@ -219,13 +207,7 @@ def answer(package: Package, session: EncodingSession, question: str, passage: s
             raise UnusableInput(f"The question has {asked} tokens; the package takes {longest} with the passage.")
         tokenizer.enable_truncation(longest, strategy="only_second")
     encoded = tokenizer.encode(question, passage)
-    row = np.asarray([encoded.ids], np.int64)
-    inputs = {
-        "input_ids": row,
-        "attention_mask": np.ones_like(row),
-        "token_type_ids": np.asarray([encoded.type_ids], np.int64),
-    }
-    logits = session.run(_padded(inputs, length))
+    logits = session.run(padded(text_arrays(encoded.ids, encoded.type_ids), length))
     of_passage = np.asarray([sequence == 1 for sequence in encoded.sequence_ids])
     starts, ends = (
         np.where(of_passage, logits[name][0][: len(of_passage)].astype(np.float64), -np.inf)

@@ -1,0 +1,53 @@
+"""An encoder made ready to be measured, and the figures of its latency."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.errors import UnusableInput
+from compiler.package import Package
+from compiler.task import find_task
+from runtimes.kinds.encoding.inputs import text_arrays
+from runtimes.kinds.kind import Figures, Prepared, Round, Samples, percentile
+from runtimes.session import EncodingSession
+from runtimes.workload import Workload
+
+
+def prepare(session: EncodingSession, package: Package, workload: Workload) -> Prepared:
+    """One seeded input of the workload's length, or of the container's where that is fixed."""
+    inputs = encoder_inputs(package, workload, session.fixed_sequence_length)
+    repetitions, warmup = workload.repetitions, workload.warmup_repetitions
+    if repetitions is None or warmup is None:
+        raise UnusableInput("An encoder is measured with repetitions and warmup_repetitions; the workload lacks one.")
+    length = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
+    ran = replace(workload, prompt_tokens=None, generated_tokens=None, sequence_length=length)
+
+    def run(count: int) -> Round:
+        latencies = []
+        for _ in range(count):
+            started = time.perf_counter()
+            session.run(inputs)
+            latencies.append(time.perf_counter() - started)
+        return {"latency_s": latencies}
+
+    return Prepared(lambda: run(repetitions), lambda: run(warmup), ran)
+
+
+def encoder_inputs(package: Package, workload: Workload, fixed_length: int | None) -> dict[str, NDArray[Any]]:
+    """The input; a session takes of it what it needs."""
+    generator = np.random.default_rng(0)
+    if find_task(package.model.task).takes == "image":
+        shape = tuple(size if isinstance(size, int) else 1 for size in package.lowered.main.inputs[0].shape)
+        return {"pixel_values": generator.standard_normal(shape, np.float32)}
+    return text_arrays(generator.integers(5, 500, fixed_length or workload.sequence_length or 1).tolist())
+
+
+def summarize(samples: Samples, workload: Workload, package: Package, bandwidth: float | None) -> Figures:
+    """The latency of a run."""
+    every = [value for part in samples["latency_s"] for value in part]
+    return {f"latency_ms_p{share}": 1e3 * percentile(every, share / 100) for share in (50, 90, 99)}

@@ -1,0 +1,132 @@
+"""What the Reference says of an encoder, and a package beside it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler import corpus
+from compiler.errors import UnusableInput
+from compiler.model import Model
+from compiler.package import Package
+from compiler.recipe import Shapes
+from compiler.stages.worker import report_progress
+from runtimes.kinds.encoding.inputs import packaged_tokenizer, padded, text_arrays
+from runtimes.kinds.kind import Expectation, Figures, Findings
+from runtimes.session import EncodingSession
+from runtimes.verify.metrics import relative_error, row_cosines
+from runtimes.verify.strings import nasty_strings, string_misses
+
+Pairs = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+def expect(model: Model, shapes: Shapes, text: str | None, max_tokens: int) -> Expectation:
+    """The Reference reads the project's own passages, cut to what the model and a package of these shapes hold."""
+    if text is not None:
+        raise UnusableInput("--text is for language models; encoders are compared on the project's own passages.")
+    longest = model.geometry.context_length or shapes.sequence_length
+    arguments = {"task": model.task, "max_tokens": min(shapes.sequence_length, longest)}
+    return Expectation(f"{__name__}:write_expected", arguments, ("torch", "transformers", "tokenizers", "numpy"))
+
+
+def write_expected(model: str, out: str, task: str, max_tokens: int) -> None:
+    """Write what the Reference says: `expected.json` and one `case-N.npz` an input.
+
+    Texts are scored one by one without padding, cut at `max_tokens`; images are drawn, not random.
+    """
+    import torch
+
+    from compiler.pretrained import load_encoder
+    from compiler.tokenizer import load_tokenizer
+
+    folder = Path(model)
+    encoder = load_encoder(folder, task)
+    strings: list[list[Any]] = []
+    if encoder.image_shape:
+        batches: list[dict[str, NDArray[Any]]] = [
+            {"pixel_values": image[None]} for image in draw_images(encoder.image_shape)
+        ]
+    else:
+        tokenizer = load_tokenizer(folder)
+        encoded = [tokenizer.encode(passage, truncation=True, max_length=max_tokens) for passage in corpus.PASSAGES]
+        every = [text_arrays(ids) for ids in encoded]
+        batches = [{name: each[name] for name in encoder.input_names} for each in every]
+        strings = [[string, tokenizer.encode(string)] for string in nasty_strings(tokenizer)]
+    with torch.inference_mode():
+        for number, batch in enumerate(batches):
+            values = encoder.module(*(torch.from_numpy(batch[name]) for name in encoder.input_names))
+            arrays: dict[str, Any] = {f"in_{name}": value for name, value in batch.items()}
+            named = zip(encoder.output_names, values, strict=True)
+            arrays |= {f"out_{name}": value.float().numpy() for name, value in named}
+            np.savez(Path(out) / f"case-{number}.npz", **arrays)
+            report_progress(number + 1, len(batches))
+    expected = {"cases": len(batches), "strings": strings, "outputs": list(encoder.output_names)}
+    (Path(out) / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
+
+
+def draw_images(shape: tuple[int, int, int]) -> list[NDArray[np.float32]]:
+    """Four pictures in the range -1 to 1, (channels, height, width): gradients, rings, stripes and blocks."""
+    channels, height, width = shape
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    pictures = (
+        x - y,
+        np.cos(40 * np.hypot(x - 0.5, y - 0.5)),
+        np.sign(np.sin(25 * (x + 2 * y))),
+        np.floor(6 * x) * np.floor(6 * y) / 12.5 - 1,
+    )
+    return [np.stack([picture * (1 - 0.3 * c) for c in range(channels)]).astype(np.float32) for picture in pictures]
+
+
+def probe(
+    session: EncodingSession, package: Package, expected: Path, on_progress: Callable[[int, int], None]
+) -> Findings:
+    """Run every case, padded as the container needs it; the distances over the rows that are not padding."""
+    told = json.loads((expected / "expected.json").read_text(encoding="utf-8"))
+    pairs: dict[str, Pairs] = {}
+    largest, worst = 0.0, ""
+    for number in range(told["cases"]):
+        with np.load(expected / f"case-{number}.npz") as case:
+            inputs = {name[3:]: case[name] for name in case.files if name.startswith("in_")}
+            wanted = {name[4:]: case[name] for name in case.files if name.startswith("out_")}
+        got = session.run(_with_padding(inputs, session))
+        for name, reference in wanted.items():
+            observed = got[name][tuple(slice(0, size) for size in reference.shape)]
+            pairs.setdefault(name, []).append((reference, observed))
+            difference = float(np.abs(reference - observed).max())
+            if not np.isfinite(difference) or difference >= largest:
+                largest, worst = difference, name
+        on_progress(number + 1, told["cases"])
+    cosine = np.concatenate([row for each in pairs.values() for row in row_cosines(each)])
+    figures: Figures = {
+        "rows": len(cosine),
+        "min_cosine": float(cosine.min()),
+        "mean_cosine": float(cosine.mean()),
+        "relative_error": max(relative_error(each) for each in pairs.values()),
+        "max_abs_difference": largest,
+        "worst_output": worst,
+    }
+    return Findings(figures, tuple(string_misses(_tokenizer_of(session, package), told["strings"], "package")))
+
+
+def _with_padding(inputs: dict[str, NDArray[Any]], session: EncodingSession) -> dict[str, NDArray[Any]]:
+    """Padded to a container's fixed length; otherwise by a sixth, so that the mask is put to use."""
+    tokens = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    longest = session.longest_sequence or sys.maxsize
+    return padded(inputs, session.fixed_sequence_length or max(tokens, min(tokens + tokens // 6 + 1, longest)))
+
+
+def _tokenizer_of(session: EncodingSession, package: Package) -> Callable[[str], Sequence[int] | None]:
+    """The runtime's tokenizer, or the one that lies in the package."""
+    packaged = packaged_tokenizer(package)
+
+    def encode(string: str) -> Sequence[int] | None:
+        own = session.tokenize(string)
+        return packaged.encode(string).ids if own is None and packaged is not None else own
+
+    return encode
