@@ -146,12 +146,12 @@ def _check_forced(
         return ()
     if TYPE_FALLBACK in allow:
         return (TYPE_FALLBACK,)
-    ends = f"; the package would have {bits:.2f} bits per weight in place of {recipe.scheme.bits_per_weight:g}"
+    asked = recipe.scheme.bits_per_weight
+    ends = "" if bits is None else f"; the package would have {bits:.2f} bits per weight in place of {asked:g}"
     raise CheckFailed(
         TYPE_FALLBACK,
         f"{recipe}: {len(forced)} tensors cannot be stored as asked. The first is {forced[0].tensor}, stored as "
-        f"{forced[0].stored} because {forced[0].reason}{ends if bits is not None else ''}. "
-        + _what_fits(recipe, schemes),
+        f"{forced[0].stored} because {forced[0].reason}{ends}. " + _what_fits(recipe, schemes),
     )
 
 

@@ -101,6 +101,8 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
             result = self.model(**dict(zip(names, inputs, strict=True)), return_dict=True)
             return tuple(getattr(result, name) for name in outputs)
 
+    # LiteRT's converter writes this name into the names of tensors: it stays, wherever the class moves.
+    Wrapped.__module__, Wrapped.__qualname__ = "compiler.encoder_wrap", "load_encoder.<locals>.Wrapped"
     vocabulary = 0 if image_shape else int(config.vocab_size)
     return Encoder(Wrapped().eval(), names, outputs, vocabulary, image_shape)
 

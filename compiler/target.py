@@ -77,7 +77,8 @@ def reason_against(target: Target, model: Model, recipe: Recipe) -> str | None:
         known = ", ".join(f"@{name}" for name in target.variants) or "none"
         return f"the target {target.name} has no variant @{recipe.variant}; it has: {known}."
     if model.task not in target.tasks:
-        return f"the target {target.name} takes {', '.join(target.tasks)}, not {model.task}."
+        taken = ", ".join(target.tasks)
+        return f"the target {target.name} takes {taken}, not {model.task}. `edgec inspect` tells which targets take it."
     return target.refuse(model, recipe)
 
 

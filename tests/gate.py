@@ -120,7 +120,8 @@ class Tree:
         """The exit code; what was said goes on to this process's standard error."""
         command = [str(self.python), "-P", "-c", "from compiler.cli.main import main; main()", *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        environment |= {"EDGEC_CACHE": str(self.cache), "HF_HUB_OFFLINE": "1"}
+        # GenAI's builder stamps the commit of the repository that it is installed within, if it finds one.
+        environment |= {"EDGEC_CACHE": str(self.cache), "HF_HUB_OFFLINE": "1", "GIT_DIR": "/dev/null"}
         done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"edgec {' '.join(arguments)} ended with {done.returncode}: {done.stderr}", file=sys.stderr)

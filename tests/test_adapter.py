@@ -83,7 +83,7 @@ def test_an_adapter_of_another_model_is_refused(adapter: Path, smollm2: Model, t
         (smollm2.folder, r"down_proj.*asks for \[4, 1536\]"),
     ):
         with pytest.raises(UnusableInput, match=words):
-            merge_adapter(str(folder), str(adapter), "text-generation", str(tmp_path / "merged"))
+            merge_adapter(str(folder), str(adapter), str(tmp_path / "merged"), "text-generation")
 
 
 def test_a_name_of_another_base_is_refused_before_anything_is_read(base: Path, adapter: Path) -> None:
@@ -128,7 +128,7 @@ def test_damaged_weights_of_an_adapter_are_refused(
 ) -> None:
     damage(adapter)
     with pytest.raises(UnusableInput, match=words):
-        merge_adapter(str(base), str(adapter), "text-generation", str(tmp_path / "merged"))
+        merge_adapter(str(base), str(adapter), str(tmp_path / "merged"), "text-generation")
 
 
 def _drop_or_poison(adapter: Path, drop: bool) -> None:

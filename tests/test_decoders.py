@@ -18,6 +18,7 @@ from conftest import Run, assert_refused, figures_of, verification_of
 from compiler.formats.gguf import read_gguf_header
 from compiler.model import Model
 from compiler.package import read_package
+from runtimes.verify.verification import read_verification
 
 _RECIPES = (
     ("llama", ("gguf:F32", "gguf:Q8_0", "onnx:fp32", "onnx:int8", "onnx:int4-rtn-g32")),
@@ -195,7 +196,24 @@ def test_another_tokenizer_is_noticed_by_the_string(llama: Path, edgec_here: Run
     (folder / "package.json").write_text(json.dumps(document))
     assert_refused(edgec_here("verify", folder), 1, "tokenizer", "'")
     assert edgec_here("verify", folder, "--allow", "text").returncode == 0
-    assert read_package(folder).allowed == ("text",)
+    assert verification_of(folder).accepted == ("text",)
+    assert read_package(folder).allowed == (), "the package itself never changes"
+
+
+def test_an_onnx_package_says_nothing_of_the_repository_that_it_was_built_within(llama: Path) -> None:
+    import onnx
+    import onnxruntime_genai
+
+    document = onnx.load(str(llama / "onnx-fp32" / "model.onnx"), load_external_data=False)
+    assert document.producer_version == f"{onnxruntime_genai.__version__}+{onnxruntime_genai.__commit__[:7]}"
+
+
+def test_what_was_found_of_another_build_in_the_folder_does_not_count(llama: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(llama / "gguf-Q8_0", tmp_path / "gguf-Q8_0"))
+    assert read_verification(read_package(folder)) is not None
+    document = json.loads((folder / "package.json").read_text())
+    (folder / "package.json").write_text(json.dumps({**document, "tools": {"other": "1"}}))
+    assert read_verification(read_package(folder)) is None
 
 
 def test_an_architecture_that_a_target_does_not_take_is_refused_with_those_that_it_does(made: Path, edgec: Run) -> None:

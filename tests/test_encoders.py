@@ -130,7 +130,7 @@ def test_a_question_is_answered_from_the_passage(made: Path, edgec_here: Run) ->
     ("kind", "recipe", "words"),
     [
         ("vit", "tflite:fp32", ("image-classification",)),
-        ("vit", "gguf:F16", ("image-classification", "onnx")),
+        ("vit", "gguf:F16", ("image-classification", "edgec inspect")),
         ("bert", "onnx:int3-rtn-g32", ("int4-rtn-g32", "int8")),
         ("bert", "tflite:int8", ("fp32",)),
         ("bert", "neo:fp32@mars", ("@mars", "@local")),

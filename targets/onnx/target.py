@@ -94,7 +94,9 @@ def _plan_carry(scheme: str, function: str, arguments: dict[str, Any], inputs: d
 def _plan_builder(scheme: str, arguments: dict[str, Any]) -> Stage:
     tools = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers", "numpy")
     label, ensures = f"build {scheme} with GenAI", (GRAPH, "genai_config.json")
-    return Stage(label, "targets.onnx.decoder:build", arguments, tools, ensures=ensures)
+    # The builder stamps the commit of whatever repository it is installed within; without one it takes its wheel's own.
+    without_git = {"GIT_DIR": "/dev/null"}
+    return Stage(label, "targets.onnx.decoder:build", arguments, tools, ensures=ensures, environment=without_git)
 
 
 def _says_more(recipe: Recipe) -> bool:
