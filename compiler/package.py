@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -286,6 +287,8 @@ def read_package(folder: Path) -> Package:
         raise UnusableInput(
             f"{MANIFEST} of {folder.name} lacks or mangles a field: {error}. Build it again."
         ) from error
+    if re.search(r"[\x00-\x1f\x7f]", f"{package.recipe}{package.model.name}{package.model.source}"):
+        raise UnusableInput(f"{MANIFEST} of {folder.name} has a name with control characters. Refused.")
     if not package.lowered.graphs or not all(graph.files for graph in package.lowered.graphs):
         raise UnusableInput(f"{MANIFEST} of {folder.name} names nothing that can be run. Build it again.")
     for name in (*package.files, *(file for graph in package.lowered.graphs for file in graph.files)):

@@ -97,10 +97,10 @@ def recipe_from_full(full: dict) -> Recipe:
             tuple(full["options"]),
             Shapes(**full["shapes"]),
             full["task"],
-            tuple(sorted(full["thresholds"].items())),
+            tuple(sorted((str(name), float(limit)) for name, limit in full["thresholds"].items())),
             quantization_from_full(full["quantization"]) if full.get("quantization") else Quantization(),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnusableInput(f"The full recipe is not of a form that this version of edgec writes: {error}.") from error
 
 

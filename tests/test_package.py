@@ -32,15 +32,24 @@ from compiler.package import (
 )
 
 _text = st.text(st.characters(codec="utf-8"), max_size=12)
+_printable = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12)
 _names = st.from_regex(r"[A-Za-z0-9_]{1,8}(/[A-Za-z0-9_.]{1,8})?", fullmatch=True).filter(lambda name: ".." not in name)
 _ports = st.lists(st.builds(Port, _text, _text, st.lists(st.integers(0, 9) | _text, max_size=3).map(tuple)), max_size=3)
 _packages = st.builds(
     Package,
     folder=st.just(Path("unused")),
     model=st.builds(
-        ModelIdentity, _text, _text, _text, _text, _text, st.integers(0), st.none() | _text, st.lists(_text).map(tuple)
+        ModelIdentity,
+        _printable,
+        _printable,
+        _text,
+        _text,
+        _text,
+        st.integers(0),
+        st.none() | _text,
+        st.lists(_text).map(tuple),
     ),
-    recipe=_text,
+    recipe=_printable,
     recipe_full=st.dictionaries(_text, st.none() | st.integers() | _text, max_size=3),
     lowered=st.builds(
         Lowered,
@@ -76,7 +85,13 @@ _packages = st.builds(
 )
 
 
-@given(package=_packages)
+def _with_its_files(package: Package) -> Package:
+    """What is run is among the files."""
+    run = {file: FileRecord("0" * 64, 1) for graph in package.lowered.graphs for file in graph.files}
+    return replace(package, files={**package.files, **run})
+
+
+@given(package=_packages.map(_with_its_files))
 def test_a_manifest_is_read_back_as_it_was_written(package: Package, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("package")
     (folder / MANIFEST).write_text(manifest_json(package), encoding="utf-8")
@@ -125,6 +140,23 @@ def test_file_names_that_leave_the_folder_are_refused(package: Package, name: st
     document["files"][name] = {"sha256": "0", "nbytes": 0}
     (package.folder / MANIFEST).write_text(json.dumps(document))
     with pytest.raises(UnusableInput, match="leaves"):
+        read_package(package.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"graphs": []}, "names nothing that can be run"),
+        ({"recipe": "gguf:Q8_0\nevil()"}, "control characters"),
+        ({"files": {}}, "lists no such file"),
+        ({"tools": {"a": 1}}, r"tools\.a is 1, not a string"),
+        ({"surprise": 1}, "unknown field 'surprise'"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(change: dict[str, object], words: str, package: Package) -> None:
+    document = json.loads((package.folder / MANIFEST).read_text())
+    (package.folder / MANIFEST).write_text(json.dumps({**document, **change}))
+    with pytest.raises(UnusableInput, match=words):
         read_package(package.folder)
 
 

@@ -149,7 +149,7 @@ def _environment(measurements: Sequence[Measurement]) -> str:
             f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td>{html.escape(text)}</td></tr>"
             for name, text in rows
         ]
-        parts.append(f"<h2>Environment of {html.escape(device)}</h2><table class='facts'>{''.join(cells)}</table>")
+        parts.append(f"<h2>Environment ({html.escape(device)})</h2><table class='facts'>{''.join(cells)}</table>")
     return "".join(parts)
 
 
