@@ -61,8 +61,8 @@ def write_expected(
 ) -> None:
     """Write what the Reference says: `expected.json` and one `window-N.npy` a window, float32 (tokens, vocabulary).
 
-    The first `max_tokens` of a text are scored in windows of `window_tokens`, second halves only, as llama.cpp's perplexity tool
-    does; without a text the project's passages, each from its start. A model that begins its texts with a token gets it
+    The first `max_tokens` of a text are scored in windows of `window_tokens`, second halves only, as llama.cpp's perplexity
+    tool does; without a text the project's passages, each from its start. A model that begins its texts with a token gets it
     everywhere; in the windows of a text it takes the first token's place, as in that tool.
     """
     from compiler.tokenizer import end_of_text_ids, load_tokenizer, start_of_text_ids
