@@ -32,7 +32,7 @@ from compiler.quantize.options import QuantizationOptions, with_options
 from compiler.recipe import Recipe, Shapes, parse_recipe
 from compiler.recipe_file import read_recipe_file
 from compiler.scheme import find_scheme
-from compiler.stages.executor import LocalExecutor, Watcher
+from compiler.stages.executor import Executor, LocalExecutor, Watcher
 from compiler.stages.worker import Progress
 from compiler.target import reason_against
 from runtimes.kinds.kind import Outcome, Request
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from benchmarks.measurement import Measurement
 
 __all__ = [
-    "BuildReport", "Capability", "CheckFailed", "EdgecError", "Inspection", "LocalExecutor", "Model", "Outcome", "Package",
-    "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification", "Watcher",
+    "BuildReport", "Capability", "CheckFailed", "EdgecError", "Executor", "Inspection", "LocalExecutor", "Model", "Outcome",
+    "Package", "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification", "Watcher",
     "Workload", "bench", "build", "compare", "inspect", "open_model", "open_package", "parse_recipe", "read_measurements",
     "read_recipes", "read_verification", "require_no_regression", "require_passed", "task_of", "use", "verify",
     "with_options", "write_measurements", "write_report",
@@ -132,7 +132,7 @@ def build(
     *,
     allow: Sequence[str] = (),
     require: Sequence[Requirement] = (),
-    executor: LocalExecutor | None = None,
+    executor: Executor | None = None,
 ) -> BuildReport:
     """Make a package for each recipe in the folder `out`: all of them, or none.
 
@@ -176,7 +176,7 @@ def verify(
     max_tokens: int | None = None,
     threads: int = 2,
     allow: Sequence[str] = (),
-    executor: LocalExecutor | None = None,
+    executor: Executor | None = None,
     on_progress: Callable[[Package], Progress] | None = None,
 ) -> list[Verification]:
     """Hold packages to the fp32 model, one after the other; what is found lies beside each manifest as verification.json.

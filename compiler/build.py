@@ -17,7 +17,7 @@ from compiler.recipe import Recipe
 from compiler.records import from_json
 from compiler.scheme import Scheme, find_scheme
 from compiler.stages.cache import Entry, drop_entry, new_folder
-from compiler.stages.executor import LocalExecutor, Source, StageReport
+from compiler.stages.executor import Executor, LocalExecutor, Source, StageReport
 from compiler.stages.stage import Stage
 from compiler.target import Target, check_taken
 
@@ -53,7 +53,7 @@ def build(
     *,
     allow: Sequence[str] = (),
     require: Sequence[Requirement] = (),
-    executor: LocalExecutor | None = None,
+    executor: Executor | None = None,
 ) -> BuildReport:
     """Make one package per recipe at `out/<recipe.folder_name>`. Either all appear, or none.
 

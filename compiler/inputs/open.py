@@ -11,7 +11,7 @@ from compiler.inputs.hub import fetch_from_hub, is_hub_id
 from compiler.inputs.identity import digest_model
 from compiler.model import Model, read_model
 from compiler.stages.cache import remembered_digest
-from compiler.stages.executor import LocalExecutor, Source
+from compiler.stages.executor import Executor, LocalExecutor, Source
 from compiler.stages.stage import Stage
 
 _FOLDER = ("config.json", "*.safetensors")
@@ -23,7 +23,7 @@ def open_model(
     task: str | None = None,
     name: str | None = None,
     adapter: Path | None = None,
-    executor: LocalExecutor | None = None,
+    executor: Executor | None = None,
 ) -> Model:
     """Read the Model that `text` names.
 
@@ -45,7 +45,7 @@ def open_model(
     return _open_base(text, task, name, executor)
 
 
-def _open_base(text: str, task: str | None, name: str | None, executor: LocalExecutor) -> Model:
+def _open_base(text: str, task: str | None, name: str | None, executor: Executor) -> Model:
     path = Path(text).expanduser()
     if path.suffix == ".gguf" and not path.is_dir():
         return _import_gguf(path, task, name, executor)
@@ -62,7 +62,7 @@ def _open_base(text: str, task: str | None, name: str | None, executor: LocalExe
     return _with_codes_apart(model, executor)
 
 
-def _with_adapter(model: Model, adapter: Path, name: str | None, executor: LocalExecutor) -> Model:
+def _with_adapter(model: Model, adapter: Path, name: str | None, executor: Executor) -> Model:
     """What compiler/inputs/adapter.py makes of the model."""
     check_adapter(adapter, model)
     stage = Stage(
@@ -80,7 +80,7 @@ def _with_adapter(model: Model, adapter: Path, name: str | None, executor: Local
     return read_model(folder, name=name or together, source=source, task=model.task)
 
 
-def _with_codes_apart(model: Model, executor: LocalExecutor) -> Model:
+def _with_codes_apart(model: Model, executor: Executor) -> Model:
     """The model, or where it is a GPTQ checkpoint, what compiler/inputs/gptq.py makes of it."""
     said = model.config.get("quantization_config")
     if said is None:
@@ -98,7 +98,7 @@ def _with_codes_apart(model: Model, executor: LocalExecutor) -> Model:
     return read_model(folder, name=model.name, source=model.source, task=model.task)
 
 
-def _import_gguf(path: Path, task: str | None, name: str | None, executor: LocalExecutor) -> Model:
+def _import_gguf(path: Path, task: str | None, name: str | None, executor: Executor) -> Model:
     if not path.is_file():
         raise UnusableInput(f"There is no file {path}.")
     stage = Stage(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from compiler.digest import digest_code, tool_version
 from compiler.errors import UnusableInput
@@ -62,6 +63,32 @@ class Results:
 
     entries: Mapping[str, Entry]
     reports: tuple[StageReport, ...]
+
+
+class Executor(Protocol):
+    """What runs stages: it finds them in the cache, or runs them and keeps what came of it."""
+
+    @property
+    def watcher(self) -> Watcher: ...
+
+    @property
+    def debug(self) -> bool: ...
+
+    def key(self, stage: Stage, sources: Sources) -> str:
+        """The key of a stage's result where this runs it."""
+        ...
+
+    def tools(self, stage: Stage) -> dict[str, str]:
+        """Versions of the tools of a stage and of those before it, as they are there."""
+        ...
+
+    def run_one(self, stage: Stage, sources: Sources, title: str) -> Entry:
+        """The result of one stage."""
+        ...
+
+    def run(self, wanted: Sequence[tuple[str, Stage]], sources: Sources) -> Results:
+        """The results of stages, each with what it is wanted for, and of all that they need."""
+        ...
 
 
 @dataclass(frozen=True)

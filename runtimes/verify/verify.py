@@ -14,7 +14,7 @@ from compiler.model import Model
 from compiler.package import Package, check_files, read_package, require_usable
 from compiler.recipe import Recipe, Shapes, recipe_from_full
 from compiler.stages.cache import Entry
-from compiler.stages.executor import LocalExecutor, Source
+from compiler.stages.executor import Executor, LocalExecutor, Source
 from compiler.stages.stage import Stage
 from compiler.stages.worker import Progress, report_progress, run_in_child
 from runtimes.kinds import kind_of_task
@@ -46,7 +46,7 @@ def reference_stage(model: Model, shapes: Shapes, text: Path | None, max_tokens:
     return Stage("the Reference", told.function, told.arguments, told.tools, ensures=("expected.json",))
 
 
-def expect(model: Model, shapes: Shapes, text: Path | None, max_tokens: int, executor: LocalExecutor) -> Entry:
+def expect(model: Model, shapes: Shapes, text: Path | None, max_tokens: int, executor: Executor) -> Entry:
     """What the Reference says of the model, computed once and kept in the cache.
 
     Raises:
@@ -64,7 +64,7 @@ def verify(
     max_tokens: int = MAX_TEXT_TOKENS,
     threads: int = 2,
     allow: Sequence[str] = (),
-    executor: LocalExecutor | None = None,
+    executor: Executor | None = None,
     on_progress: Progress | None = None,
 ) -> Verification:
     """Check the files, then the numbers and the text side against the Reference; leave what was found beside the manifest.
