@@ -80,8 +80,8 @@ def compare(
                 f"--allow {QUALITY_CHECK} compares them all the same.",
             )
     for measurement in (each for pair in pairs for each in pair):
-        if measurement.validity.word == "invalid":
-            reasons = "; ".join(measurement.validity.reasons)
+        if measurement.verdict.word == "invalid":
+            reasons = "; ".join(measurement.verdict.reasons)
             raise UnusableInput(f"The measurement of {measurement.package} is invalid ({reasons}). Measure it again.")
     for before, after in pairs:
         _require_comparable(before, before.recipe, after, across_schemes)

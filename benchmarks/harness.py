@@ -182,7 +182,7 @@ def _measurement(runner: _Runner, device: str, environment: Environment, quality
         summary=summary,
         quality=quality,
         environment=environment,
-        validity=judge(samples[kind.timed[0][1]], disturbance),
+        verdict=judge(samples[kind.timed[0][1]], disturbance),
         disturbance=disturbance,
         absent={name: _ABSENT.get(name, "not measured") for name, value in summary.items() if value is None},
     )

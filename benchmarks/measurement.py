@@ -34,7 +34,7 @@ class Measurement:
         summary: the figures, each with its unit in its name; null where there is none, with the reason in `absent`.
         quality: what verify found of the package; null when it was not verified.
         environment: the machine.
-        validity: whether the figures can be believed.
+        verdict: whether the figures can be believed.
         disturbance: what else happened meanwhile.
         absent: reasons for the nulls of `summary`.
     """
@@ -50,7 +50,7 @@ class Measurement:
     summary: dict[str, float | int | str | None]
     quality: Verification | None
     environment: Environment
-    validity: Validity
+    verdict: Validity
     disturbance: Disturbance
     absent: dict[str, str]
     schema_version: int = SCHEMA_VERSION

@@ -30,7 +30,7 @@ def measurement(samples: Any, summary: Any, figures: Any, **changes: Any) -> Mea
         "summary": summary,
         "quality": Verification("0" * 64, True, "edgec passages", figures),
         "environment": ENVIRONMENT,
-        "validity": Validity("valid", ()),
+        "verdict": Validity("valid", ()),
         "disturbance": Disturbance(0.0, 0.0, 0, None),
         "absent": {},
     }

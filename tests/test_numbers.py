@@ -177,7 +177,7 @@ def test_runs_that_share_nothing_or_are_invalid_are_refused() -> None:
     with pytest.raises(UnusableInput, match="in common"):
         compare([_measurement()], [_measurement(recipe="onnx:fp32")], 0.05)
     with pytest.raises(UnusableInput, match="invalid"):
-        compare([_measurement()], [_measurement(validity=Validity("invalid", ("swap",)))], 0.05)
+        compare([_measurement()], [_measurement(verdict=Validity("invalid", ("swap",)))], 0.05)
 
 
 def test_a_comparison_that_leaves_something_out_fails() -> None:

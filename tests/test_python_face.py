@@ -27,7 +27,7 @@ assert [each.quality for each in measured] == found
 exact = edgec.open_package(sys.argv[2] + "/onnx-fp32")
 outcome = edgec.use(exact, edgec.Request(("one text", "another")))
 # A shared machine is seldom steady enough for a program that takes milliseconds; the comparison itself is what is tried.
-valid = [replace(each, validity=Validity("valid", ())) for each in measured]
+valid = [replace(each, verdict=Validity("valid", ())) for each in measured]
 assert edgec.compare(valid, valid)
 edgec.write_measurements(sys.argv[2] + ".jsonl", measured)
 assert edgec.read_measurements(sys.argv[2] + ".jsonl") == measured

@@ -129,7 +129,7 @@ def test_bench_compare_and_report_work_together(built: Path, edgec: Run, tmp_pat
             line["environment"][name] is not None or name in line["environment"]["absent"]
             for name in line["environment"]
         )
-        assert line["validity"]["word"] in ("valid", "suspect", "invalid")
+        assert line["verdict"]["word"] in ("valid", "suspect", "invalid")
         assert line["quality"]["passed"]
         assert line["quality"]["package"] == line["digest"] == read_package(built / line["package"]).digest
     # llama.cpp maps the file, GenAI reads it: the split must show that.

@@ -37,7 +37,7 @@ def _measurement(recipe: str, decoder: bool, number: int) -> Measurement:
         recipe=recipe,
         model="a <decoder>" if decoder else "an encoder",
         task="text-generation" if decoder else "feature-extraction",
-        validity=Validity("suspect", ("<script>alert(1)</script>",)),
+        verdict=Validity("suspect", ("<script>alert(1)</script>",)),
     )
 
 

@@ -271,7 +271,7 @@ def test_it_is_measured_compared_and_reported(
     assert (line["device"], line["task"], line["quality"]["passed"]) == (device, "point-regression", True)
     assert len(line["samples"]["predict_s"]) == 3 and line["summary"]["predict_ms_p50"] > 0
     # Rounds of microseconds are never steady enough for a machine that is shared; the comparison itself is what is tried.
-    line["validity"] = {"word": "valid", "reasons": []}
+    line["verdict"] = {"word": "valid", "reasons": []}
     results.write_text(json.dumps(line) + "\n")
     compared = edgec_with_toys("compare", results, "--baseline", results, "--html", page, "--json")
     assert compared.returncode == 0, compared.stderr

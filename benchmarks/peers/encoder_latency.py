@@ -32,7 +32,7 @@ def main() -> None:
     for name, each in measured.items():
         quality = each["quality"]
         cosine = quality["figures"]["min_cosine"]
-        print(f"    {name}: verify passed: {quality['passed']}, min cosine {cosine:.6f}; {each['validity']}")
+        print(f"    {name}: verify passed: {quality['passed']}, min cosine {cosine:.6f}; {each['verdict']}")
 
 
 if __name__ == "__main__":

@@ -117,11 +117,11 @@ def _table(kind: Kind, group: Sequence[Measurement]) -> str:
     rows = []
     for each in group:
         word = "not verified" if each.quality is None else ("passed" if each.quality.passed else "failed")
-        reasons = html.escape("; ".join(each.validity.reasons))
+        reasons = html.escape("; ".join(each.verdict.reasons))
         cells = [
             f"<td>{html.escape(each.recipe)}</td>",
             f"<td class='{word.split()[0]}'>{word}</td>",
-            f"<td class='{each.validity.word}' title='{reasons}'>{each.validity.word}</td>",
+            f"<td class='{each.verdict.word}' title='{reasons}'>{each.verdict.word}</td>",
         ]
         for column in columns:
             value, reason = each.figure(column.key), html.escape(each.absent.get(column.key, ""))
