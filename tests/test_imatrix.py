@@ -1,4 +1,4 @@
-"""`gguf:SCHEME+imatrix`: the figures are torch's own, the file is llama.cpp's form, and its quantizer heeds it."""
+"""`gguf:SCHEME+imatrix`: the figures are torch's own, the file is llama.cpp's form, and its quantizer uses it."""
 
 from __future__ import annotations
 

@@ -87,7 +87,9 @@ def quantize_block(
         if number and groups[number - 1].feeds_only_next:
             keep = _kept(group, before.quantized, work / f"quantized-inputs-{number}")
             keep.create()
-        hessian, cross = _moments(network, block, call, before.quantized, groups, number, original, keep, known, batch)
+        hessian, cross = _sum_hessian(
+            network, block, call, before.quantized, groups, number, original, keep, known, batch
+        )
         if keep:
             known.append((group, keep))
         yield from _quantize_layers(group.layers, hessian, cross, grids.of(group.layers[0].name), settings, feedback)
@@ -151,7 +153,7 @@ def _store(own: Activations, start: int, count: int, given: Tensor) -> None:
     own.write(start, given.reshape(count, own.positions, own.size))
 
 
-def _moments(
+def _sum_hessian(
     network: Network,
     block: str,
     call: Call,
