@@ -10,8 +10,9 @@ from pathlib import Path
 from benchmarks.agent.environment import Environment
 from benchmarks.validity import Disturbance, Validity
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import LIMIT_BYTES, parse_json, read_regular
+from compiler.output_file import write_output
 from compiler.records import from_json
-from compiler.stages.cache import write_atomically
 from runtimes.verify.verification import Verification
 from runtimes.workload import Workload
 
@@ -69,7 +70,7 @@ class Measurement:
 def write_measurements(path: Path, measurements: Sequence[Measurement]) -> None:
     """Write a result file, whole or not at all."""
     lines = [json.dumps(asdict(measurement), ensure_ascii=False) for measurement in measurements]
-    write_atomically(path, "\n".join(lines) + "\n")
+    write_output(path, "\n".join(lines) + "\n")
 
 
 def read_measurements(path: Path) -> list[Measurement]:
@@ -79,9 +80,11 @@ def read_measurements(path: Path) -> list[Measurement]:
         UnusableInput: it cannot be read, is empty, or a line is of another schema version or form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnusableInput(f"The result file {path} cannot be read: {error}.") from error
+        lines = read_regular(path, f"The result file {path}", LIMIT_BYTES).decode("utf-8").splitlines()
+    except OSError as error:
+        raise UnusableInput(f"The result file {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UnusableInput(f"The result file {path} is no text in UTF-8.") from error
     measurements = [_parse(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
     if not measurements:
         raise UnusableInput(f"The result file {path} has no measurement. `edgec bench -o {path.name}` writes one.")
@@ -90,10 +93,7 @@ def read_measurements(path: Path) -> list[Measurement]:
 
 def _parse(line: str, number: int, path: Path) -> Measurement:
     again = "Measure again with `edgec bench`."
-    try:
-        document = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UnusableInput(f"{path.name}, line {number}, is not JSON. {again}") from error
+    document = parse_json(line, f"The result file {path.name}, line {number},")
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise UnusableInput(

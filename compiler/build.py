@@ -10,14 +10,14 @@ from pathlib import Path
 
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.inputs.identity import identify, remember_model
-from compiler.model import Model
+from compiler.model import Model, model_files
 from compiler.package import Deviation, FileRecord, Lowered, ModelIdentity, Package, write_manifest
 from compiler.placement import Requirement, check_account, check_placement
 from compiler.recipe import Recipe
 from compiler.records import from_json
 from compiler.scheme import Scheme, find_scheme
 from compiler.stages.cache import Entry, drop_entry, new_folder
-from compiler.stages.executor import Executor, LocalExecutor, Source, StageReport
+from compiler.stages.executor import Executor, LocalExecutor, Source, StageReport, stamp_of
 from compiler.stages.stage import Stage
 from compiler.target import Target, check_taken
 
@@ -28,10 +28,11 @@ _COPY_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class BuildReport:
-    """The packages of a build, in the order of the recipes, and what each stage cost."""
+    """The packages of a build, in the order of the recipes, what each stage cost, and the packages that failed `keep`."""
 
     packages: tuple[Package, ...]
     stages: tuple[StageReport, ...]
+    dropped: tuple[Package, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def build(
     allow: Sequence[str] = (),
     require: Sequence[Requirement] = (),
     executor: Executor | None = None,
+    keep: Callable[[Sequence[Package]], Sequence[bool]] | None = None,
 ) -> BuildReport:
     """Make one package per recipe at `out/<recipe.folder_name>`. Either all appear, or none.
 
@@ -65,6 +67,7 @@ def build(
         allow: names of checks whose failure is accepted and recorded.
         require: what packages must hold that have an account of where their operators run.
         executor: what runs the stages.
+        keep: is asked of the finished packages, before any appears, which of them may.
 
     Raises:
         UnusableInput: a recipe does not suit the model, an output exists, or a stage could not be done.
@@ -79,9 +82,10 @@ def build(
         _check_forced(target.foresee(model, recipe), None, recipe, target.schemes, allow)
     _refuse_existing(out, recipes)
     reading = executor.watcher.reading()
+    stamp = stamp_of(model_files(model.folder))
     identity = identify(model, reading)
     remember_model(model, identity.digest, reading)
-    sources = {"model": Source(model.folder, identity.digest)}
+    sources = {"model": Source(model.folder, identity.digest, stamp)}
     planned = [(recipe, targets[recipe.target].plan(model, recipe)) for recipe in recipes]
     results = executor.run([(str(recipe), stage) for recipe, stage in planned], sources)
     made = []
@@ -100,10 +104,27 @@ def build(
         for each in made:
             folder = temporary / each.recipe.folder_name
             packages.append(_assemble(folder, identity, each, executor.tools(each.stage)))
+        passed = list(keep(packages)) if keep else [True] * len(packages)
+        kept = [package for package, good in zip(packages, passed, strict=True) if good]
+        _move(kept, out)
+    final = tuple(replace(package, folder=out / package.name) for package in kept)
+    dropped = tuple(package for package, good in zip(packages, passed, strict=True) if not good)
+    return BuildReport(final, results.reports, dropped)
+
+
+def _move(packages: Sequence[Package], out: Path) -> None:
+    """Put all packages into their place, or none."""
+    moved: list[Package] = []
+    try:
         for package in packages:
+            if (out / package.name).exists():
+                raise UnusableInput(f"The output folder {out / package.name} appeared while the packages were made.")
             package.folder.rename(out / package.name)
-    final = tuple(replace(package, folder=out / package.name) for package in packages)
-    return BuildReport(final, results.reports)
+            moved.append(package)
+    except BaseException:
+        for package in moved:
+            (out / package.name).rename(package.folder)
+        raise
 
 
 def _refuse_existing(out: Path, recipes: Sequence[Recipe]) -> None:
@@ -177,7 +198,7 @@ def _assemble(folder: Path, identity: ModelIdentity, made: _Made, tools: dict[st
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if _copy(entry.files / name, target) != digest:
-            drop_entry(entry.key)
+            drop_entry(entry)
             raise UnusableInput(
                 f"The cached result of '{made.stage.label}' was damaged ({name}) and is dropped. Build again."
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import TensorInfo, find_tensors
 from compiler.task import GENERATION, TASKS, Input, find_task, task_of_architecture
 
@@ -108,6 +108,7 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
     """
     if not folder.is_dir():
         raise UnusableInput(f"There is no model folder {folder}.")
+    _require_regular(folder)
     config = _read_config(folder)
     if "auto_map" in config and not _is_native(config.get("model_type")):
         raise UnusableInput(
@@ -120,7 +121,9 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
     architecture = str(named[0])
     if task is not None:
         find_task(task)
-    card = _model_card(folder)
+    card, tensors = _model_card(folder), find_tensors(folder)
+    geometry = _geometry(config, folder)
+    _require_sizes(geometry, config, tensors, folder)
     name = name or folder.absolute().name or folder.resolve().name
     return Model(
         folder=folder,
@@ -129,8 +132,8 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
         architecture=architecture,
         task=task or _task_of(architecture, folder),
         config=config,
-        geometry=_geometry(config, folder),
-        tensors=find_tensors(folder),
+        geometry=geometry,
+        tensors=tensors,
         licence=card.get("license", [None])[0],
         base_model=tuple(card.get("base_model", ())),
     )
@@ -142,20 +145,46 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(f for f in files if f.is_file() and MODEL_FILES.fullmatch(f.relative_to(folder).as_posix()))
 
 
+def _require_regular(folder: Path) -> None:
+    """Refuse a folder in which a file of the model is a pipe, a device or a link to nothing: its readers would wait."""
+    for path in [*folder.iterdir(), *folder.glob("1_Pooling/*"), *folder.glob("additional_chat_templates/*")]:
+        if MODEL_FILES.fullmatch(path.relative_to(folder).as_posix()) and not path.is_file():
+            what = "a link to nothing" if path.is_symlink() and not path.exists() else "no regular file"
+            raise UnusableInput(f"{path.name} of {folder.name} is {what}. Put the file itself there.")
+
+
+# Models whose layers share one set of weights, so that their tensors do not tell how many there are.
+_SHARED_LAYERS = ("albert",)
+_MOST_LAYERS = 1000
+
+
+def _require_sizes(
+    geometry: Geometry, config: Mapping[str, Any], tensors: tuple[TensorInfo, ...], folder: Path
+) -> None:
+    """Hold the sizes of config.json to the tensors, before anything is made by them."""
+    numbers = {int(found[1]) for tensor in tensors if (found := re.search(r"\.(\d{1,9})\.", tensor.name))}
+    shared = config.get("model_type") in _SHARED_LAYERS
+    layers = _MOST_LAYERS if shared or not numbers else max(numbers) + 1
+    largest = max((size for tensor in tensors for size in tensor.shape), default=0)
+    told = {"layers": (geometry.layers, layers), "hidden size": (geometry.hidden_size, largest)}
+    told |= {"attention heads": (geometry.heads, largest), "vocabulary": (geometry.vocabulary, largest)}
+    for name, (said, room) in told.items():
+        if said > room:
+            raise UnusableInput(
+                f"config.json of {folder.name} says {name} {said:,}, and its tensors have room for {room:,}. The config is "
+                "not that of these weights, or a part of them is missing."
+            )
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except FileNotFoundError:
         raise UnusableInput(
             f"{folder} has no config.json, so it is not a Hugging Face model folder. Point to the folder that holds "
             "config.json and model.safetensors."
         ) from None
-    except (OSError, ValueError) as error:
-        raise UnusableInput(f"config.json of {folder.name} cannot be read: {error}.") from error
-    if not isinstance(config, dict):
-        raise UnusableInput(f"config.json of {folder.name} is not a JSON object.")
-    return config
 
 
 def _is_native(model_type: object) -> bool:
@@ -217,10 +246,17 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     return positions
 
 
+_CARD_BYTES = 1 << 20  # More than any model card has.
+
+
 def _model_card(folder: Path) -> dict[str, list[str]]:
     """`license` and `base_model` of the YAML head of README.md, as lists; only what these two keys need of YAML."""
     readme = folder / "README.md"
-    head = re.match(r"---\s*\n(.*?)\n---", readme.read_text("utf-8", "replace"), re.S) if readme.is_file() else None
+    text = b""
+    if readme.is_file():
+        with readme.open("rb") as stream:
+            text = stream.read(_CARD_BYTES)
+    head = re.match(r"---\s*\n(.*?)\n---", text.decode("utf-8", "replace"), re.S)
     values: dict[str, list[str]] = {}
     key = ""
     for line in (head[1] if head else "").splitlines():

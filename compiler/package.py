@@ -12,6 +12,7 @@ from typing import Any
 
 from compiler.digest import digest_file
 from compiler.errors import CheckFailed, UnusableInput
+from compiler.formats.json_file import read_json
 from compiler.records import from_json
 from compiler.stages.cache import write_atomically
 
@@ -266,13 +267,9 @@ def read_package(folder: Path) -> Package:
         UnusableInput: it is not a package, or of another schema version, or names files outside its folder.
     """
     try:
-        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        document = read_json(folder / MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         raise UnusableInput(f"{folder} is not a package: it has no {MANIFEST}. `edgec build` makes one.") from None
-    except OSError as error:
-        raise UnusableInput(f"{MANIFEST} of {folder.name} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UnusableInput(f"{MANIFEST} of {folder.name} cannot be read as JSON. Build it again.") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise UnusableInput(

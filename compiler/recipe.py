@@ -13,6 +13,9 @@ from compiler.scheme import ALIASES, SCHEMES, Scheme, find_scheme
 
 IMATRIX = "imatrix"
 
+# Of tokens, samples, rounds and threads: more than anything here has, and few enough for every runtime's own numbers.
+LARGEST = 1 << 24
+
 _GRAMMAR = re.compile(
     r"(?P<target>[a-z][a-z0-9]*):(?P<scheme>[A-Za-z][A-Za-z0-9_-]*)"
     r"(?:@(?P<variant>[a-z0-9][a-z0-9_.-]*))?(?P<options>(?:\+[a-z][a-z0-9_-]*)*)"

@@ -22,7 +22,7 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.quantize.options import QuantizationOptions, require_mixed, with_options
-from compiler.recipe import Recipe, Shapes, parse_recipe
+from compiler.recipe import LARGEST, Recipe, Shapes, parse_recipe
 from compiler.records import from_json
 
 _LIMIT = re.compile(r"(max|min)_[a-z0-9_]+")
@@ -83,7 +83,7 @@ def _check_values(table: Mapping[str, Any], limits: Mapping[str, Any], path: Pat
         right = {
             "a string": isinstance(value, str),
             "a number": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
-            "a whole number above 0": type(value) is int and value > 0,
+            "a whole number above 0": type(value) is int and 0 < value <= LARGEST,
         }
         if name not in _TABLES and not right[what]:
             raise UnusableInput(f"Recipe file {path}: {name} = {value!r} is not {what}.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -37,7 +37,7 @@ def end_of_text_ids(folder: Path) -> set[int]:
     """The ids at which the Hugging Face model ends a text: generation_config.json, else config.json."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
-        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        value = read_object(path).get("eos_token_id") if path.is_file() else None
         if value is not None:
             return set(value) if isinstance(value, list) else {value}
     return set()

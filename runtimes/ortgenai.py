@@ -11,6 +11,7 @@ import onnxruntime_genai as og
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.package import Package
 from runtimes.session import GenerationSession, Message
 
@@ -34,7 +35,7 @@ class GenAiSession:
             self._model = og.Model(config)
         except RuntimeError as error:
             raise UnusableInput(f"ONNX Runtime GenAI cannot load {package.name}: {error}.") from error
-        described = json.loads((package.folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        described = read_object(package.folder / "genai_config.json")["model"]
         self.vocabulary = int(described["vocab_size"])
         trained = int(described["context_length"])
         self.context_length = package.lowered.shapes.context_length or min(trained, _DEFAULT_CONTEXT)
@@ -76,8 +77,8 @@ class GenAiText:
 
     def __init__(self, model: og.Model, folder: Path, ends: int | list[int]) -> None:
         self._tokenizer = og.Tokenizer(model)
-        self._has_template = (folder / "chat_template.jinja").is_file() or "chat_template" in json.loads(
-            (folder / "tokenizer_config.json").read_text(encoding="utf-8")
+        self._has_template = (folder / "chat_template.jinja").is_file() or "chat_template" in read_object(
+            folder / "tokenizer_config.json"
         )
         self.ends = frozenset(ends if isinstance(ends, list) else [ends])
 

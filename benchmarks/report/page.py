@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.measurement import Measurement
 from benchmarks.report.charts import latency_chart, memory_chart, quality_chart
 from compiler.errors import missing_extra
-from compiler.stages.cache import write_atomically
+from compiler.output_file import write_output
 from runtimes.kinds import kind_of_task
 from runtimes.kinds.kind import Column, Kind
 
@@ -71,7 +71,7 @@ def write_page(path: Path, measurements: Sequence[Measurement]) -> None:
         _environment(measurements),
         "</body></html>",
     ]
-    write_atomically(path, "\n".join(document))
+    write_output(path, "\n".join(document))
 
 
 def _section(model: str, group: Sequence[Measurement], number: int) -> str:

@@ -12,7 +12,8 @@ import click
 import edgec
 from benchmarks.measurement import Measurement
 from compiler.cli.display import format_bytes, print_json, print_table, progress_bars
-from compiler.errors import UnusableInput
+from compiler.output_file import check_output
+from compiler.recipe import LARGEST
 from runtimes.kinds import find_kind, kind_of_task
 from runtimes.kinds.kind import Column, Kind
 from runtimes.workload import Workload
@@ -24,12 +25,14 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
 @click.command("bench")
 @click.argument("packages", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Result file: one JSON object a line.")
-@click.option("--prompt-tokens", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--generated-tokens", type=click.IntRange(2), default=64, show_default=True)
-@click.option("--sequence-length", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--repetitions", type=click.IntRange(1), default=20, show_default=True, help="Encoder runs in a round.")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--prompt-tokens", type=click.IntRange(1, LARGEST), default=128, show_default=True)
+@click.option("--generated-tokens", type=click.IntRange(2, LARGEST), default=64, show_default=True)
+@click.option("--sequence-length", type=click.IntRange(1, LARGEST), default=128, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, LARGEST), default=5, show_default=True)
+@click.option(
+    "--repetitions", type=click.IntRange(1, LARGEST), default=20, show_default=True, help="Encoder runs in a round."
+)
+@click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
 @click.option("--device", default="local", show_default=True, metavar="TRANSPORT[:ADDRESS]", help="Where it runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -45,8 +48,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure each PACKAGE in a process of its own, taking turns round by round."""
-    if out is not None and out.is_dir():
-        raise UnusableInput(f"The result file {out} is a folder. Name a file.")
+    if out is not None:
+        check_output(out)
     workload = Workload(
         prompt_tokens=prompt_tokens,
         generated_tokens=generated_tokens,

@@ -18,7 +18,7 @@ from compiler.cli.verify_command import print_verifications, verification_json, 
 from compiler.errors import UnusableInput
 from compiler.placement import Requirement
 from compiler.quantize.options import QuantizationOptions, require_mixed, with_options
-from compiler.recipe import Recipe, parse_recipe
+from compiler.recipe import LARGEST, Recipe, parse_recipe
 from compiler.stages.executor import LocalExecutor
 from targets.registry import TARGET_NAMES
 
@@ -31,12 +31,12 @@ from targets.registry import TARGET_NAMES
 @click.option("--adapter", type=click.Path(path_type=Path), help="Folder of a LoRA adapter (peft) to merge first.")
 @click.option("--task", help="The model's task, when its architecture does not tell.")
 @click.option("--name", help="The model's name in files and cards [its folder's or repository's].")
-@click.option("--context-length", type=click.IntRange(1), help="Tokens that a language model must hold.")
+@click.option("--context-length", type=click.IntRange(1, LARGEST), help="Tokens that a language model must hold.")
 @click.option(
-    "--sequence-length", type=click.IntRange(1), help="Tokens of an encoder input in static containers [128]."
+    "--sequence-length", type=click.IntRange(1, LARGEST), help="Tokens of an encoder input in static containers [128]."
 )
 @quantize_options
-@click.option("--jobs", type=click.IntRange(1), default=min(2, os.cpu_count() or 1), show_default=True)
+@click.option("--jobs", type=click.IntRange(1, LARGEST), default=min(2, os.cpu_count() or 1), show_default=True)
 @require_option
 @click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
 @click.option(

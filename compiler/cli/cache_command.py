@@ -15,11 +15,12 @@ def command(clear: bool, as_json: bool) -> None:
     """Tell where the cache is and how large. EDGEC_CACHE or XDG_CACHE_HOME move it."""
     root = cache_root()
     stages = root / "stages"
-    if clear:
-        clear_cache()
+    kept = clear_cache() if clear else []
     nbytes = sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) if root.is_dir() else 0
     entries = sum(1 for _ in stages.iterdir()) if stages.is_dir() else 0
     if as_json:
-        print_json({"folder": str(root), "bytes": nbytes, "entries": entries})
-    else:
-        print(f"{root}: {entries} results of stages, {format_bytes(nbytes)}")
+        print_json({"folder": str(root), "bytes": nbytes, "entries": entries, "kept": kept})
+        return
+    if kept:
+        print(f"Not made by this edgec, and left alone: {', '.join(kept)}.")
+    print(f"{root}: {entries} results of stages, {format_bytes(nbytes)}")

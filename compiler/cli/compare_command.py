@@ -12,6 +12,7 @@ import edgec
 from benchmarks.compare import Comparison
 from compiler.cli.display import print_json, print_table
 from compiler.errors import UnusableInput
+from compiler.output_file import check_output
 
 
 @click.command("compare")
@@ -41,6 +42,8 @@ def command(
         raise UnusableInput(
             "There is nothing to do. Add --baseline FILE or --against RECIPE to compare, or --html FILE for the report."
         )
+    if html is not None:
+        check_output(html, [results, *([baseline] if baseline else [])])
     comparisons = edgec.compare(
         measurements,
         baseline,

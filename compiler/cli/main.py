@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import signal
 import sys
 from typing import Any
 
 import click
 
-from compiler.errors import EdgecError
+from compiler.errors import EdgecError, UnusableInput
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("inspect", "What a model is, its bytes at each scheme, and which targets take it."),
@@ -56,14 +58,32 @@ def cli(context: click.Context, debug: bool) -> None:
     context.obj = debug
 
 
+# Exit codes as shells have them: 128 and the number of the signal.
+_SIGNALLED, _BROKEN_PIPE = 128, 141
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_received: list[int] = []
+
+
 def main() -> None:
     """Run the command line and end with the exit code that design.md names: 0 done, 1 a check failed, 2 wrong use."""
-    signal.signal(signal.SIGTERM, _end)
+    _open_streams()
+    for number in _ENDING:
+        signal.signal(number, _end)
     debug = "--debug" in sys.argv
     # It is an option of edgec, and taken after a subcommand as well, where people who read a message put it.
     arguments = ["--debug"] * debug + [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        _require_utf8(arguments)
         cli(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit:
+        # click ends with 1, which is a check's code, where nobody reads any more.
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":
+            sys.exit(_BROKEN_PIPE)
+        raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(_BROKEN_PIPE)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
     except click.ClickException as error:
@@ -71,7 +91,7 @@ def main() -> None:
         sys.exit(2)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _say("Interrupted.")
-        sys.exit(130)
+        sys.exit(_SIGNALLED + (_received[-1] if _received else signal.SIGINT))
     except EdgecError as error:
         if debug:
             raise
@@ -90,9 +110,30 @@ def main() -> None:
         sys.exit(2)
 
 
+def _open_streams() -> None:
+    """Give the process streams where it was started without, and let them print what their encoding lacks."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _require_utf8(arguments: list[str]) -> None:
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise UnusableInput(f"The argument {argument!r} is not UTF-8, and runtimes open no such paths. Rename it.")
+
+
 def _end(number: int, frame: Any) -> None:
     from compiler.stages.worker import end_all_children
 
+    _received.append(number)
     end_all_children()
     raise KeyboardInterrupt
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from compiler.quantization import STORAGES
+from compiler.recipe import LARGEST
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -21,7 +22,7 @@ class ByteCount(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B)?", value, re.IGNORECASE)
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMG]i?B)?", value, re.IGNORECASE)
         if match is None or not (count := int(float(match[1]) * _UNITS[(match[2] or "").upper()])):
             self.fail(f"{value!r} is not a number of bytes; write 90MB, 1.5GiB or 90000000.", param, ctx)
         return count
@@ -33,8 +34,8 @@ _OPTIONS = (
         metavar="TEXT",
         help="FILE or hf:DATASET that GPTQ and imatrix calibrate on, or a folder of pictures [the model's own text].",
     ),
-    click.option("--calibration-samples", type=click.IntRange(1), help="How many samples of it [128]."),
-    click.option("--calibration-tokens", type=click.IntRange(16), help="Tokens of a sample [512]."),
+    click.option("--calibration-samples", type=click.IntRange(1, LARGEST), help="How many samples of it [128]."),
+    click.option("--calibration-tokens", type=click.IntRange(16, LARGEST), help="Tokens of a sample [512]."),
     click.option("--seed", type=int, help="Of the text that the model writes itself [0]."),
     click.option("--head", type=click.Choice(STORAGES), help="How our schemes store the output head [auto: int8]."),
     click.option(
@@ -55,7 +56,7 @@ _OPTIONS = (
     ),
     click.option("--damping", type=float, help="Share of the Hessian's mean that GPTQ adds to its diagonal [0.01]."),
     click.option("--feedback", type=float, help="Share of the error of earlier layers that GPTQ makes good [0.5]."),
-    click.option("--refinements", type=click.IntRange(0), help="Rounds of least squares after GPTQ [2]."),
+    click.option("--refinements", type=click.IntRange(0, LARGEST), help="Rounds of least squares after GPTQ [2]."),
     click.option("--target-bpw", type=click.FloatRange(1, 32), help="Budget of a mixed scheme, bits per weight."),
     click.option("--max-bytes", type=ByteCount(), help="The same as bytes of the package, such as 90MB."),
 )

@@ -14,6 +14,7 @@ from compiler.cli.display import StageBars, print_json, print_table, progress_ba
 from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.package import Package, read_package
+from compiler.recipe import LARGEST
 from compiler.stages.executor import LocalExecutor
 from runtimes.kinds import find_kind, kind_of_task
 from runtimes.kinds.kind import Kind
@@ -30,8 +31,10 @@ Found = Sequence[tuple[Package, Verification]]
 @click.option("--model", "model_text", help="The model, when this machine does not know it any more.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="The LoRA adapter that was merged into it.")
 @click.option("--text", type=click.Path(path_type=Path), help="A text to measure KL divergence and perplexity on.")
-@click.option("--max-tokens", type=click.IntRange(1), default=MAX_TEXT_TOKENS, show_default=True, help="Of --text.")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option(
+    "--max-tokens", type=click.IntRange(1, LARGEST), default=MAX_TEXT_TOKENS, show_default=True, help="Of --text."
+)
+@click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
 @click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj

@@ -20,6 +20,8 @@ Scalar = int | float | bool | str
 DEFAULT_ALIGNMENT = 32
 
 _STRING, _ARRAY = 8, 9
+# GGML_MAX_DIMS is 4; files of the largest models have some thousand entries.
+_MOST_DIMENSIONS, _MOST_ENTRIES = 8, 100_000
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 # ggml type number: name, weights in a block, bytes of a block (ggml-common.h)
@@ -97,9 +99,13 @@ class _Cursor:
         kind, length = self.count("I"), self.count()
         if kind in _SCALARS:
             self.at += length * struct.calcsize(f"<{_SCALARS[kind]}")
+            if self.at > len(self.data):
+                raise ValueError(f"an array of {length:,} numbers, for which it has no room")
             return
         if kind != _STRING:
             raise ValueError(f"an array of the unknown type {kind}")
+        if length * 8 > len(self.data) - self.at:
+            raise ValueError(f"an array of {length:,} strings, for which it has no room")
         unpack = struct.Struct("<Q").unpack_from
         for _ in range(length):
             self.at += 8 + unpack(self.data, self.at)[0]
@@ -126,6 +132,8 @@ def _parse(cursor: _Cursor, size: int) -> GgufHeader:
     if version not in (2, 3):
         raise ValueError(f"its version is {version}, known are 2 and 3")
     tensor_count, pair_count = cursor.count(), cursor.count()
+    if max(tensor_count, pair_count) > _MOST_ENTRIES:
+        raise ValueError(f"it says {tensor_count:,} tensors and {pair_count:,} keys")
     metadata: dict[str, Scalar] = {}
     positions: dict[str, int] = {}
     begin = cursor.at
@@ -143,7 +151,9 @@ def _parse(cursor: _Cursor, size: int) -> GgufHeader:
     end = cursor.at
     entries = [_tensor(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    start = cursor.at + -cursor.at % int(alignment)
+    if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
+        raise ValueError(f"its alignment is {alignment!r:.40}")
+    start = cursor.at + -cursor.at % alignment
     tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in entries)
     if max((tensor.offset + tensor.nbytes for tensor in tensors), default=0) > size:
         raise ValueError("its tensors end behind the end of the file: it is truncated")
@@ -152,7 +162,10 @@ def _parse(cursor: _Cursor, size: int) -> GgufHeader:
 
 def _tensor(cursor: _Cursor) -> GgufTensor:
     name = cursor.text()
-    shape = tuple(cursor.count() for _ in range(cursor.count("I")))
+    dimensions = cursor.count("I")
+    if not 0 < dimensions <= _MOST_DIMENSIONS:
+        raise ValueError(f"the tensor {name} has {dimensions} dimensions")
+    shape = tuple(cursor.count() for _ in range(dimensions))
     kind, offset = cursor.count("I"), cursor.count()
     if kind not in GGML_TYPES:
         raise ValueError(f"the tensor {name} has the unknown type {kind}")

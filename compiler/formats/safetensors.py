@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import parse_json, read_object
 
 DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
@@ -22,6 +24,7 @@ DTYPE_BYTES = {
 }  # fmt: skip
 
 _MAX_HEADER_BYTES = 100_000_000  # The limit of the reference implementation.
+_MAX_DIMENSIONS, _MAX_SIZE = 8, 1 << 48
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,7 @@ def list_tensors(file: Path) -> list[TensorInfo]:
         (header_bytes,) = struct.unpack("<Q", stream.read(8))
         if header_bytes > min(size - 8, _MAX_HEADER_BYTES):
             raise broken(f"its header should have {header_bytes:,} bytes, the whole file has {size:,}: it is truncated")
-        try:
-            header = json.loads(stream.read(header_bytes))
-        except ValueError as error:
-            raise broken("its header is not JSON") from error
+        header = parse_json(stream.read(header_bytes), f"The header of {file.name}")
     if not isinstance(header, dict):
         raise broken("its header is not a JSON object")
     start = 8 + header_bytes
@@ -106,6 +106,8 @@ def _tensor_info(name: str, entry: dict, file: Path, start: int) -> TensorInfo:
     shape = tuple(int(size) for size in entry["shape"])
     if begin < 0 or end < begin or min(shape, default=0) < 0:
         raise ValueError(f"tensor {name} has negative sizes")
+    if len(shape) > _MAX_DIMENSIONS or max(shape, default=0) > _MAX_SIZE:
+        raise ValueError(f"tensor {name} has a shape that no tensor has")
     return TensorInfo(name, entry["dtype"], shape, file, start + begin, end - begin)
 
 
@@ -119,9 +121,9 @@ def find_tensors(folder: Path) -> tuple[TensorInfo, ...]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         infos = [info for file in _shards(folder, index) for info in list_tensors(file)]
-        names = [info.name for info in infos]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+        names = Counter(info.name for info in infos)
+        if len(names) < len(infos):
+            twice = names.most_common(1)[0][0]
             raise UnusableInput(f"Tensor {twice} is in two shards of {folder.name}. Save the model again.")
         return tuple(infos)
     single = folder / "model.safetensors"
@@ -140,9 +142,9 @@ def find_tensors(folder: Path) -> tuple[TensorInfo, ...]:
 
 def _shards(folder: Path, index: Path) -> list[Path]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_object(index)["weight_map"]
         names = sorted({str(name) for name in weight_map.values()})
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (KeyError, AttributeError, TypeError) as error:
         raise UnusableInput(f"{index.name} has no weight_map of tensor names to files. Download it again.") from error
     shards = []
     for name in names:

@@ -6,7 +6,6 @@ smaller half of what the adapter has learned, and what quantizes afterwards roun
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from compiler.digest import digest_json
 from compiler.errors import UnusableInput, missing_extra
+from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import list_tensors, require_finite
 from compiler.inputs.hub import is_hub_id
 from compiler.model import MODEL_FILES, Model
@@ -40,11 +40,8 @@ def check_adapter(adapter: Path, model: Model) -> None:
             f"The adapter {adapter.name} has no {WEIGHTS}. Weights in adapter_model.bin are a pickle, which can run code and "
             "is never opened; load and save the adapter again with a current peft."
         )
-    try:
-        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
-        kind = config.get("peft_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UnusableInput(f"{CONFIG} of {adapter.name} cannot be read: {error}.") from error
+    config = read_object(adapter / CONFIG, f"{CONFIG} of the adapter {adapter.name}")
+    kind = config.get("peft_type")
     if kind != "LORA":
         raise UnusableInput(f"The adapter {adapter.name} is of the kind {kind!r}; only LoRA adapters can be merged.")
     if config.get("megatron_config"):

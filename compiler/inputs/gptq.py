@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from compiler.formats.codes import QuantizedTensor, write_quantized
 from compiler.formats.gptq import CheckpointForm, quantized_names, read_form, unpack_tensor
+from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes, write_tensors
 from compiler.model import MODEL_FILES
 
@@ -31,7 +32,7 @@ def import_gptq(model: str, out: str) -> None:
         UnusableInput: the checkpoint is of another form or inconsistent.
     """
     source, target = Path(model), Path(out)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = read_object(source / "config.json")
     form = read_form(config)
     infos = {info.name: info for info in find_tensors(source)}
     names = quantized_names(infos)

@@ -11,7 +11,7 @@ from compiler.errors import UnusableInput
 from compiler.formats.safetensors import require_finite
 from compiler.model import Model, model_files, read_model
 from compiler.package import ModelIdentity
-from compiler.stages.cache import cache_root, remembered_digest, write_atomically
+from compiler.stages.cache import cache_folder, cache_root, remembered_digest, write_atomically
 from compiler.stages.worker import Progress
 
 
@@ -46,7 +46,7 @@ def remember_model(model: Model, digest: str, on_progress: Progress | None = Non
     Raises:
         UnusableInput: a weight is not finite.
     """
-    path = cache_root() / "models" / f"{digest}.json"
+    path = cache_folder("models") / f"{digest}.json"
     if not _is_known_finite(path):
         for number, tensor in enumerate(model.tensors):
             if on_progress is not None:

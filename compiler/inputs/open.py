@@ -9,9 +9,9 @@ from compiler.errors import UnusableInput
 from compiler.inputs.adapter import check_adapter, digest_adapter
 from compiler.inputs.hub import fetch_from_hub, is_hub_id
 from compiler.inputs.identity import digest_model
-from compiler.model import Model, read_model
+from compiler.model import Model, model_files, read_model
 from compiler.stages.cache import remembered_digest
-from compiler.stages.executor import Executor, LocalExecutor, Source
+from compiler.stages.executor import Executor, LocalExecutor, Source, stamp_of
 from compiler.stages.stage import Stage
 
 _FOLDER = ("config.json", "*.safetensors")
@@ -62,6 +62,11 @@ def _open_base(text: str, task: str | None, name: str | None, executor: Executor
     return _with_codes_apart(model, executor)
 
 
+def _source_of(model: Model) -> Source:
+    stamp = stamp_of(model_files(model.folder))
+    return Source(model.folder, digest_model(model), stamp)
+
+
 def _with_adapter(model: Model, adapter: Path, name: str | None, executor: Executor) -> Model:
     """What compiler/inputs/adapter.py makes of the model."""
     check_adapter(adapter, model)
@@ -73,7 +78,7 @@ def _with_adapter(model: Model, adapter: Path, name: str | None, executor: Execu
         sources=("model", "adapter"),
         ensures=_FOLDER,
     )
-    base, own = Source(model.folder, digest_model(model)), Source(adapter, digest_adapter(adapter))
+    base, own = _source_of(model), Source(adapter, digest_adapter(adapter))
     folder = executor.run_one(stage, {"model": base, "adapter": own}, model.name).files
     together = f"{model.name}-{adapter.absolute().name}"
     source = f"{model.source}+{adapter.absolute().name}"
@@ -94,13 +99,14 @@ def _with_codes_apart(model: Model, executor: Executor) -> Model:
     stage = Stage(
         f"import {model.name}", "compiler.inputs.gptq:import_gptq", {}, ("numpy", "safetensors"), ensures=_FOLDER
     )
-    folder = executor.run_one(stage, {"model": Source(model.folder, digest_model(model))}, model.name).files
+    folder = executor.run_one(stage, {"model": _source_of(model)}, model.name).files
     return read_model(folder, name=model.name, source=model.source, task=model.task)
 
 
 def _import_gguf(path: Path, task: str | None, name: str | None, executor: Executor) -> Model:
     if not path.is_file():
         raise UnusableInput(f"There is no file {path}.")
+    stamp = stamp_of([path])
     stage = Stage(
         f"import {path.name}",
         "compiler.inputs.gguf:import_gguf",
@@ -109,6 +115,6 @@ def _import_gguf(path: Path, task: str | None, name: str | None, executor: Execu
         sources=("file",),
         ensures=_FOLDER,
     )
-    folder = executor.run_one(stage, {"file": Source(path, remembered_digest(path))}, path.name).files
+    folder = executor.run_one(stage, {"file": Source(path, remembered_digest(path), stamp)}, path.name).files
     name = name or re.sub(r"[.-](I?Q\d\w*|TQ\d\w*|B?F16|F32)$", "", path.stem, flags=re.IGNORECASE)
     return read_model(folder, name=name, source=path.name, task=task)

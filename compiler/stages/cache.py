@@ -43,22 +43,44 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgec"
 
 
+_MARKER = ".edgec"
+_MARKED = "Made by edgec. `edgec cache --clear` removes this folder.\n"
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the cache; one that edgec makes gets a mark, and only what has it is ever removed."""
+    folder = cache_root() / name
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), (folder / _MARKER).open("x", encoding="ascii") as stream:
+            stream.write(_MARKED)
+    return folder
+
+
 def find_entry(key: str) -> Entry | None:
-    """The entry of that key when it is there and its files have the sizes that were recorded."""
+    """The entry of that key when it is there and its files have the sizes that were recorded; `is_whole` looks into them."""
     folder = cache_root() / "stages" / key
     try:
         record = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
         entry = Entry(key, folder / "files", record["digests"], record["value"])
         whole = all((entry.files / name).stat().st_size == size for name, size in record["sizes"].items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return entry if whole else None
+
+
+def is_whole(entry: Entry) -> bool:
+    """Whether every file of an entry has the bytes that were stored."""
+    try:
+        return all(digest_file(entry.files / name) == digest for name, digest in entry.digests.items())
+    except OSError:
+        return False
 
 
 @contextmanager
 def new_entry_folder() -> Iterator[Path]:
     """A temporary folder beside the entries; removed unless `store_entry` renamed it."""
-    with new_folder(cache_root() / "stages") as folder:
+    with new_folder(cache_folder("stages")) as folder:
         (folder / "files").mkdir()
         yield folder
 
@@ -67,7 +89,7 @@ _NEW = ".edgec-new-"
 
 
 @contextmanager
-def new_folder(parent: Path) -> Iterator[Path]:
+def new_folder(parent: Path, mode: int = 0o777) -> Iterator[Path]:
     """A temporary folder in `parent`, removed in the end, and by the next who makes one there if this process is killed.
 
     A lock on a file beside it tells that its owner lives; unlike a process id, that holds between containers and machines that
@@ -78,7 +100,7 @@ def new_folder(parent: Path) -> Iterator[Path]:
     handle, lock = _locked_file(parent)
     folder = lock.with_suffix("")
     try:
-        folder.mkdir()
+        folder.mkdir(mode)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,7 +139,7 @@ def _remove_stale(parent: Path) -> None:
     """Remove the temporary folders in `parent` whose owner no longer holds its lock."""
     for lock in parent.glob(f"{_NEW}*.lock"):
         try:
-            handle = os.open(lock, os.O_RDWR)
+            handle = os.open(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
         except OSError:
             continue
         if _lock(handle):
@@ -136,39 +158,58 @@ def store_entry(folder: Path, key: str, value: Any) -> Entry:
         "value": value,
     }
     (folder / "entry.json").write_text(json.dumps(record), encoding="utf-8")
-    target = cache_root() / "stages" / key
-    if find_entry(key) is None:
-        shutil.rmtree(target, ignore_errors=True)
-        try:
+    target = cache_folder("stages") / key
+    with _exchange():
+        if find_entry(key) is None:
+            shutil.rmtree(target, ignore_errors=True)
             folder.rename(target)
-        except OSError:
-            if find_entry(key) is None:
-                raise
     return find_entry(key) or Entry(key, target / "files", record["digests"], value)
 
 
-# Everything that edgec keeps in its cache; the folder may be one that holds other things too.
+@contextmanager
+def _exchange() -> Iterator[None]:
+    """Held while an entry takes another's place, so that nobody removes what someone else has just put there."""
+    with (cache_folder("stages") / ".lock").open("a") as lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# Everything that edgec keeps in its cache; the folder may be one that holds other things too, under the same names.
 _SUBFOLDERS = ("stages", "partial", "digests", "models", "texts", "pictures", "tools")
 
 
-def clear_cache() -> None:
-    """Remove what edgec keeps; builds then start from the beginning."""
-    for name in _SUBFOLDERS:
-        shutil.rmtree(cache_root() / name, ignore_errors=True)
+def clear_cache() -> list[str]:
+    """Remove the folders that edgec made; builds then start from the beginning.
+
+    Returns:
+        The names of those that stay, because they lack edgec's mark.
+    """
+    present = [cache_root() / name for name in _SUBFOLDERS if (cache_root() / name).is_dir()]
+    ours = [folder for folder in present if (folder / _MARKER).is_file() and not folder.is_symlink()]
+    for folder in ours:
+        shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         cache_root().rmdir()
+    return [folder.name for folder in present if folder not in ours]
 
 
-def drop_entry(key: str) -> None:
-    """Remove an entry that turned out to be damaged."""
-    shutil.rmtree(cache_root() / "stages" / key, ignore_errors=True)
+def drop_entry(entry: Entry) -> None:
+    """Remove an entry that turned out to be damaged, unless another process has put a whole one in its place."""
+    with _exchange():
+        found = find_entry(entry.key)
+        if found is None or not is_whole(found):
+            shutil.rmtree(cache_root() / "stages" / entry.key, ignore_errors=True)
 
 
 def remembered_digest(path: Path) -> str:
     """SHA-256 of a file, remembered by its path, size, inode and time of change, so that large weights are read once."""
     stat = path.stat()
     identity = digest_json([str(path.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns])
-    memo = cache_root() / "digests" / identity
+    memo = cache_folder("digests") / identity
     try:
         known = memo.read_text(encoding="ascii")
         if len(known) == 64:
@@ -208,7 +249,7 @@ def partial_folder() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="edgec-partial-") as temporary:
             yield Path(temporary)
         return
-    folder = cache_root() / "partial" / key
+    folder = cache_folder("partial") / key
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{key}.lock").open("w") as lock:
         if sys.platform != "win32":

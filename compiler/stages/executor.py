@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +15,42 @@ from typing import Protocol
 
 from compiler.digest import digest_code, tool_version
 from compiler.errors import UnusableInput
-from compiler.stages.cache import Entry, find_entry, new_entry_folder, stage_environment, store_entry
+from compiler.stages.cache import (
+    Entry,
+    drop_entry,
+    find_entry,
+    is_whole,
+    new_entry_folder,
+    stage_environment,
+    store_entry,
+)
 from compiler.stages.stage import Stage, missing_file, stage_key, tool_versions
 from compiler.stages.worker import Children, Ended, Progress, run_in_child
+
+# Path, size, inode, and times of change of files, which tell that one was changed.
+Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the user named, as stages read it: where it lies, and the digest of its content."""
+    """What the user named, as stages read it: where it lies, the digest of its content, and its files as they were then."""
 
     path: Path
     digest: str
+    stamp: Stamp = ()
+
+
+def stamp_of(files: Sequence[Path]) -> Stamp:
+    """What tells later that one of these files was changed; to be taken before they are hashed.
+
+    Raises:
+        UnusableInput: one is gone.
+    """
+    try:
+        found = [(file, file.stat()) for file in files]
+    except OSError as error:
+        raise UnusableInput(f"{Path(error.filename).name} cannot be read: {error.strerror}.") from error
+    return tuple((str(file), s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for file, s in found)
 
 
 Sources = Mapping[str, Source]
@@ -121,7 +146,12 @@ class LocalExecutor:
 
     def run_one(self, stage: Stage, sources: Sources, title: str) -> Entry:
         """The result of one stage."""
-        return self.run([(title, stage)], sources).entries[self.key(stage, sources)]
+        key = self.key(stage, sources)
+        entry = self.run([(title, stage)], sources).entries[key]
+        if is_whole(entry):
+            return entry
+        drop_entry(entry)
+        return self.run([(title, stage)], sources).entries[key]
 
     def run(self, wanted: Sequence[tuple[str, Stage]], sources: Sources) -> Results:
         """Run every distinct stage that is needed and not in the cache, those without inputs first.
@@ -146,7 +176,12 @@ class LocalExecutor:
         futures: dict[str, Future[Entry]] = {}
         reports: list[StageReport] = []
         lock = threading.Lock()
+        locks: dict[str, threading.RLock] = {}
         children = Children()
+
+        def lock_of(key: str) -> threading.RLock:
+            with lock:
+                return locks.setdefault(key, threading.RLock())
 
         def work(key: str, stage: Stage, title: str) -> Entry:
             try:
@@ -156,9 +191,26 @@ class LocalExecutor:
                 children.end()
                 raise
 
+        known: dict[str, Entry] = {}
+
+        def input_of(stage: Stage, title: str) -> Entry:
+            """The result of an earlier stage, made again where its bytes are not those that were stored."""
+            key = self.key(stage, sources)
+            with lock_of(key):
+                if key not in known:
+                    entry = futures[key].result()
+                    if not is_whole(entry):
+                        drop_entry(entry)
+                        entry = finish(key, stage, title)
+                    known[key] = entry
+                return known[key]
+
         def finish(key: str, stage: Stage, title: str) -> Entry:
-            inputs = {name: futures[self.key(each, sources)].result() for name, each in stage.inputs.items()}
-            entry, report = self._found_or_run(key, stage, title, sources, inputs, children)
+            for each in stage.inputs.values():
+                futures[self.key(each, sources)].result()
+            entry, report = self._found_or_run(
+                key, stage, title, sources, lambda: {n: input_of(e, title) for n, e in stage.inputs.items()}, children
+            )
             with lock:
                 reports.append(report)
                 self.watcher.finished(stage, report)
@@ -188,13 +240,14 @@ class LocalExecutor:
         stage: Stage,
         title: str,
         sources: Sources,
-        inputs: Mapping[str, Entry],
+        inputs_of: Callable[[], Mapping[str, Entry]],
         children: Children,
     ) -> tuple[Entry, StageReport]:
         entry = find_entry(key)
         if entry is not None:
             return entry, StageReport(stage.label, title, True, None, None)
         _require_machine(stage)
+        inputs = inputs_of()
         _require_inputs(stage, inputs)
         with new_entry_folder() as folder:
             finished = run_in_child(
@@ -216,6 +269,8 @@ class LocalExecutor:
                 raise UnusableInput(
                     f"The stage '{stage.label}' ended without writing {pattern}. Run again with --debug."
                 )
+            for name in stage.sources:
+                _require_unchanged(sources[name])
             entry = store_entry(folder, key, finished.value)
         return entry, StageReport(stage.label, title, False, finished.seconds, finished.peak_rss_bytes)
 
@@ -231,6 +286,14 @@ def _require_machine(stage: Stage) -> None:
         raise UnusableInput(
             f"The stage '{stage.label}' needs {stage.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
             f"{memory / 1e9:.1f} GB. Use a larger machine."
+        )
+
+
+def _require_unchanged(source: Source) -> None:
+    """Refuse what was made of files that were changed after they had been hashed."""
+    if stamp_of([Path(name) for name, *_ in source.stamp]) != source.stamp:
+        raise UnusableInput(
+            f"{source.path.name} was changed while it was read, so that nothing made of it can be trusted. Build again."
         )
 
 

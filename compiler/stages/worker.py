@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 from weakref import WeakSet
 
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
+from compiler.stages.cache import new_folder
 
 _PROGRESS_FD = "EDGEC_PROGRESS_FD"
 _MEBIBYTE = 1024 * 1024
@@ -114,8 +115,9 @@ def run_in_child(
     children = children or Children()
     if children.ended:
         raise Ended(f"The stage '{label}' was not started, because another one failed.")
-    with tempfile.TemporaryDirectory(prefix="edgec-stage-") as folder:
-        request, log = Path(folder) / "request.json", Path(folder) / "log"
+    with new_folder(Path(tempfile.gettempdir()), 0o700) as folder:
+        request, log = folder / "request.json", folder / "log"
+        (folder / "tmp").mkdir()
         request.write_text(json.dumps({"function": function, "arguments": dict(arguments)}), encoding="utf-8")
         started = time.perf_counter()
         with log.open("wb") as output:
@@ -150,13 +152,15 @@ def _start(
     request: Path, output: Any, environment: Mapping[str, str], on_progress: Progress | None
 ) -> tuple[subprocess.Popen[bytes], threading.Thread]:
     read_fd, write_fd = os.pipe()
+    # What a stage leaves there when it is killed goes with the request.
+    temporary = str(request.with_name("tmp"))
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "compiler.stages.worker", str(request)],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
         pass_fds=(write_fd,),
-        env={**os.environ, **environment, _PROGRESS_FD: str(write_fd)},
+        env={**os.environ, **environment, **parent_environment(), _PROGRESS_FD: str(write_fd), "TMPDIR": temporary},
     )
     os.close(write_fd)
 
@@ -245,6 +249,8 @@ def _foreign_error(error: Exception, out: str | None) -> dict[str, str]:
             "kind": "input",
             "message": f"{error.name} is not installed. `edgec doctor` says which extra brings it.",
         }
+    if isinstance(error, MemoryError):
+        return {"kind": "input", "message": "The memory is not enough. Close other programs, or use a larger machine."}
     text = re.sub(r"\s+", " ", str(error)).strip()[:600]
     return {"kind": "foreign", "message": f"{type(error).__name__}: {text}."}
 
@@ -255,13 +261,26 @@ def disk_full_message(filename: str | None) -> str:
     return f"The disk is full{where}. Free some room, or point EDGEC_CACHE and the output folder to another disk."
 
 
+_PARENT = "EDGEC_PARENT"
+
+
+def parent_environment() -> dict[str, str]:
+    """What a child must be given so that `die_with_parent` knows its parent."""
+    return {_PARENT: str(os.getpid())}
+
+
 def die_with_parent() -> None:
-    """Ask Linux to end this process when its parent ends, so that a killed edgec leaves no converter behind."""
+    """Ask Linux to end this process when its parent ends, so that a killed edgec leaves no converter behind.
+
+    A parent that ended before that was asked is no parent any more.
+    """
     if sys.platform == "linux":
         import ctypes
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.environ.pop(_PARENT, str(os.getppid())) != str(os.getppid()):
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ header of 64 bytes, then for each blob 64 bytes of metadata (sentinel, type, byt
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.quiet import quiet_imports
 
 # MIL.proto's DataType: the name here, and bits.
@@ -125,7 +125,7 @@ def read_mil(folder: Path) -> MilPackage:
 
 def _root(folder: Path) -> Path:
     try:
-        manifest = json.loads((folder / "Manifest.json").read_text(encoding="utf-8"))
+        manifest = read_object(folder / "Manifest.json")
         path = str(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnusableInput(

@@ -14,6 +14,7 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
+from compiler.stages.worker import parent_environment
 from runtimes.devices.device import Agent, Device
 
 _PATIENCE_S = 5
@@ -81,7 +82,7 @@ class LocalDevice:
 
     def start(self, module: str, arguments: Sequence[str], threads: int) -> Agent:
         command = [sys.executable, "-P", "-m", module, *arguments]
-        return LocalAgent(command, {**os.environ, "OMP_NUM_THREADS": str(threads)})
+        return LocalAgent(command, {**os.environ, **parent_environment(), "OMP_NUM_THREADS": str(threads)})
 
 
 def open_device(address: str) -> Device:

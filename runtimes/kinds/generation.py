@@ -13,6 +13,7 @@ import numpy as np
 
 from compiler import corpus
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.model import Model
 from compiler.package import Package
 from compiler.recipe import Shapes
@@ -144,7 +145,7 @@ def probe(
     session: GenerationSession, package: Package, expected: Path, on_progress: Callable[[int, int], None]
 ) -> Findings:
     """Score the windows, continue the prompts and tokenize the strings."""
-    told = json.loads((expected / "expected.json").read_text(encoding="utf-8"))
+    told = read_object(expected / "expected.json")
     first = told["first_scored"]
     parts = []
     total = len(told["windows"]) + len(told["prompts"])

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_json
 from compiler.package import VERIFICATION, Package
 from compiler.records import from_json
 from compiler.stages.cache import write_atomically
@@ -65,12 +66,12 @@ def read_verification(package: Package) -> Verification | None:
     if not path.is_file():
         return None
     try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
+        document: Any = read_json(path)
         told = document if isinstance(document, dict) else {}
         if (told.get("schema_version"), told.get("package")) != (SCHEMA_VERSION, package.digest):
             return None
         return from_json(Verification, document)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UnusableInput(
             f"{VERIFICATION} of {package.name} cannot be read: {error}. Run `edgec verify` on it again."
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import get_new_symbol, types
 
 from compiler.formats.codes import list_quantized
+from compiler.formats.json_file import read_object
 from compiler.lineage import model_of, write_lineage
 from compiler.model import Model
 from compiler.networks.encoder import build_encoder
@@ -85,7 +85,7 @@ def _ranges(folder: str | None) -> dict[str, dict[str, float]]:
     """What `targets.coreml.activations` wrote; empty where activations stay floats."""
     if folder is None:
         return {}
-    found: dict[str, dict[str, float]] = json.loads((Path(folder) / RANGES).read_text(encoding="utf-8"))
+    found: dict[str, dict[str, float]] = read_object(Path(folder) / RANGES)
     return found
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from string import Template
 
 from compiler.errors import UnusableInput
 from compiler.package import Package, Port
+from compiler.stages.cache import new_folder
 from compiler.task import GENERATION, find_task
 
 _TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|config|generation_config)\.json|vocab\..*")
@@ -157,8 +157,8 @@ def write_kit(package: Package, out: Path) -> list[str]:
     _refuse(package, out)
     name = swift_name(package.model.name)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=out.parent) as temporary:
-        root = Path(temporary) / "kit"
+    with new_folder(out.parent) as temporary:
+        root = temporary / "kit"
         resources = root / "Sources" / name / "Resources"
         shutil.copytree(package.artifact, resources / package.artifact.name)
         for file in sorted(package.folder.iterdir()):

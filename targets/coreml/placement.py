@@ -103,7 +103,8 @@ def predict_placement(folder: Path) -> Placement:
     total = result_bytes = padded_bytes = 0
     unsupported: list[UnsupportedOperator] = []
     unsure: list[UnsupportedOperator] = []
-    for name, function in read_spec(folder).mlProgram.functions.items():
+    # A protobuf map has another order in every process.
+    for name, function in sorted(read_spec(folder).mlProgram.functions.items()):
         block = function.block_specializations[function.opset]
         unsupported += _of_states(name, function)
         values = _values(function, block)
@@ -166,7 +167,7 @@ def _has_blocks(operation: Any) -> bool:
 
 def _against(operation: Any, values: Mapping[str, _Value]) -> Iterator[tuple[bool, str]]:
     """(leaves, reason) for each rule against an operator, those that leave first."""
-    bound = [each.name for argument in operation.inputs.values() for each in argument.arguments if each.name]
+    bound = [each.name for _, argument in sorted(operation.inputs.items()) for each in argument.arguments if each.name]
     taken = [values[name] for name in bound if name in values]
     given = [values[output.name] for output in operation.outputs]
     rule = _BY_KIND.get(operation.type)

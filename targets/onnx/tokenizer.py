@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from compiler.formats.json_file import read_object
+
 # GPT-2's pattern, which `ByteLevel` with use_regex applies (tokenizers, pre_tokenizers/byte_level.rs).
 _BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -21,7 +23,7 @@ def carry_tokenizer(own: Path, path: Path) -> None:
         shutil.copyfile(own, path)
     if not path.is_file():
         return
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = read_object(path)
     if (respelt := _respell(document)) is not None:
         path.write_text(json.dumps({**document, "pre_tokenizer": respelt}, ensure_ascii=False), encoding="utf-8")
 

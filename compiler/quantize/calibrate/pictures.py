@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.quantization import Calibration
-from compiler.stages.cache import cache_root
+from compiler.stages.cache import cache_folder, new_folder
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _DRAWN_DEVIATION = 0.5
@@ -37,8 +36,8 @@ def keep_pictures(folder: Path) -> tuple[str, str]:
     place = _place(digest.hexdigest())
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".new-") as work:
-            new = Path(work) / "pictures"
+        with new_folder(place.parent) as work:
+            new = work / "pictures"
             new.mkdir()
             for number, path in enumerate(files):
                 shutil.copyfile(path, new / f"{number:06}{path.suffix.lower()}")
@@ -97,4 +96,4 @@ def draw_samples(shape: tuple[int, int, int], count: int, seed: int) -> NDArray[
 
 
 def _place(digest: str) -> Path:
-    return cache_root() / "pictures" / digest
+    return cache_folder("pictures") / digest

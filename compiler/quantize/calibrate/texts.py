@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import parse_json
 from compiler.inputs.hub import fetch_dataset_file
-from compiler.stages.cache import cache_root, write_atomically
+from compiler.stages.cache import cache_folder, write_atomically
 
 _HUB = "hf:"
 
@@ -46,7 +46,7 @@ def kept_text(digest: str) -> str:
 
 
 def _place(digest: str) -> Path:
-    return cache_root() / "texts" / f"{digest}.txt"
+    return cache_folder("texts") / f"{digest}.txt"
 
 
 def _read(path: Path, name: str) -> str:
@@ -72,8 +72,8 @@ def _read(path: Path, name: str) -> str:
 
 def _join_lines(text: str, name: str) -> str:
     try:
-        return "\n\n".join(str(json.loads(line)["text"]) for line in text.splitlines() if line.strip())
-    except (ValueError, KeyError, TypeError) as error:
+        return "\n\n".join(str(parse_json(line, name)["text"]) for line in text.splitlines() if line.strip())
+    except (UnusableInput, KeyError, TypeError) as error:
         raise UnusableInput(
             f"The calibration file {name} has a line that is no JSON object with a field text."
         ) from error

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from compiler import corpus
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.model import Model
 from compiler.package import Package
 from compiler.recipe import Shapes
@@ -87,7 +88,7 @@ def probe(
     session: EncodingSession, package: Package, expected: Path, on_progress: Callable[[int, int], None]
 ) -> Findings:
     """Run every case, padded as the container needs it; the distances over the rows that are not padding."""
-    told = json.loads((expected / "expected.json").read_text(encoding="utf-8"))
+    told = read_object(expected / "expected.json")
     pairs: dict[str, Pairs] = {}
     largest, worst = 0.0, ""
     for number in range(told["cases"]):

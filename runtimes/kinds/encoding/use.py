@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.package import Package
 from compiler.task import find_task
 from runtimes.kinds.encoding.inputs import TOKENIZER, packaged_tokenizer, padded, text_arrays
@@ -156,7 +156,7 @@ def classify(
     label of a regression has its value.
     """
     logits = session.run(inputs)["logits"][0].astype(np.float64)
-    config = json.loads((package.folder / "config.json").read_text(encoding="utf-8"))
+    config = read_object(package.folder / "config.json")
     probabilities = _probabilities(logits, config.get("problem_type"))
     names = config.get("id2label") or {}
     best = np.argsort(-probabilities)[:top]
@@ -177,7 +177,7 @@ def label_tokens(package: Package, session: EncodingSession, text: str) -> list[
     inputs = text_to_inputs(package, session, text)
     logits = session.run(inputs)["logits"][0]
     tokenizer = _tokenizer(package)
-    config = json.loads((package.folder / "config.json").read_text(encoding="utf-8"))
+    config = read_object(package.folder / "config.json")
     names = config.get("id2label") or {}
     ids = [int(i) for i, seen in zip(inputs["input_ids"][0], inputs["attention_mask"][0], strict=True) if seen]
     chosen = [int(index) for index in logits[: len(ids)].argmax(axis=-1)]
