@@ -13,7 +13,6 @@ text of both is a paragraph for people. Importing this module imports no library
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +132,7 @@ def build(
     allow: Sequence[str] = (),
     require: Sequence[Requirement] = (),
     executor: Executor | None = None,
+    keep: Callable[[Sequence[Package]], Sequence[bool]] | None = None,
 ) -> BuildReport:
     """Make a package for each recipe in the folder `out`: all of them, or none.
 
@@ -143,6 +143,7 @@ def build(
         allow: names of checks whose failure is accepted and recorded.
         require: shares of operators that must stay on an engine.
         executor: how many stages run at a time, and who is told of them.
+        keep: is asked of the finished packages, before any appears in `out`, which of them may; `verify` can be asked there.
     """
     from runtimes.kinds import kind_of_task
     from runtimes.verify.verify import limits_of
@@ -153,7 +154,7 @@ def build(
     for recipe in parsed:
         if recipe.thresholds:
             limits_of(kind_of_task(opened.task), recipe)
-    return _build(opened, parsed, load_target, Path(out), allow=allow, require=require, executor=executor)
+    return _build(opened, parsed, load_target, Path(out), allow=allow, require=require, executor=executor, keep=keep)
 
 
 def open_package(folder: Path | str) -> Package:
@@ -219,25 +220,12 @@ def verify(
     return found
 
 
-def require_passed(packages: Packages, found: Sequence[Verification], *, remove: bool = False) -> None:
-    """Raise CheckFailed for the first package that did not pass; with `remove`, the folders of all that failed go first."""
+def require_passed(packages: Packages, found: Sequence[Verification]) -> None:
+    """Raise CheckFailed for the first package that did not pass, or UnusableInput where none could be opened."""
     from runtimes.verify.verify import require_passed as require
 
     read = [each if isinstance(each, Package) else read_package(Path(each)) for each in packages]
-    pairs = list(zip(read, found, strict=True))
-    try:
-        require(pairs)
-    except CheckFailed as error:
-        if not remove:
-            raise
-        failed = [package for package, each in pairs if not each.passed]
-        for package in failed:
-            shutil.rmtree(package.folder)
-        raise CheckFailed(
-            error.check,
-            f"{error} Removed: {', '.join(package.name for package in failed)}. What was built is cached: the same command "
-            "without --verify leaves it for a closer look.",
-        ) from error
+    require(list(zip(read, found, strict=True)))
 
 
 def use(package: Package | Path | str, request: Request, *, threads: int = 2) -> Outcome:

@@ -115,6 +115,11 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
             f"{folder.name} wants to run code of its own (auto_map in config.json), and edgec never does. Use a "
             "revision of the model that a released transformers reads without trust_remote_code."
         )
+    if (asked := _code_from_hub(config)) is not None:
+        raise UnusableInput(
+            f"config.json of {folder.name} asks for code from the hub ({asked}), and edgec never runs code of a model. Remove "
+            "that line from config.json."
+        )
     named = config.get("architectures") or ["unknown"]
     if not isinstance(named, list):
         raise UnusableInput(f"config.json of {folder.name} has architectures = {named!r}, which is no list.")
@@ -125,6 +130,10 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
     geometry = _geometry(config, folder)
     _require_sizes(geometry, config, tensors, folder)
     name = name or folder.absolute().name or folder.resolve().name
+    if not name.isprintable():
+        raise UnusableInput(
+            f"The model's name {name!r} has characters that cannot stand in files. Give another with --name."
+        )
     return Model(
         folder=folder,
         name=name,
@@ -185,6 +194,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json, so it is not a Hugging Face model folder. Point to the folder that holds "
             "config.json and model.safetensors."
         ) from None
+
+
+def _code_from_hub(config: Mapping[str, Any]) -> str | None:
+    """The setting that names a kernel of the hub in the place of an implementation of transformers' own; None mostly."""
+    for key, value in config.items():
+        if isinstance(value, dict) and (inner := _code_from_hub(value)) is not None:
+            return f"{key}.{inner}"
+        if key.endswith("_implementation") and re.search(r"[/:@]", str(value)):
+            return f"{key} = {value!r:.60}"
+    return None
 
 
 def _is_native(model_type: object) -> bool:

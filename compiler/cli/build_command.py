@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from compiler.cli.display import StageBars, format_bytes, print_json, print_stag
 from compiler.cli.placement_command import placement_line, require_option
 from compiler.cli.quantize_options import quantize_options
 from compiler.cli.verify_command import print_verifications, verification_json, verify_with_bars
-from compiler.errors import UnusableInput
+from compiler.errors import EdgecError, UnusableInput
+from compiler.package import Package
 from compiler.placement import Requirement
 from compiler.quantize.options import QuantizationOptions, require_mixed, with_options
 from compiler.recipe import LARGEST, Recipe, parse_recipe
 from compiler.stages.executor import LocalExecutor
+from runtimes.verify.verification import Verification
 from targets.registry import TARGET_NAMES
 
 
@@ -79,19 +82,34 @@ def command(
         source = edgec.open_model(
             model, task=edgec.task_of(recipes), name=name, adapter=adapter, executor=replace(executor, jobs=1)
         )
-        report = edgec.build(source, recipes, out, allow=allow, require=require, executor=executor)
-    if not as_json:
-        print_report(report, out)
-    if not verify_too:
-        if as_json:
-            print_json(report_json(report))
-        return
-    found = verify_with_bars(report.packages, allow=allow, debug=debug, quiet=as_json)
+        found: list[tuple[Package, Verification]] = []
+
+        def keep(packages: Sequence[Package]) -> list[bool]:
+            found.extend(verify_with_bars(packages, progress, model=source, allow=allow, debug=debug))
+            return [each.passed for _, each in found]
+
+        report = edgec.build(
+            source, recipes, out, allow=allow, require=require, executor=executor, keep=keep if verify_too else None
+        )
     if as_json:
-        print_json({**report_json(report), "verifications": [verification_json(*each) for each in found]})
+        verifications = {"verifications": [verification_json(*each) for each in found]} if verify_too else {}
+        print_json({**report_json(report), **verifications})
     else:
+        print_report(report, out)
         print_verifications(found)
-    edgec.require_passed(report.packages, [each for _, each in found], remove=True)
+    _require_kept(report, found)
+
+
+def _require_kept(report: BuildReport, found: Sequence[tuple[Package, Verification]]) -> None:
+    """End as verify does, and say what did not get into the output folder."""
+    try:
+        edgec.require_passed([package for package, _ in found], [each for _, each in found])
+    except EdgecError as error:
+        error.args = (
+            f"{error} Not kept: {', '.join(package.name for package in report.dropped)}. What was built is cached: the same "
+            "command without --verify leaves it for a closer look.",
+        )
+        raise
 
 
 def _with_options(recipe: Recipe, context_length: int | None, sequence_length: int | None, task: str | None) -> Recipe:
@@ -126,7 +144,7 @@ def print_report(report: BuildReport, out: Path) -> None:
     """The build for people."""
     print_stages(report.stages)
     rows = []
-    for package in report.packages:
+    for package in (*report.packages, *report.dropped):
         weights = package.lowered.weights
         kinds = ", ".join(f"{name} {count / 1e6:.1f}M" for name, count in weights.types.items())
         bits = f"{weights.effective_bits_per_weight:.2f}"

@@ -59,7 +59,8 @@ def command(debug: bool, out: Path, rounds: int) -> None:
     for (model, _, _), report in zip(models, reports, strict=True):
         print_report(report, out / model.name)
         packages += report.packages
-    found = verify_with_bars(packages, debug=debug)
+    with progress_bars() as progress:
+        found = verify_with_bars(packages, progress, debug=debug)
     print_verifications(found)
     edgec.require_passed(packages, [each for _, each in found])
     measured = [package for package in packages if not only_evaluated(package)]

@@ -78,7 +78,7 @@ def main() -> None:
         sys.stdout.flush()
     except SystemExit:
         # click ends with 1, which is a check's code, where nobody reads any more.
-        if type(sys.stdout).__name__ == "PacifyFlushWrapper":
+        if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
             sys.exit(_BROKEN_PIPE)
         raise
     except BrokenPipeError:

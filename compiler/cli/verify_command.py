@@ -54,16 +54,17 @@ def command(
         raise UnusableInput("--adapter is merged into the model that --model names, and there is none. Add --model.")
     model = edgec.open_model(model_text, adapter=adapter) if model_text else None
     opened = [read_package(folder) for folder in packages]
-    found = verify_with_bars(
-        opened,
-        model=model,
-        debug=debug,
-        quiet=as_json,
-        text=text,
-        max_tokens=max_tokens,
-        threads=threads,
-        allow=allow,
-    )
+    with progress_bars(quiet=as_json) as progress:
+        found = verify_with_bars(
+            opened,
+            progress,
+            model=model,
+            debug=debug,
+            text=text,
+            max_tokens=max_tokens,
+            threads=threads,
+            allow=allow,
+        )
     if as_json:
         print_json([verification_json(*each) for each in found])
     else:
@@ -72,17 +73,16 @@ def command(
 
 
 def verify_with_bars(
-    packages: Sequence[Package], *, model: Model | None = None, debug: bool = False, quiet: bool = False, **options: Any
+    packages: Sequence[Package], progress: Any, *, model: Model | None = None, debug: bool = False, **options: Any
 ) -> Found:
-    """Verify packages, with progress bars."""
-    with progress_bars(quiet) as progress:
+    """Verify packages; `progress` gets their bars."""
 
-        def bar(package: Package) -> Any:
-            task = progress.add_task(f"verify [dim]{package.name}[/dim]", total=None)
-            return lambda done, total: progress.update(task, completed=done, total=total)
+    def bar(package: Package) -> Any:
+        task = progress.add_task(f"verify [dim]{package.name}[/dim]", total=None)
+        return lambda done, total: progress.update(task, completed=done, total=total)
 
-        executor = LocalExecutor(watcher=StageBars(progress), debug=debug)
-        found = edgec.verify(packages, model=model, executor=executor, on_progress=bar, **options)
+    executor = LocalExecutor(watcher=StageBars(progress), debug=debug)
+    found = edgec.verify(packages, model=model, executor=executor, on_progress=bar, **options)
     return list(zip(packages, found, strict=True))
 
 

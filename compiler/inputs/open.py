@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from compiler.errors import UnusableInput
+from compiler.formats.gguf import read_gguf_header
 from compiler.inputs.adapter import check_adapter, digest_adapter
 from compiler.inputs.hub import fetch_from_hub, is_hub_id
 from compiler.inputs.identity import digest_model
@@ -106,6 +107,7 @@ def _with_codes_apart(model: Model, executor: Executor) -> Model:
 def _import_gguf(path: Path, task: str | None, name: str | None, executor: Executor) -> Model:
     if not path.is_file():
         raise UnusableInput(f"There is no file {path}.")
+    read_gguf_header(path)
     stamp = stamp_of([path])
     stage = Stage(
         f"import {path.name}",

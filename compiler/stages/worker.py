@@ -31,6 +31,8 @@ from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.stages.cache import new_folder
 
 _PROGRESS_FD = "EDGEC_PROGRESS_FD"
+# No stage fetches anything of a model, and transformers takes no kernels of the hub.
+_CLOSED = {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
 _MEBIBYTE = 1024 * 1024
 
 Progress = Callable[[int, int], None]
@@ -160,7 +162,14 @@ def _start(
         stdout=output,
         stderr=subprocess.STDOUT,
         pass_fds=(write_fd,),
-        env={**os.environ, **environment, **parent_environment(), _PROGRESS_FD: str(write_fd), "TMPDIR": temporary},
+        env={
+            **os.environ,
+            **environment,
+            **parent_environment(),
+            _PROGRESS_FD: str(write_fd),
+            "TMPDIR": temporary,
+            **_CLOSED,
+        },
     )
     os.close(write_fd)
 

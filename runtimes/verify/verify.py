@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import CheckFailed, UnusableInput
+from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.inputs.identity import digest_model
 from compiler.model import Model
 from compiler.package import Package, check_files, read_package, require_usable
@@ -16,7 +16,7 @@ from compiler.recipe import Recipe, Shapes, recipe_from_full
 from compiler.stages.cache import Entry
 from compiler.stages.executor import Executor, LocalExecutor, Source
 from compiler.stages.stage import Stage
-from compiler.stages.worker import Progress, report_progress, run_in_child
+from compiler.stages.worker import Ended, Progress, report_progress, run_in_child
 from runtimes.kinds import kind_of_task
 from runtimes.kinds.kind import Figures, Kind
 from runtimes.registry import open_session
@@ -27,6 +27,8 @@ _DIGITS = 4
 
 TEXT_CHECK = "text"
 NUMBERS_CHECK = "numbers"
+# The runtime cannot open or run the package: nothing is proved, and that cannot be accepted.
+OPENING_CHECK = "opening"
 OWN_PASSAGES = "edgec passages"
 
 
@@ -86,18 +88,26 @@ def verify(
     recipe, kind = recipe_from_full(package.recipe_full), kind_of_task(package.model.task)
     limits = limits_of(kind, recipe)
     entry = expect(model, recipe.shapes, text, max_tokens, executor)
-    finished = run_in_child(
-        f"{__name__}:probe",
-        {"package": str(package.folder.resolve()), "expected": str(entry.files), "threads": threads},
-        label=f"verify {package.name}",
-        on_progress=on_progress,
-        debug=executor.debug,
-    )
-    left_out = kind.only_with_text if text is None else ()
-    figures = {name: _rounded(name, value) for name, value in finished.value["figures"].items() if name not in left_out}
-    failures = [Failure(NUMBERS_CHECK, sentence) for sentence in check_numbers(figures, limits, kind.limited)]
-    failures += [Failure(TEXT_CHECK, miss) for miss in finished.value["text_misses"]]
-    accepted = tuple(sorted({failure.check for failure in failures} & set(allow)))
+    figures: Figures = {}
+    try:
+        finished = run_in_child(
+            f"{__name__}:probe",
+            {"package": str(package.folder.resolve()), "expected": str(entry.files), "threads": threads},
+            label=f"verify {package.name}",
+            on_progress=on_progress,
+            debug=executor.debug,
+        )
+    except Ended:
+        raise
+    except EdgecError as error:
+        failures = [Failure(OPENING_CHECK, str(error))]
+    else:
+        left_out = kind.only_with_text if text is None else ()
+        told = finished.value["figures"].items()
+        figures = {name: _rounded(name, value) for name, value in told if name not in left_out}
+        failures = [Failure(NUMBERS_CHECK, sentence) for sentence in check_numbers(figures, limits, kind.limited)]
+        failures += [Failure(TEXT_CHECK, miss) for miss in finished.value["text_misses"]]
+    accepted = tuple(sorted({failure.check for failure in failures} & set(allow) - {OPENING_CHECK}))
     passed = all(failure.check in accepted for failure in failures)
     found = Verification(
         package.digest, passed, text.name if text else OWN_PASSAGES, figures, tuple(failures), accepted
@@ -158,10 +168,18 @@ def check_numbers(figures: Figures, limits: Mapping[str, float], limited: Mappin
 
 
 def require_passed(found: Sequence[tuple[Package, Verification]]) -> None:
-    """Raise CheckFailed when a package failed a check that was not accepted."""
+    """Raise CheckFailed when a package failed a check that was not accepted.
+
+    Raises:
+        UnusableInput: all that failed could not be opened.
+    """
     failed = [(package, failure) for package, each in found for failure in each.unaccepted]
     if failed:
         package, first = failed[0]
+        if all(failure.check == OPENING_CHECK for _, failure in failed):
+            raise UnusableInput(f"{package.name} cannot be verified: {first.sentence}")
+        if first.check == OPENING_CHECK:
+            package, first = next(each for each in failed if each[1].check != OPENING_CHECK)
         more = f" ({len(failed) - 1} more failures are listed above.)" if len(failed) > 1 else ""
         raise CheckFailed(
             first.check,
