@@ -16,7 +16,7 @@ from compiler.task import GENERATION, TASKS, Input, find_task, task_of_architect
 # By their paths in the folder; all that a converter of ours may read.
 MODEL_FILES = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|"
-    r"chat_template|modules|model\.safetensors\.index)\.json|1_Pooling/config\.json|"
+    r"chat_template|modules|quantize_config|model\.safetensors\.index)\.json|1_Pooling/config\.json|"
     r"(additional_chat_templates/[\w.-]+|chat_template)\.jinja|merges\.txt|vocab\.txt|"
     r"(tokenizer|sentencepiece\.bpe|spiece)\.model|"
     r"[\w.-]*\.safetensors|README\.md|LICEN[CS]E[\w.-]*|NOTICE[\w.-]*"

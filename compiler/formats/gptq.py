@@ -23,7 +23,29 @@ from compiler.formats.codes import QuantizedTensor
 from compiler.formats.safetensors import TensorInfo
 
 _WORD = 32
+CONFIG = "quantize_config.json"
 FORMS = ("gptq", "gptq_v2")
+# Settings that tell how weights are stored, and those that tell how they were found (gptqmodel/quantization/config.py).
+_CONSUMED = (
+    "bits",
+    "group_size",
+    "desc_act",
+    "sym",
+    "quant_method",
+    "checkpoint_format",
+    "format",
+    "dynamic",
+    "pack_dtype",
+)
+_DESCRIPTIVE = (
+    "lm_head", "meta", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential", "mse", "act_group_aware",
+    "model_name_or_path", "model_file_base_name", "dataset", "tokenizer", "batch_size", "block_name_to_quantize",
+    "module_name_preceding_first_block", "modules_in_block_to_quantize", "model_seqlen", "max_input_length", "pad_token_id",
+    "cache_block_outputs", "use_cuda_fp16", "use_exllama", "exllama_config", "disable_exllama", "backend", "version",
+    "quantizer", "uri", "hyb_act", "offload_to_disk", "offload_to_disk_path", "device", "parallel_packing",
+    "mock_quantization",
+    "is_marlin_format", "modules_to_not_convert", "v2_memory_device",
+)  # fmt: skip
 BITS = (2, 3, 4, 8)
 
 
@@ -46,14 +68,25 @@ class CheckpointForm:
     form: str
 
 
-def read_form(config: Mapping[str, Any]) -> CheckpointForm:
-    """The form of a model whose config.json has a GPTQ `quantization_config`.
+def read_form(said: Mapping[str, Any]) -> CheckpointForm:
+    """The form that a `quantization_config`, or a quantize_config.json, tells of.
 
     Raises:
-        UnusableInput: another method, an unknown form, or bits that GPTQ does not have.
+        UnusableInput: another method, an unknown form, bits that GPTQ does not have, or a setting that is not read.
     """
-    said = config["quantization_config"]
-    form = str(said.get("checkpoint_format", "gptq"))
+    form = str(said.get("checkpoint_format") or said.get("format") or "gptq")
+    if unknown := sorted(name for name, value in said.items() if value and name not in _CONSUMED + _DESCRIPTIVE):
+        raise UnusableInput(
+            f"The GPTQ checkpoint has the setting {unknown[0]} = {said[unknown[0]]!r:.80}, which edgec does not know. Its "
+            "weights may stand for something else; give the model that it was made from."
+        )
+    if settings := sorted(name for name in said.get("dynamic") or {} if not str(name).startswith("-")):
+        raise UnusableInput(
+            f"The GPTQ checkpoint has settings of their own for some layers (dynamic: {settings[0]!r:.80}), which edgec does "
+            "not read. Give the model that it was made from."
+        )
+    if said.get("pack_dtype", "int32") != "int32":
+        raise UnusableInput(f"The GPTQ checkpoint packs codes into {said['pack_dtype']!r}; edgec reads int32.")
     if said.get("quant_method", "gptq") != "gptq" or form not in FORMS:
         raise UnusableInput(
             f"The checkpoint is of the form {said.get('quant_method')}/{form}; read are gptq in the forms {', '.join(FORMS)}."
@@ -104,12 +137,18 @@ def unpack_tensor(name: str, arrays: Mapping[str, NDArray[Any]], form: Checkpoin
     Raises:
         UnusableInput: their shapes do not agree.
     """
+    if missing := [part for part in ("qweight", "qzeros", "scales") if part not in arrays or arrays[part].ndim != 2]:
+        raise UnusableInput(f"The GPTQ checkpoint has no matrix {name}.{missing[0]}.")
+    if arrays["qweight"].size * _WORD // form.bits % max(1, arrays["qweight"].shape[1]):
+        raise UnusableInput(f"The GPTQ checkpoint's {name}.qweight does not hold codes of {form.bits} bits.")
     codes = unpack_words(arrays["qweight"], form.bits).T
     zeros = unpack_words(np.ascontiguousarray(arrays["qzeros"].T), form.bits)
     rows, columns = codes.shape
     size = columns if form.group_size == -1 else form.group_size
     groups = -(-columns // size)
-    if form.form == "gptq":
+    if form.symmetric and (zeros == 2 ** (form.bits - 1)).all():
+        pass  # The middle is the zero point, stored as it is: the label v1 is wrong, as vLLM issue 38966 has it.
+    elif form.form == "gptq":
         zeros = (zeros + 1) & (2**form.bits - 1) if form.bits < 8 else zeros + np.uint8(1)
     g_idx = arrays.get("g_idx")
     scales = arrays["scales"]
@@ -122,6 +161,10 @@ def unpack_tensor(name: str, arrays: Mapping[str, NDArray[Any]], form: Checkpoin
         wrong = f"g_idx does not name one of {groups} groups for each of {columns} inputs"
     elif not np.isfinite(scales.astype(np.float32)).all():
         wrong = "scales are not all finite"
+    elif (scales.astype(np.float16).astype(np.float32) != scales.astype(np.float32)).any():
+        wrong = "scales have values that float16 cannot hold, which is what every container has for them"
+    elif form.symmetric and not (zeros == 2 ** (form.bits - 1)).all():
+        wrong = f"zero points are not {2 ** (form.bits - 1)}, and it says that it is symmetric (sym)"
     if wrong:
         raise UnusableInput(f"The GPTQ checkpoint is inconsistent at {name}: its {wrong}.")
     contiguous = g_idx is None or bool((g_idx == np.arange(columns) // size).all())
@@ -174,4 +217,4 @@ def config_of(bits: int, group_size: int, symmetric: bool, damping: float, form:
 def write_config(config: dict[str, Any], said: dict[str, Any], folder: Path) -> None:
     """Write config.json and quantize_config.json."""
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": said}, indent=2), encoding="utf-8")
-    (folder / "quantize_config.json").write_text(json.dumps(said, indent=2), encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(said, indent=2), encoding="utf-8")

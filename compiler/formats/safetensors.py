@@ -20,8 +20,11 @@ from compiler.formats.json_file import parse_json, read_object
 
 DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
-    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
 }  # fmt: skip
+
+# Types of weights as models are published; tensors of the others are codes or buffers.
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 _MAX_HEADER_BYTES = 100_000_000  # The limit of the reference implementation.
 _MAX_DIMENSIONS, _MAX_SIZE = 8, 1 << 48
@@ -101,7 +104,10 @@ def list_tensors(file: Path) -> list[TensorInfo]:
 
 def _tensor_info(name: str, entry: dict, file: Path, start: int) -> TensorInfo:
     if entry["dtype"] not in DTYPE_BYTES:
-        raise ValueError(f"tensor {name} has the unknown type {entry['dtype']!r}")
+        raise UnusableInput(
+            f"Tensor {name} in {file.name} is stored as {entry['dtype']!r:.40}, a type that edgec does not read. Give the "
+            "model that it was made from, in float32, float16 or bfloat16."
+        )
     begin, end = (int(offset) for offset in entry["data_offsets"])
     shape = tuple(int(size) for size in entry["shape"])
     if begin < 0 or end < begin or min(shape, default=0) < 0:

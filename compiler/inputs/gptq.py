@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.errors import UnusableInput
 from compiler.formats.codes import QuantizedTensor, write_quantized
-from compiler.formats.gptq import CheckpointForm, quantized_names, read_form, unpack_tensor
+from compiler.formats.gptq import CONFIG, CheckpointForm, quantized_names, read_form, unpack_tensor
 from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes, write_tensors
 from compiler.model import MODEL_FILES
 
-_DTYPES = {"I32": np.int32, "F16": np.float16, "F32": np.float32}
+_DTYPES = {"I32": np.int32, "F16": np.float16, "F32": np.float32, "BF16": np.uint16}
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
@@ -33,7 +34,7 @@ def import_gptq(model: str, out: str) -> None:
     """
     source, target = Path(model), Path(out)
     config = read_object(source / "config.json")
-    form = read_form(config)
+    form = read_form(config.get("quantization_config") or read_object(source / CONFIG))
     infos = {info.name: info for info in find_tensors(source)}
     names = quantized_names(infos)
     codes = [_read(infos, name, form) for name in names]
@@ -43,10 +44,10 @@ def import_gptq(model: str, out: str) -> None:
     layout = [(info.name, info.dtype, info.shape) for info in kept]
     layout += [(tensor.name, "F32", tensor.codes.shape) for tensor in codes]
     write_tensors(target / "model.safetensors", layout, _data(kept, codes))
-    del config["quantization_config"]
+    config.pop("quantization_config", None)
     (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     for file in source.iterdir():
-        own = file.name == "config.json" or ".safetensors" in file.name
+        own = file.name in ("config.json", CONFIG) or ".safetensors" in file.name
         if file.is_file() and MODEL_FILES.fullmatch(file.name) and not own:
             shutil.copyfile(file, target / file.name)
 
@@ -55,8 +56,12 @@ def _read(infos: dict[str, TensorInfo], name: str, form: CheckpointForm) -> Quan
     arrays: dict[str, NDArray[Any]] = {}
     for part in _PARTS:
         info = infos.get(f"{name}.{part}")
-        if info is not None and info.dtype in _DTYPES:
-            arrays[part] = np.frombuffer(read_bytes(info), _DTYPES[info.dtype]).reshape(info.shape)
+        if info is None:
+            continue
+        if info.dtype not in _DTYPES:
+            raise UnusableInput(f"The GPTQ checkpoint stores {info.name} as {info.dtype}, which edgec does not read.")
+        stored = np.frombuffer(read_bytes(info), _DTYPES[info.dtype]).reshape(info.shape)
+        arrays[part] = (stored.astype(np.uint32) << 16).view(np.float32) if info.dtype == "BF16" else stored
     return unpack_tensor(name, arrays, form)
 
 

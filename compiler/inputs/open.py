@@ -7,6 +7,8 @@ from pathlib import Path
 
 from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
+from compiler.formats.gptq import CONFIG
+from compiler.formats.safetensors import FLOATS
 from compiler.inputs.adapter import check_adapter, digest_adapter
 from compiler.inputs.hub import fetch_from_hub, is_hub_id
 from compiler.inputs.identity import digest_model
@@ -89,9 +91,12 @@ def _with_adapter(model: Model, adapter: Path, name: str | None, executor: Execu
 def _with_codes_apart(model: Model, executor: Executor) -> Model:
     """The model, or where it is a GPTQ checkpoint, what compiler/inputs/gptq.py makes of it."""
     said = model.config.get("quantization_config")
+    if said is None and (model.folder / CONFIG).is_file() and any(t.name.endswith(".qweight") for t in model.tensors):
+        said = {"quant_method": "gptq"}  # as AutoGPTQ wrote it: in quantize_config.json only
     if said is None:
+        _require_floats(model)
         return model
-    method = said.get("quant_method") if isinstance(said, dict) else said
+    method = said.get("quant_method", "gptq" if "bits" in said else None) if isinstance(said, dict) else said
     if method != "gptq":
         raise UnusableInput(
             f"{model.name} is already quantized by {method!r}, which edgec does not read. Give the model "
@@ -102,6 +107,22 @@ def _with_codes_apart(model: Model, executor: Executor) -> Model:
     )
     folder = executor.run_one(stage, {"model": _source_of(model)}, model.name).files
     return read_model(folder, name=model.name, source=model.source, task=model.task)
+
+
+def _require_floats(model: Model) -> None:
+    """Refuse weights that are codes, where nothing tells what they stand for."""
+    for tensor in model.tensors:
+        codes = tensor.dtype not in FLOATS and len(tensor.shape) > 1 and not tensor.name.endswith(_BUFFERS)
+        if codes or tensor.name.endswith((".qweight", "_scale_inv")):
+            kind = f"fp8 ({tensor.dtype})" if tensor.dtype.startswith("F8") else f"codes ({tensor.dtype})"
+            raise UnusableInput(
+                f"{model.name} is already quantized: tensor {tensor.name} holds {kind}, and config.json has no "
+                "quantization_config that tells what they stand for. Give the model that it was made from."
+            )
+
+
+# Tensors of whole numbers that are no weights: GPT-2's and BERT's masks and positions.
+_BUFFERS = ("position_ids", ".bias", "masked_bias")
 
 
 def _import_gguf(path: Path, task: str | None, name: str | None, executor: Executor) -> Model:
