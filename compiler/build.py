@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from compiler.digest import digest_code, digest_json
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.inputs.identity import identify, remember_model
 from compiler.model import Model, model_files
@@ -85,7 +86,12 @@ def build(
     stamp = stamp_of(model_files(model.folder))
     identity = identify(model, reading)
     remember_model(model, identity.digest, reading)
-    sources = {"model": Source(model.folder, identity.digest, stamp)}
+    memo = digest_json([identity.digest, model.task, digest_code()])
+    check = (
+        "compiler.inputs.check:check_model",
+        {"model": str(model.folder.resolve()), "task": model.task, "memo": memo},
+    )
+    sources = {"model": Source(model.folder, identity.digest, stamp, check)}
     planned = [(recipe, targets[recipe.target].plan(model, recipe)) for recipe in recipes]
     results = executor.run([(str(recipe), stage) for recipe, stage in planned], sources)
     made = []

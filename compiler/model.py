@@ -126,6 +126,7 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
     architecture = str(named[0])
     if task is not None:
         find_task(task)
+    _require_sense(config, task or _task_of(architecture, folder), folder)
     card, tensors = _model_card(folder), find_tensors(folder)
     geometry = _geometry(config, folder)
     _require_sizes(geometry, config, tensors, folder)
@@ -213,6 +214,26 @@ def _is_native(model_type: object) -> bool:
     except ImportError:
         return False
     return model_type in CONFIG_MAPPING_NAMES
+
+
+# Settings that only models of pictures, or of sounds, have.
+_SENSES = {
+    "pictures": ("image_size", "patch_size", "num_channels"),
+    "sounds": ("conv_dim", "num_mel_bins", "sampling_rate"),
+}
+
+
+def _require_sense(config: Mapping[str, Any], task: str, folder: Path) -> None:
+    """Refuse a model of pictures or sounds for a task that takes text: the names of bare models look alike."""
+    takes = find_task(task).takes
+    for sense, settings in _SENSES.items():
+        found = [name for name in settings if name in config]
+        if found and "vision_config" not in config and not (takes == "image" and sense == "pictures"):
+            raise UnusableInput(
+                f"{folder.name} is a model of {sense} (config.json has {found[0]}), and {task} takes {takes}. Of pictures "
+                "edgec "
+                "takes models for image-classification, of sounds none."
+            )
 
 
 def _task_of(architecture: str, folder: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from compiler.digest import digest_code, tool_version
 from compiler.errors import UnusableInput
@@ -33,11 +33,19 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 @dataclass(frozen=True)
 class Source:
-    """What the user named, as stages read it: where it lies, the digest of its content, and its files as they were then."""
+    """What the user named, as stages read it.
+
+    Attributes:
+        path: where it lies.
+        digest: of its content.
+        stamp: its files as they were when they were hashed.
+        check: a function, `module:function`, with JSON arguments, that a stage's process calls before it reads it.
+    """
 
     path: Path
     digest: str
     stamp: Stamp = ()
+    check: tuple[str, Mapping[str, Any]] | None = None
 
 
 def stamp_of(files: Sequence[Path]) -> Stamp:
@@ -260,6 +268,7 @@ class LocalExecutor:
                 },
                 label=stage.label,
                 on_progress=self.watcher.started(stage, title),
+                before=[checked for name in stage.sources if (checked := sources[name].check) is not None],
                 environment={**stage.environment, **_python_path(stage), **stage_environment(key)},
                 debug=self.debug,
                 children=children,

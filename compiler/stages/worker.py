@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +104,13 @@ def run_in_child(
     arguments: Mapping[str, Any],
     *,
     label: str,
+    before: Sequence[tuple[str, Mapping[str, Any]]] = (),
     on_progress: Progress | None = None,
     environment: Mapping[str, str] | None = None,
     debug: bool = False,
     children: Children | None = None,
 ) -> Finished:
-    """Call `module:function` with JSON `arguments` in a child process and wait for it.
+    """Call `module:function` with JSON `arguments` in a child process and wait for it; first what is to be called `before`.
 
     Raises:
         EdgecError: the error that the function raised, or a sentence about how the child died.
@@ -120,7 +121,8 @@ def run_in_child(
     with new_folder(Path(tempfile.gettempdir()), 0o700) as folder:
         request, log = folder / "request.json", folder / "log"
         (folder / "tmp").mkdir()
-        request.write_text(json.dumps({"function": function, "arguments": dict(arguments)}), encoding="utf-8")
+        called = [*before, (function, dict(arguments))]
+        request.write_text(json.dumps({"calls": called, "out": arguments.get("out")}), encoding="utf-8")
         started = time.perf_counter()
         with log.open("wb") as output:
             process, reader = _start(request, output, environment or {}, on_progress)
@@ -219,18 +221,19 @@ def _last_words(log: Path) -> str:
 
 def _main(request: Path) -> None:
     die_with_parent()
-    call = json.loads(request.read_text(encoding="utf-8"))
-    module, name = call["function"].split(":")
-    answer: dict[str, Any]
+    asked = json.loads(request.read_text(encoding="utf-8"))
+    answer: dict[str, Any] = {}
     try:
-        answer = {"value": getattr(importlib.import_module(module), name)(**call["arguments"])}
+        for function, arguments in asked["calls"]:
+            module, name = function.split(":")
+            answer = {"value": getattr(importlib.import_module(module), name)(**arguments)}
     except CheckFailed as error:
         answer = {"error": {"kind": "check", "check": error.check, "message": str(error)}}
     except EdgecError as error:
         answer = {"error": {"kind": "input", "message": str(error)}}
     except Exception as error:
         traceback.print_exc()
-        answer = {"error": _foreign_error(error, call["arguments"].get("out"))}
+        answer = {"error": _foreign_error(error, asked["out"])}
     answer["peak_rss_bytes"] = _own_peak_rss_bytes()
     result = request.with_name("result.json")
     result.with_suffix(".tmp").write_text(json.dumps(answer), encoding="utf-8")
