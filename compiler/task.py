@@ -20,7 +20,7 @@ class Task:
     Attributes:
         name: the hub's word for it (`pipeline_tag`).
         kind: how such models are used: a file in `runtimes/kinds/`.
-        auto_class: the class of transformers that reads them.
+        auto_class: the class of transformers that reads them; empty where it has none.
         outputs: the fields of transformers' model output that are the result, in order.
         takes: what goes in.
         architectures: how the class names in config.json end; the first match over all tasks wins.

@@ -101,7 +101,7 @@ def test_a_name_of_another_base_is_refused_before_anything_is_read(base: Path, a
         (lambda a: shutil.rmtree(a), "no adapter folder"),
         (lambda a: (a / "adapter_config.json").unlink(), "has no adapter_config.json"),
         (lambda a: (a / "adapter_config.json").write_text("{"), "cannot be read"),
-        (lambda a: (a / "adapter_config.json").write_text("[]"), "cannot be read"),
+        (lambda a: (a / "adapter_config.json").write_text("[]"), "is not a JSON object"),
         (lambda a: (a / "adapter_model.safetensors").rename(a / "adapter_model.bin"), "pickle"),
         (lambda a: _change_config(a, peft_type="IA3"), "'IA3'; only LoRA"),
         (lambda a: _change_config(a, megatron_config={"a": 1}), "Megatron"),

@@ -151,10 +151,14 @@ def test_a_name_that_leaves_its_folder(name: str, encoder: Path, tmp_path: Path)
 
 
 def test_clearing_the_cache_leaves_what_is_not_edgecs(tmp_path: Path) -> None:
-    for name in ("stages/x", "models", "holidays"):
+    """Only folders with edgec's mark go: the user may keep models and pictures of the same names in that place."""
+    for name in ("stages/x", "models", "pictures", "holidays"):
         (tmp_path / name).mkdir(parents=True)
-    assert run_edgec("cache", "--clear", EDGEC_CACHE=str(tmp_path)).returncode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["holidays"]
+    (tmp_path / "stages" / ".edgec").touch()
+    (tmp_path / "pictures" / "wedding.jpg").touch()
+    done = run_edgec("cache", "--clear", EDGEC_CACHE=str(tmp_path))
+    assert done.returncode == 0 and "left alone: models, pictures" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["holidays", "models", "pictures"]
 
 
 def test_an_output_that_exists_is_not_touched(encoder: Path, tmp_path: Path) -> None:

@@ -36,9 +36,10 @@ def check_model(model: str, task: str, memo: str) -> None:
         return
     folder = Path(model)
     infos = find_tensors(folder)
-    _check_weights(folder, task, infos)
-    if find_task(task).takes == "text":
-        _check_tokens(folder)
+    if find_task(task).auto_class:
+        _check_weights(folder, task, infos)
+        if find_task(task).takes == "text":
+            _check_tokens(folder)
     write_atomically(done, "")
 
 
