@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import re
+import stat
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -325,6 +326,7 @@ def check_files(package: Package) -> None:
     Raises:
         CheckFailed: a file is missing, changed, or not in the manifest.
     """
+    _require_plain(package)
     for name, record in package.files.items():
         path = package.folder / name
         if not path.is_file():
@@ -339,6 +341,18 @@ def check_files(package: Package) -> None:
     present = {name for name in present if not name.startswith(f".{VERIFICATION}-")}
     if extra := sorted(present - set(package.files) - {MANIFEST, VERIFICATION}):
         raise CheckFailed("files", f"{package.name}: the file {extra[0]} does not belong to the package. Remove it.")
+
+
+def _require_plain(package: Package) -> None:
+    """Refuse a package in which something is a link, a pipe or a device: what is opened would not be what was hashed."""
+    for path in package.folder.rglob("*"):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "no regular file"
+            raise CheckFailed(
+                "files",
+                f"{package.name}: {path.relative_to(package.folder)} is {what}, which no package holds. Remove it.",
+            )
 
 
 def require_finished(package: Package) -> None:

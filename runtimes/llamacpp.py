@@ -14,6 +14,7 @@ from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
 from compiler.package import Package
 from compiler.task import GENERATION, find_task
+from compiler.time_limit import TEMPLATE_S, at_most
 from runtimes.session import EncodingSession, GenerationSession, Message
 
 _DEFAULT_CONTEXT = 2048
@@ -134,7 +135,8 @@ class LlamaText:
         formatter = Jinja2ChatFormatter(
             template, self._text(self._llama.token_eos()), self._text(self._llama.token_bos())
         )
-        return str(formatter(messages=cast(Any, [dict(message) for message in messages])).prompt)
+        with at_most(TEMPLATE_S, "The chat template"):
+            return str(formatter(messages=cast(Any, [dict(message) for message in messages])).prompt)
 
     def _text(self, token: int) -> str:
         if token < 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from compiler.time_limit import TEMPLATE_S, at_most
 from compiler.tokenizer import end_of_text_ids, load_tokenizer, start_of_text_ids
 from runtimes.session import Message
 
@@ -30,4 +31,5 @@ class HuggingFaceText:
         if not self._tokenizer.chat_template:
             return None
         listed = [dict(message) for message in messages]
-        return str(self._tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True))
+        with at_most(TEMPLATE_S, "The chat template"):
+            return str(self._tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compiler import corpus
+from compiler.time_limit import TEMPLATE_S, at_most
 from runtimes.session import Message
 
 _SHOWN = 60
@@ -28,7 +29,8 @@ def render_chats(tokenizer: Any) -> list[list[Any]]:
     for conversation in corpus.CONVERSATIONS:
         messages = [dict(message) for message in conversation]
         try:
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            with at_most(TEMPLATE_S, "The model's chat template"):
+                prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError:
             continue
         chats.append([messages, prompt])

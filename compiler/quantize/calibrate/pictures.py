@@ -62,7 +62,9 @@ def samples_of_pictures(model: Model, calibration: Calibration) -> NDArray[np.fl
             "The calibration pictures are no longer in edgec's cache. Name their folder again with --calibration."
         )
     try:
-        processor = AutoImageProcessor.from_pretrained(model.folder, local_files_only=True, use_fast=False)
+        processor = AutoImageProcessor.from_pretrained(
+            model.folder, local_files_only=True, trust_remote_code=False, use_fast=False
+        )
     except (OSError, ValueError) as error:
         raise UnusableInput(f"{model.name} has no image processor that transformers can load: {error}.") from error
     chosen = np.linspace(0, len(files) - 1, min(calibration.samples, len(files))).round().astype(int)

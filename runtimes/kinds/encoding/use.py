@@ -112,12 +112,24 @@ def _image_inputs(package: Package, request: Request) -> dict[str, Any]:
         from transformers import AutoImageProcessor
 
         with Image.open(request.image) as picture:  # type: ignore[arg-type]
-            processor = AutoImageProcessor.from_pretrained(package.folder, local_files_only=True, use_fast=False)
+            _refuse_code(package)
+            processor = AutoImageProcessor.from_pretrained(
+                package.folder, local_files_only=True, trust_remote_code=False, use_fast=False
+            )
             return {"pixel_values": processor(picture.convert("RGB"), return_tensors="np")["pixel_values"]}
     except (OSError, ValueError) as error:
         raise UnusableInput(f"The picture {request.image} cannot be read: {error}.") from error
     except ImportError as error:
         raise UnusableInput(f"{error.name} is needed to read pictures: pip install pillow transformers.") from error
+
+
+def _refuse_code(package: Package) -> None:
+    """Refuse an image processor that is code in the package."""
+    told = package.folder / "preprocessor_config.json"
+    if told.is_file() and "auto_map" in read_object(told):
+        raise UnusableInput(
+            f"{package.name} wants to run code of its own (auto_map in {told.name}), and edgec never does. Build it again."
+        )
 
 
 def _tokenizer(package: Package) -> Any:
