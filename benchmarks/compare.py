@@ -16,6 +16,7 @@ _SINGLE = ("peak_rss_bytes", "peak_anon_bytes", "package_bytes")
 _BITS_TOLERANCE = 0.02
 
 MISSING_CHECK = "missing"
+MACHINE_CHECK = "machine"
 QUALITY_CHECK = "quality"
 
 
@@ -72,6 +73,16 @@ def compare(
             f"{len(missing)} measurements of the baseline have no counterpart, the first is {missing[0][1]} of "
             f"{missing[0][0]} ({missing[0][3]}). Measure it too; --allow {MISSING_CHECK} compares what there is.",
         )
+    for before, after in pairs:
+        if _machine(before) != _machine(after) and MACHINE_CHECK not in allow:
+            raise CheckFailed(
+                MACHINE_CHECK,
+                f"{after.recipe} of {after.model} was measured on {after.environment.cpu} with "
+                f"{after.environment.logical_cores} "
+                f"cores, and the baseline on {before.environment.cpu} with {before.environment.logical_cores}: the ratio "
+                "would be "
+                f"that of the machines. Measure both on one; --allow {MACHINE_CHECK} compares them all the same.",
+            )
     for _, after in pairs:
         if after.quality and not after.quality.passed and QUALITY_CHECK not in allow:
             raise CheckFailed(
@@ -138,6 +149,10 @@ def _require_comparable(champion: Measurement, recipe: str, challenger: Measurem
             f"{'scheme' if schemes[0] != schemes[1] else 'bits'}, so one may be better only because it is larger. "
             "--across-schemes compares them all the same."
         )
+
+
+def _machine(measurement: Measurement) -> tuple[str, int | None]:
+    return measurement.environment.cpu, measurement.environment.logical_cores
 
 
 def _bits(measurement: Measurement) -> float | None:

@@ -151,6 +151,8 @@ _ABSENT = {
     "peak_anon_bytes": "the system does not split resident memory",
     "file_mapped_bytes": "the system does not split resident memory",
     "peak_rss_bytes": "the system does not keep a peak",
+    **dict.fromkeys(("latency_ms_p90", "tpot_ms_p90"), "it takes 10 samples"),
+    **dict.fromkeys(("latency_ms_p99", "tpot_ms_p99"), "it takes 100 samples"),
     "import_rss_bytes": "the system does not tell resident memory",
     "decode_bandwidth_fraction": "the bytes that a token reads, or the memory's bandwidth, are not known",
 }
@@ -168,6 +170,8 @@ def _measurement(runner: _Runner, device: str, environment: Environment, quality
         "peak_rss_bytes": runner.peak_rss_bytes,
         "peak_anon_bytes": runner.peak.anon_bytes,
         "file_mapped_bytes": runner.peak.file_bytes,
+        **dict.fromkeys(("latency_ms_p90", "tpot_ms_p90"), "it takes 10 samples"),
+        **dict.fromkeys(("latency_ms_p99", "tpot_ms_p99"), "it takes 100 samples"),
         "import_rss_bytes": runner.imports_bytes,
     }
     return Measurement(
@@ -182,7 +186,7 @@ def _measurement(runner: _Runner, device: str, environment: Environment, quality
         summary=summary,
         quality=quality,
         environment=environment,
-        verdict=judge(samples[kind.timed[0][1]], disturbance),
+        verdict=judge(samples[kind.timed[0][1]], disturbance, runner.workload.threads, environment.allowed_cores),
         disturbance=disturbance,
         absent={name: _ABSENT.get(name, "not measured") for name, value in summary.items() if value is None},
     )

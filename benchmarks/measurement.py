@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,9 +87,28 @@ def read_measurements(path: Path) -> list[Measurement]:
     except UnicodeDecodeError as error:
         raise UnusableInput(f"The result file {path} is no text in UTF-8.") from error
     measurements = [_parse(line, number, path) for number, line in enumerate(lines, 1) if line.strip()]
+    for number, each in enumerate(measurements):
+        if any(_same_work(each, other) for other in measurements[:number]):
+            raise UnusableInput(
+                f"The result file {path.name} has two measurements of {each.package} of {each.model} with the same workload, "
+                "as "
+                "files that were joined have. Which one counts nobody can tell; keep one run a file."
+            )
     if not measurements:
         raise UnusableInput(f"The result file {path} has no measurement. `edgec bench -o {path.name}` writes one.")
     return measurements
+
+
+def _same_work(one: Measurement, other: Measurement) -> bool:
+    first, second = ((m.model, m.package, m.recipe, m.device, m.workload) for m in (one, other))
+    return first == second
+
+
+def _require_times(found: Measurement) -> None:
+    for name, rounds in found.samples.items():
+        every = [value for samples in rounds for value in samples]
+        if not every or not all(math.isfinite(value) and value > 0 for value in every):
+            raise ValueError(f"samples.{name} are no times: each has to be a number above 0, and there has to be one")
 
 
 def _parse(line: str, number: int, path: Path) -> Measurement:
@@ -100,6 +120,8 @@ def _parse(line: str, number: int, path: Path) -> Measurement:
             f"{path.name}, line {number}, has result schema {version!r}; this edgec reads {SCHEMA_VERSION}. {again}"
         )
     try:
-        return from_json(Measurement, document)
+        found = from_json(Measurement, document)
+        _require_times(found)
+        return found
     except ValueError as error:
         raise UnusableInput(f"{path.name}, line {number}: {error}. {again}") from error

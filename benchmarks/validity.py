@@ -43,7 +43,9 @@ _LIMITS: tuple[tuple[str, float, float, str], ...] = (
 )
 
 
-def judge(rounds: Sequence[Sequence[float]], disturbance: Disturbance) -> Validity:
+def judge(
+    rounds: Sequence[Sequence[float]], disturbance: Disturbance, threads: int = 1, allowed_cores: float | None = None
+) -> Validity:
     """Judge a measurement by its samples (seconds, by round) and by what else happened."""
     medians = np.asarray([np.median(samples) for samples in rounds])
     middle = float(np.median(medians))
@@ -63,6 +65,9 @@ def judge(rounds: Sequence[Sequence[float]], disturbance: Disturbance) -> Validi
             continue
         reasons.append(sentence.format(figure))
         word = "invalid" if figure >= invalid_from or word == "invalid" else "suspect"
+    if allowed_cores is not None and threads > allowed_cores:
+        word = "suspect" if word == "valid" else word
+        reasons.append(f"{threads} threads ran on the {allowed_cores:g} cores that the process may use")
     if len(rounds) < 3:
         word = "suspect" if word == "valid" else word
         reasons.append(f"{len(rounds)} rounds are too few to see drift and spread")

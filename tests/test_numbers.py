@@ -20,7 +20,7 @@ from benchmarks.validity import Disturbance, Validity, judge
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.scheme import find_scheme
 from runtimes.kinds import encoding, generation
-from runtimes.kinds.kind import percentile
+from runtimes.kinds.kind import percentile, percentile_ms
 from runtimes.verify.metrics import (
     Step,
     cosines,
@@ -221,11 +221,40 @@ def test_packages_of_other_bits_or_schemes_are_not_comparable_unless_told_so() -
 
 def test_results_are_read_back_and_other_schemas_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    write_measurements(path, [_measurement(), _measurement(2.0)])
-    assert read_measurements(path) == [_measurement(), _measurement(2.0)]
+    both = [_measurement(), replace(_measurement(2.0), package="q")]
+    write_measurements(path, both)
+    assert read_measurements(path) == both
     path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 7'))
     with pytest.raises(UnusableInput, match="7"):
         read_measurements(path)
+
+
+def test_joined_files_and_times_that_are_none_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    write_measurements(path, [_measurement(), _measurement(2.0)])
+    with pytest.raises(UnusableInput, match="joined"):
+        read_measurements(path)
+    wrong: list[tuple[tuple[float, ...], ...]] = [((-0.001,),), ((math.nan,),), ()]
+    for rounds in wrong:
+        write_measurements(path, [replace(_measurement(), samples={"latency_s": rounds})])
+        with pytest.raises(UnusableInput, match="are no times"):
+            read_measurements(path)
+
+
+def test_a_percentile_needs_samples_beyond_it_and_threads_need_cores() -> None:
+    assert percentile_ms([0.001] * 99, 0.99) is None and percentile_ms([0.001] * 100, 0.99) == 1.0
+    assert percentile_ms([0.001] * 9, 0.9) is None and percentile_ms([0.001] * 10, 0.9) == 1.0
+    quiet, rounds = Disturbance(0.0, 0.0, 0, None), [[0.001] * 5] * 3
+    assert judge(rounds, quiet, 2, 2.0).word == "valid"
+    found = judge(rounds, quiet, 2, 1.0)
+    assert found.word == "suspect" and "2 threads ran on the 1 cores" in found.reasons[0]
+
+
+def test_figures_of_two_machines_are_not_compared(tmp_path: Path) -> None:
+    other = replace(_measurement(), environment=replace(_measurement().environment, cpu="Cortex-A76"))
+    with pytest.raises(CheckFailed, match="Cortex-A76"):
+        compare([_measurement()], [other], 0.05)
+    assert compare([_measurement()], [other], 0.05, allow=["machine"])
 
 
 def test_the_pareto_front_has_no_beaten_point() -> None:

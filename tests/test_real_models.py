@@ -120,7 +120,8 @@ def test_bench_compare_and_report_work_together(built: Path, edgec: Run, tmp_pat
         summary = line["summary"]
         assert len(line["samples"]["tpot_s"]) == 3
         assert len(line["samples"]["tpot_s"][0]) == 15
-        assert 0 < summary["tpot_ms_p50"] <= summary["tpot_ms_p90"] <= summary["tpot_ms_p99"]
+        assert 0 < summary["tpot_ms_p50"] <= summary["tpot_ms_p90"]
+        assert (summary["tpot_ms_p99"], line["absent"]["tpot_ms_p99"]) == (None, "it takes 100 samples")
         assert summary["decode_tok_per_s"] > 1
         assert summary["peak_rss_bytes"] > summary["package_bytes"]
         assert 0 < summary["decode_bandwidth_fraction"] < 1.5

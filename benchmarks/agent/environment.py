@@ -24,6 +24,7 @@ _BANDWIDTH_REPEATS = 5
 class Environment:
     """Attributes as named; `absent` gives the reason for each that is None.
 
+    `allowed_cores` are those that the process may use, by its affinity and its control group's share of time.
     `memory_read_bytes_per_s` is measured: the best of a few passes of `threads` threads over a buffer that no cache holds.
     """
 
@@ -41,6 +42,7 @@ class Environment:
     python: str
     tools: dict[str, str]
     absent: dict[str, str]
+    allowed_cores: float | None = None
 
 
 def read_environment(threads: int, distributions: Sequence[str]) -> Environment:
@@ -71,7 +73,19 @@ def read_environment(threads: int, distributions: Sequence[str]) -> Environment:
         python=platform.python_version(),
         tools=tools,
         absent=absent,
+        allowed_cores=_allowed_cores(),
     )
+
+
+def _allowed_cores() -> float | None:
+    """Cores of the process's affinity, or what its control group lets it have of them (cgroup v2, cpu.max)."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = float(len(os.sched_getaffinity(0)))
+    said = (_read(Path("/sys/fs/cgroup/cpu.max")) or "max").split()
+    if len(said) == 2 and said[0].isdigit() and said[1].isdigit() and int(said[1]):
+        cores = min(cores, int(said[0]) / int(said[1]))
+    return cores
 
 
 def measure_read_bandwidth(threads: int) -> float:

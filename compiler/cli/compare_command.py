@@ -23,7 +23,9 @@ from compiler.output_file import check_output
     "--max-regression", type=click.FloatRange(0, 1000), default=0.05, show_default=True, help="Effect that fails."
 )
 @click.option("--across-schemes", is_flag=True, help="Compare packages of different schemes or bits per weight.")
-@click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check: missing, quality.")
+@click.option(
+    "--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check: missing, machine, quality."
+)
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report of RESULTS to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

@@ -32,6 +32,7 @@ from runtimes.kinds.kind import (
     Round,
     Samples,
     percentile,
+    percentile_ms,
 )
 from runtimes.session import GenerationSession
 from runtimes.verify.metrics import Step, greedy_agreement, join_distances, measure_logits, perplexity
@@ -265,9 +266,9 @@ def summarize(samples: Samples, workload: Workload, package: Package, bandwidth:
     return {
         "ttft_s": ttft,
         "prefill_tok_per_s": workload.prompt_tokens / ttft,
-        "tpot_ms_p50": 1e3 * percentile(every, 0.5),
-        "tpot_ms_p90": 1e3 * percentile(every, 0.9),
-        "tpot_ms_p99": 1e3 * percentile(every, 0.99),
+        "tpot_ms_p50": percentile_ms(every, 0.5),
+        "tpot_ms_p90": percentile_ms(every, 0.9),
+        "tpot_ms_p99": percentile_ms(every, 0.99),
         "decode_tok_per_s": speed,
         "decode_bandwidth_fraction": speed * read / bandwidth if read is not None and bandwidth else None,
     }

@@ -30,6 +30,14 @@ def percentile(samples: Sequence[float], share: float) -> float:
     return float(np.quantile(np.asarray(samples, np.float64), share))
 
 
+def percentile_ms(samples: Sequence[float], share: float) -> float | None:
+    """The quantile of seconds, in milliseconds; None where there are too few samples for one beyond it."""
+    return 1e3 * percentile(samples, share) if len(samples) * (1 - share) >= 1 - _ROUNDING else None
+
+
+_ROUNDING = 1e-9
+
+
 @dataclass(frozen=True)
 class Column:
     """A figure in tables: its key, its heading, the decimals that are shown, and what it is multiplied with for that."""

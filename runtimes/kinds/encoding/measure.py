@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.package import Package
 from compiler.task import find_task
 from runtimes.kinds.encoding.inputs import text_arrays
-from runtimes.kinds.kind import Figures, Prepared, Round, Samples, percentile
+from runtimes.kinds.kind import Figures, Prepared, Round, Samples, percentile_ms
 from runtimes.session import EncodingSession
 from runtimes.workload import Workload
 
@@ -38,16 +39,23 @@ def prepare(session: EncodingSession, package: Package, workload: Workload) -> P
     return Prepared(lambda: run(repetitions), lambda: run(warmup), ran)
 
 
+# Ids of ordinary words in every vocabulary; a smaller one ends before.
+_FIRST_ID, _LAST_ID = 5, 500
+
+
 def encoder_inputs(package: Package, workload: Workload, fixed_length: int | None) -> dict[str, NDArray[Any]]:
     """The input; a session takes of it what it needs."""
     generator = np.random.default_rng(0)
     if find_task(package.model.task).takes == "image":
         shape = tuple(size if isinstance(size, int) else 1 for size in package.lowered.main.inputs[0].shape)
         return {"pixel_values": generator.standard_normal(shape, np.float32)}
-    return text_arrays(generator.integers(5, 500, fixed_length or workload.sequence_length or 1).tolist())
+    words = read_object(package.folder / "config.json").get("vocab_size")
+    last = min(_LAST_ID, words) if isinstance(words, int) and words > 0 else _LAST_ID
+    ids = generator.integers(min(_FIRST_ID, last - 1), last, fixed_length or workload.sequence_length or 1)
+    return text_arrays(ids.tolist())
 
 
 def summarize(samples: Samples, workload: Workload, package: Package, bandwidth: float | None) -> Figures:
     """The latency of a run."""
     every = [value for part in samples["latency_s"] for value in part]
-    return {f"latency_ms_p{share}": 1e3 * percentile(every, share / 100) for share in (50, 90, 99)}
+    return {f"latency_ms_p{share}": percentile_ms(every, share / 100) for share in (50, 90, 99)}
