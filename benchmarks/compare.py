@@ -78,10 +78,9 @@ def compare(
             raise CheckFailed(
                 MACHINE_CHECK,
                 f"{after.recipe} of {after.model} was measured on {after.environment.cpu} with "
-                f"{after.environment.logical_cores} "
-                f"cores, and the baseline on {before.environment.cpu} with {before.environment.logical_cores}: the ratio "
-                "would be "
-                f"that of the machines. Measure both on one; --allow {MACHINE_CHECK} compares them all the same.",
+                f"{after.environment.logical_cores} cores, and the baseline on {before.environment.cpu} with "
+                f"{before.environment.logical_cores}: the ratio would be that of the machines. Measure both on one; --allow "
+                f"{MACHINE_CHECK} compares them all the same.",
             )
     for _, after in pairs:
         if after.quality and not after.quality.passed and QUALITY_CHECK not in allow:

@@ -170,8 +170,6 @@ def _measurement(runner: _Runner, device: str, environment: Environment, quality
         "peak_rss_bytes": runner.peak_rss_bytes,
         "peak_anon_bytes": runner.peak.anon_bytes,
         "file_mapped_bytes": runner.peak.file_bytes,
-        **dict.fromkeys(("latency_ms_p90", "tpot_ms_p90"), "it takes 10 samples"),
-        **dict.fromkeys(("latency_ms_p99", "tpot_ms_p99"), "it takes 100 samples"),
         "import_rss_bytes": runner.imports_bytes,
     }
     return Measurement(

@@ -90,9 +90,8 @@ def read_measurements(path: Path) -> list[Measurement]:
     for number, each in enumerate(measurements):
         if any(_same_work(each, other) for other in measurements[:number]):
             raise UnusableInput(
-                f"The result file {path.name} has two measurements of {each.package} of {each.model} with the same workload, "
-                "as "
-                "files that were joined have. Which one counts nobody can tell; keep one run a file."
+                f"The result file {path.name} has two measurements of {each.package} of {each.model} with the same "
+                "workload, as files that were joined have. Which one counts nobody can tell; keep one run a file."
             )
     if not measurements:
         raise UnusableInput(f"The result file {path} has no measurement. `edgec bench -o {path.name}` writes one.")

@@ -87,10 +87,7 @@ def build(
     identity = identify(model, reading)
     remember_model(model, identity.digest, reading)
     memo = digest_json([identity.digest, model.task, digest_code()])
-    check = (
-        "compiler.inputs.check:check_model",
-        {"model": str(model.folder.resolve()), "task": model.task, "memo": memo},
-    )
+    check = ("compiler.inputs.check:check_model", {"task": model.task, "memo": memo})
     sources = {"model": Source(model.folder, identity.digest, stamp, check)}
     planned = [(recipe, targets[recipe.target].plan(model, recipe)) for recipe in recipes]
     results = executor.run([(str(recipe), stage) for recipe, stage in planned], sources)

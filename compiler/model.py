@@ -231,8 +231,7 @@ def _require_sense(config: Mapping[str, Any], task: str, folder: Path) -> None:
         if found and "vision_config" not in config and not (takes == "image" and sense == "pictures"):
             raise UnusableInput(
                 f"{folder.name} is a model of {sense} (config.json has {found[0]}), and {task} takes {takes}. Of pictures "
-                "edgec "
-                "takes models for image-classification, of sounds none."
+                "edgec takes models for image-classification, of sounds none."
             )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.task import find_task
 
 
@@ -31,16 +32,11 @@ class Encoder:
     image_shape: tuple[int, int, int] | None
 
 
-def load_pretrained(folder: Path, task: str, **options: Any) -> Any:
-    """The model of a Hugging Face folder, fp32, in eval mode; only safetensors are read and no code of the model runs.
-
-    Args:
-        folder: the Hugging Face folder.
-        task: decides the class.
-        options: more for `from_pretrained`.
+def from_pretrained(folder: Path, task: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """What transformers makes of a folder, and what it says of the names of its tensors; no code of the model runs.
 
     Raises:
-        UnusableInput: transformers cannot load it, or would fill weights that it lacks with random numbers.
+        UnusableInput: transformers has no class for it, or cannot load it.
     """
     import torch
     import transformers
@@ -55,8 +51,28 @@ def load_pretrained(folder: Path, task: str, **options: Any) -> Any:
             output_loading_info=True,
             **options,
         )
-    except (ValueError, OSError, KeyError) as error:
-        raise UnusableInput(f"transformers cannot load {folder.name} for {task}: {error}.") from error
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
+        known = read_object(folder / "config.json").get("model_type")
+        raise UnusableInput(
+            f"transformers cannot load {folder.name} for {task}: it has no such class for model_type {known!r}, or "
+            "config.json has a setting that it does not take. Compare config.json with the model's card, or name another "
+            "--task."
+        ) from error
+    return model, info
+
+
+def load_pretrained(folder: Path, task: str, **options: Any) -> Any:
+    """The model of a Hugging Face folder, fp32, in eval mode; only safetensors are read and no code of the model runs.
+
+    Args:
+        folder: the Hugging Face folder.
+        task: decides the class.
+        options: more for `from_pretrained`.
+
+    Raises:
+        UnusableInput: transformers cannot load it, or would fill weights that it lacks with random numbers.
+    """
+    model, info = from_pretrained(folder, task, **options)
     missing = [name for name in info["missing_keys"] if "pooler" not in name and "position_ids" not in name]
     if missing:
         raise UnusableInput(

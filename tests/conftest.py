@@ -78,8 +78,9 @@ def run_edgec_here(*arguments: object) -> subprocess.CompletedProcess[str]:
     def call(function: str, given: dict[str, object], **options: Any) -> Finished:
         if function in _IN_CHILDREN:
             return run_in_child(function, given, **options)
-        module, name = function.split(":")
-        value = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(given)))
+        for called, arguments in [*options.get("before", ()), (function, given)]:
+            module, name = called.split(":")
+            value = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))
         return Finished(json.loads(json.dumps(value)), 0.0, 0)
 
     words, code = [str(argument) for argument in arguments], 0

@@ -30,7 +30,7 @@ from compiler.package import (
     check_files,
     write_manifest,
 )
-from compiler.stages.cache import cache_folder, clear_cache, new_entry_folder, store_entry
+from compiler.stages.cache import cache_folder, clear_cache
 from compiler.stages.executor import LocalExecutor, Source, stamp_of
 from compiler.stages.stage import Stage
 from compiler.time_limit import at_most
@@ -97,15 +97,6 @@ def test_a_damaged_result_is_made_again_before_a_stage_reads_it(
     entry = LocalExecutor().run_one(first, {}, "")
     (entry.files / "a").write_text("FIRST")  # of the same size
     assert LocalExecutor().run_one(_stage("second", before=first), {}, "").value == "first"
-
-
-def test_two_who_store_one_entry_keep_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path))
-    for text in ("one", "two"):
-        with new_entry_folder() as folder:
-            (folder / "files" / "a").write_text(text)
-            entry = store_entry(folder, "key", None)
-    assert (entry.files / "a").read_text() == "one"
 
 
 def test_a_file_that_changes_while_a_stage_reads_it_ends_the_build(

@@ -66,7 +66,7 @@ def test_tokens_that_the_model_does_not_have(model: Path, tmp_path: Path, edgec:
     name = "model.embed_tokens.weight"
     save_file({**tensors, name: np.ascontiguousarray(tensors[name][:100])}, model / "model.safetensors")
     (tmp_path / "text.txt").write_text(_LONG, encoding="utf-8")
-    words = ("gives the token", "has only 100", "do not belong together")
+    words = ("has the id 100", "the embedding has 100 rows", "Resize the embedding")
     _refused(edgec, model, tmp_path, "gptq:int4-gptq-g32", words, "--calibration", tmp_path / "text.txt")
 
 

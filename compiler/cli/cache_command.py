@@ -22,5 +22,5 @@ def command(clear: bool, as_json: bool) -> None:
         print_json({"folder": str(root), "bytes": nbytes, "entries": entries, "kept": kept})
         return
     if kept:
-        print(f"Not made by this edgec, and left alone: {', '.join(kept)}.")
+        print(f"Without edgec's mark, and left alone: {', '.join(kept)}. Remove by hand what you do not need.")
     print(f"{root}: {entries} results of stages, {format_bytes(nbytes)}")

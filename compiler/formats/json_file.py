@@ -65,7 +65,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
         raise UnusableInput(_too_deep(where)) from None
     except ValueError as error:
         at = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise UnusableInput(f"{where} cannot be read as JSON{at}.") from error
+        raise UnusableInput(f"{where} cannot be read as JSON{at}. Make or download it again.") from error
     if _is_deeper(value, LIMIT_DEPTH):
         raise UnusableInput(_too_deep(where))
     return value

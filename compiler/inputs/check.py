@@ -16,6 +16,7 @@ from typing import Any
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes
+from compiler.pretrained import from_pretrained
 from compiler.stages.cache import cache_folder, write_atomically
 from compiler.task import GENERATION, find_task
 
@@ -48,23 +49,20 @@ def _check_weights(folder: Path, task: str, infos: tuple[TensorInfo, ...]) -> No
         if wrapped := [info.name for info in infos if info.name.startswith(prefix)]:
             raise UnusableInput(
                 f"The tensors of {folder.name} are named as {tool} saves them ({wrapped[0]}), and no converter knows these "
-                "names. "
-                f"Save the model without {prefix[:-1]}: load it and call save_pretrained on the model itself."
+                f"names. Save the model without {prefix[:-1]}: load it and call save_pretrained on the model itself."
             )
-    network, told = _architecture(folder, task)
+    network, told = from_pretrained(folder, task, device_map="meta", ignore_mismatched_sizes=True)
     needed = [name for name in told["missing_keys"] if _is_needed(name, task)]
     if needed:
         raise UnusableInput(
             f"{folder.name} lacks {_listed(needed)}, which {task} needs; they would be random numbers. Choose the task that "
-            "it "
-            "was trained for with --task, or give the whole model."
+            "it was trained for with --task, or give the whole model."
         )
     if told["mismatched_keys"]:
         name, found, wanted = next(iter(told["mismatched_keys"]))
         raise UnusableInput(
             f"Tensor {name} of {folder.name} is {list(found)}, and config.json makes it {list(wanted)}. The config is not "
-            "that of "
-            "these weights."
+            "that of these weights."
         )
     body = f"{network.base_model_prefix}."
     names = {info.name for info in infos}
@@ -74,46 +72,16 @@ def _check_weights(folder: Path, task: str, infos: tuple[TensorInfo, ...]) -> No
     if left := sorted(name for name in over if "pooler" not in name):
         raise UnusableInput(
             f"{folder.name} has weights that its architecture does not know: {_listed(left)}. config.json is not that of "
-            "these "
-            "weights, or they need something that edgec does not have."
+            "these weights, or they need something that edgec does not have."
         )
     if find_task(task).kind == GENERATION:
         own = set(network.state_dict())
         if not any(name in own for name in names):
             raise UnusableInput(
                 f"The tensors of {folder.name} are named without the prefix {body[:-1]} ({min(names)}), which converters "
-                "need. "
-                "Load the model with transformers and call save_pretrained."
+                "need. Load the model with transformers and call save_pretrained."
             )
         _check_heads(folder, network, infos)
-
-
-def _architecture(folder: Path, task: str) -> tuple[Any, dict[str, Any]]:
-    """The model on torch's device without memory, and what transformers says of the names in the files."""
-    import torch
-    import transformers
-
-    auto_class = getattr(transformers, find_task(task).auto_class)
-    try:
-        network, told = auto_class.from_pretrained(
-            folder,
-            device_map="meta",
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            attn_implementation="eager",
-        )
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
-        known = read_object(folder / "config.json").get("model_type")
-        raise UnusableInput(
-            f"transformers has no architecture for {task} by config.json of {folder.name} (model_type {known!r}), or a "
-            "setting "
-            "in it that it does not take. Check config.json against the model's card, or name another --task."
-        ) from error
-    return network, told
 
 
 def _is_needed(name: str, task: str) -> bool:
@@ -131,8 +99,7 @@ def _check_heads(folder: Path, network: Any, infos: tuple[TensorInfo, ...]) -> N
         if (first.dtype, first.shape) != (second.dtype, second.shape) or read_bytes(first) != read_bytes(second):
             raise UnusableInput(
                 f"{folder.name} has two heads: config.json ties it to the embedding (tie_word_embeddings), and the file has "
-                "another "
-                "one, lm_head.weight. Correct config.json, or remove that tensor."
+                "another one, lm_head.weight. Correct config.json, or remove that tensor."
             )
 
 
@@ -150,8 +117,7 @@ def _check_tokens(folder: Path) -> None:
         number, token = beyond[0]
         raise UnusableInput(
             f"The token {token!r} of {folder.name} has the id {number}, and the embedding has {rows:,} rows, so that the "
-            "model has "
-            "no vector for it. Resize the embedding to the tokenizer, or remove the token."
+            "model has no vector for it. Resize the embedding to the tokenizer, or remove the token."
         )
 
 

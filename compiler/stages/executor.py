@@ -39,7 +39,7 @@ class Source:
         path: where it lies.
         digest: of its content.
         stamp: its files as they were when they were hashed.
-        check: a function, `module:function`, with JSON arguments, that a stage's process calls before it reads it.
+        check: a function, `module:function`, and what it is given beside the path; a stage's process calls it first.
     """
 
     path: Path
@@ -155,8 +155,10 @@ class LocalExecutor:
     def run_one(self, stage: Stage, sources: Sources, title: str) -> Entry:
         """The result of one stage."""
         key = self.key(stage, sources)
-        entry = self.run([(title, stage)], sources).entries[key]
-        if is_whole(entry):
+        results = self.run([(title, stage)], sources)
+        entry = results.entries[key]
+        # The last report is that of the stage itself; what was made just now has just been hashed.
+        if not results.reports[-1].cached or is_whole(entry):
             return entry
         drop_entry(entry)
         return self.run([(title, stage)], sources).entries[key]
@@ -219,6 +221,8 @@ class LocalExecutor:
             entry, report = self._found_or_run(
                 key, stage, title, sources, lambda: {n: input_of(e, title) for n, e in stage.inputs.items()}, children
             )
+            if not report.cached:
+                known[key] = entry
             with lock:
                 reports.append(report)
                 self.watcher.finished(stage, report)
@@ -268,7 +272,7 @@ class LocalExecutor:
                 },
                 label=stage.label,
                 on_progress=self.watcher.started(stage, title),
-                before=[checked for name in stage.sources if (checked := sources[name].check) is not None],
+                before=_checks(stage, sources),
                 environment={**stage.environment, **_python_path(stage), **stage_environment(key)},
                 debug=self.debug,
                 children=children,
@@ -296,6 +300,16 @@ def _require_machine(stage: Stage) -> None:
             f"The stage '{stage.label}' needs {stage.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
             f"{memory / 1e9:.1f} GB. Use a larger machine."
         )
+
+
+def _checks(stage: Stage, sources: Sources) -> list[tuple[str, Mapping[str, Any]]]:
+    """What is to be called before the stage: the check of each source that has one."""
+    named = [(name, sources[name]) for name in stage.sources]
+    return [
+        (source.check[0], {name: str(source.path.resolve()), **source.check[1]})
+        for name, source in named
+        if source.check is not None
+    ]
 
 
 def _require_unchanged(source: Source) -> None:

@@ -98,11 +98,6 @@ def samples_of_text(model: Model, text: str, calibration: Calibration) -> NDArra
         frame = tokenizer("a")["input_ids"]
         before, after = (frame[:1], frame[-1:]) if len(frame) > 2 else ([], [])
     ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
-    if len(ids) and (ids.max() >= model.geometry.vocabulary or ids.min() < 0):
-        raise UnusableInput(
-            f"The tokenizer of {model.name} gives the token {int(ids.max())}, and the model has only "
-            f"{model.geometry.vocabulary}. Tokenizer and model do not belong together."
-        )
     inner = length - len(before) - len(after)
     fewest = _FEWEST_TOKENS if calibration.text is not None else inner
     if len(ids) < max(fewest, inner):
