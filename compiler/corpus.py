@@ -6,6 +6,8 @@ byte is not among them because GenAI's C interface ends a string there. `CONVERS
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 PASSAGES: tuple[str, ...] = (
     "The lighthouse keeper wrote down the weather every morning for forty years. When the lamp became automatic he kept "
     "writing, because the fishermen had grown used to asking him what the sky would do. His notebooks later helped a "
@@ -100,3 +102,9 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
         {"role": "user", "content": "{{ not a template }} {% nor this %}"},
     ),
 )
+
+
+def nasty_strings(special_tokens: Iterable[str]) -> list[str]:
+    """The strings on which tokenizers part, with a model's own special tokens as they look in a user's text."""
+    tokens = [token for token in special_tokens if token.strip()]
+    return [*NASTY, *(form.format(token=token) for token in tokens for form in SPECIAL_IN_TEXT)]

@@ -23,7 +23,7 @@ _SIZES = {
     "max_position_embeddings": 256,
 }
 
-_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+DECODER_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**_SIZES, "num_key_value_heads": 2, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2Config", {**_SIZES, "num_key_value_heads": 2, "tie_word_embeddings": False}),
     "qwen3": ("Qwen3Config", {**_SIZES, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True}),
@@ -70,16 +70,16 @@ _CHAT_TEMPLATE = (
 )
 
 _ONLY_REAUTHORED = ("mistral", "gemma2", "gemma3", "xlm-roberta")
-DECODERS = tuple(kind for kind in _DECODERS if kind not in _ONLY_REAUTHORED)
+DECODERS = tuple(kind for kind in DECODER_CONFIGS if kind not in _ONLY_REAUTHORED)
 ENCODERS = tuple(kind for kind in _ENCODERS if kind not in _ONLY_REAUTHORED)
 # Those that have a re-authored network (compiler/networks).
-REAUTHORED_DECODERS = tuple(kind for kind in _DECODERS if kind != "gpt2")
+REAUTHORED_DECODERS = tuple(kind for kind in DECODER_CONFIGS if kind != "gpt2")
 REAUTHORED_ENCODERS = tuple(_ENCODERS)
 
 
 def save_decoder(kind: str, tokenizer_from: Path, folder: Path, dtype: str = "float32") -> Path:
     """A decoder whose tokenizer is that of another folder; `folder` is returned."""
-    config_class, options = _DECODERS[kind]
+    config_class, options = DECODER_CONFIGS[kind]
     tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_from)
     ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     config = getattr(transformers, config_class)(vocab_size=len(tokenizer), **options, **ends)

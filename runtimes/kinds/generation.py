@@ -36,7 +36,7 @@ from runtimes.kinds.kind import (
 )
 from runtimes.session import GenerationSession
 from runtimes.verify.metrics import Step, greedy_agreement, join_distances, measure_logits, perplexity
-from runtimes.verify.strings import chat_misses, nasty_strings, render_chats, string_misses
+from runtimes.verify.strings import chat_misses, render_chats, string_misses
 from runtimes.workload import Workload
 
 WINDOW_TOKENS = 512
@@ -96,7 +96,7 @@ def write_expected(
         "first_scored": first_scored,
         "prompts": prompts,
         "continuations": [[astuple(step) for step in steps] for steps in continuations],
-        "strings": [[string, encode(string)] for string in nasty_strings(tokenizer)],
+        "strings": [[string, encode(string)] for string in corpus.nasty_strings(tokenizer.all_special_tokens)],
         "chats": render_chats(tokenizer),
         "start_of_text_ids": start,
         "end_of_text_ids": sorted(end_of_text_ids(folder)),

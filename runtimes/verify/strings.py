@@ -12,13 +12,6 @@ from runtimes.session import Message
 _SHOWN = 60
 
 
-def nasty_strings(tokenizer: Any) -> list[str]:
-    """The corpus, with the model's own special tokens as they look in a user's text."""
-    tokens = [token for token in tokenizer.all_special_tokens if token.strip()]
-    specials = [form.format(token=token) for token in tokens for form in corpus.SPECIAL_IN_TEXT]
-    return [*corpus.NASTY, *specials]
-
-
 def render_chats(tokenizer: Any) -> list[list[Any]]:
     """Conversations with their prompts; those that the template itself refuses are left out."""
     from jinja2.exceptions import TemplateError

@@ -22,7 +22,7 @@ from runtimes.kinds.encoding.inputs import packaged_tokenizer, padded, text_arra
 from runtimes.kinds.kind import Expectation, Figures, Findings
 from runtimes.session import EncodingSession
 from runtimes.verify.metrics import relative_error, row_cosines
-from runtimes.verify.strings import nasty_strings, string_misses
+from runtimes.verify.strings import string_misses
 
 Pairs = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
@@ -58,7 +58,7 @@ def write_expected(model: str, out: str, task: str, max_tokens: int) -> None:
         encoded = [tokenizer.encode(passage, truncation=True, max_length=max_tokens) for passage in corpus.PASSAGES]
         every = [text_arrays(ids) for ids in encoded]
         batches = [{name: each[name] for name in encoder.input_names} for each in every]
-        strings = [[string, tokenizer.encode(string)] for string in nasty_strings(tokenizer)]
+        strings = [[string, tokenizer.encode(string)] for string in corpus.nasty_strings(tokenizer.all_special_tokens)]
     with torch.inference_mode():
         for number, batch in enumerate(batches):
             values = encoder.module(*(torch.from_numpy(batch[name]) for name in encoder.input_names))
