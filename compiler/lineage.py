@@ -51,6 +51,7 @@ def _copy_licence(model: Model, folder: Path) -> None:
 _PROCESSOR_FILES = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
     "merges.txt", "added_tokens.json", "preprocessor_config.json",
+    "tokenizer.model", "sentencepiece.bpe.model", "spiece.model",
 )  # fmt: skip
 
 

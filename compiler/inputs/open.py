@@ -12,6 +12,7 @@ from compiler.formats.safetensors import FLOATS
 from compiler.inputs.adapter import check_adapter, digest_adapter
 from compiler.inputs.hub import fetch_from_hub, is_hub_id
 from compiler.inputs.identity import digest_model
+from compiler.inputs.tokenizer import TOKENIZER, older_vocabulary
 from compiler.model import Model, model_files, read_model
 from compiler.stages.cache import remembered_digest
 from compiler.stages.executor import Executor, LocalExecutor, Source, stamp_of
@@ -53,7 +54,7 @@ def _open_base(text: str, task: str | None, name: str | None, executor: Executor
     if path.suffix == ".gguf" and not path.is_dir():
         return _import_gguf(path, task, name, executor)
     if path.is_dir():
-        return _with_codes_apart(read_model(path, name=name, task=task), executor)
+        return _prepared(read_model(path, name=name, task=task), executor)
     if path.exists():
         raise UnusableInput(
             f"{text} is neither a folder nor a .gguf file. Give a Hugging Face model folder or a hub id."
@@ -62,7 +63,27 @@ def _open_base(text: str, task: str | None, name: str | None, executor: Executor
         raise UnusableInput(f"There is no model {text!r}: no such folder, and it is not of the form of a hub id.")
     folder, source = fetch_from_hub(text)
     model = read_model(folder, name=name or source.split("@")[0].split("/")[-1], source=source, task=task)
-    return _with_codes_apart(model, executor)
+    return _prepared(model, executor)
+
+
+def _prepared(model: Model, executor: Executor) -> Model:
+    """The model with a tokenizer.json, and with codes that it came with apart from its weights."""
+    return _with_codes_apart(_with_tokenizer(model, executor), executor)
+
+
+def _with_tokenizer(model: Model, executor: Executor) -> Model:
+    """The model, or where it has its vocabulary in an older form, what compiler/inputs/tokenizer.py makes of it."""
+    if model.takes != "text" or (vocabulary := older_vocabulary(model.folder)) is None:
+        return model
+    stage = Stage(
+        f"make tokenizer.json of {vocabulary}",
+        "compiler.inputs.tokenizer:make_tokenizer",
+        {},
+        ("transformers", "tokenizers", "sentencepiece"),
+        ensures=("config.json", TOKENIZER),
+    )
+    folder = executor.run_one(stage, {"model": _source_of(model)}, model.name).files
+    return read_model(folder, name=model.name, source=model.source, task=model.task)
 
 
 def _source_of(model: Model) -> Source:
