@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from compiler.errors import UnusableInput
 from compiler.inputs.open import open_model
 from compiler.model import Model, read_model
-from runtimes.kinds.generation import write_expected
+from runtimes.kinds.generation.reference import write_expected
 from targets.gguf import target as gguf
 
 

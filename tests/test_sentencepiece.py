@@ -22,7 +22,8 @@ from compiler.package import read_package
 from compiler.quantization import Calibration
 from compiler.quantize.calibrate.samples import generate_samples, samples_of_text
 from compiler.tokenizer import load_tokenizer, start_of_text_ids
-from runtimes.kinds.generation import generate, write_expected
+from runtimes.kinds.generation.reference import write_expected
+from runtimes.kinds.generation.use import generate
 from runtimes.registry import open_session
 
 _BEGIN = 1
