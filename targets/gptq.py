@@ -16,7 +16,7 @@ from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes, w
 from compiler.lineage import lineage_of, model_of, write_lineage
 from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
-from compiler.quantize.plan import CODES, IN_BLOCK, plan_codes, refuse_rows
+from compiler.quantize.plan import CODES, IN_BLOCK, experts_of, plan_codes, refuse_rows
 from compiler.recipe import Recipe
 from compiler.scheme import CODE_SCHEMES
 from compiler.stages.stage import Stage
@@ -33,12 +33,14 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: layers that are no Linear, or sizes that do not fill 32-bit words."""
     if model.config.get("model_type") == "gpt2":
         return "GPT-2 is built of Conv1D layers, which readers of GPTQ checkpoints do not agree on; try gguf or onnx."
+    if (experts := experts_of(model)) != 0:
+        return f"it has {experts} experts a layer, and edgec's own schemes do not quantize the matrices of experts."
     odd = next((t for t in model.tensors if len(t.shape) == 2 and (t.shape[0] % 32 or t.shape[1] % 32)), None)
     if odd is not None and "layers" in odd.name:
         return f"{odd.name} is {list(odd.shape)}, and codes are packed by {_CODES_PER_GROUP}."
     if recipe.quantization.smaller_groups:
         return "a GPTQ checkpoint has one group size for all its matrices; drop --smaller-groups."
-    return refuse_rows(model, recipe)
+    return refuse_rows(model, recipe, takes_act_order=True)
 
 
 def plan(model: Model, recipe: Recipe) -> Stage:

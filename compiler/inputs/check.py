@@ -112,6 +112,13 @@ def _check_tokens(folder: Path) -> None:
     if not isinstance(rows, int):
         return
     tokenizer = load_tokenizer(folder)
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        raise UnusableInput(
+            f"{folder.name} has chat templates under the names {', '.join(sorted(templates))} and none called default, so "
+            "that "
+            "nothing tells which one a conversation takes. Rename one of them in tokenizer_config.json to default."
+        )
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
     if beyond:
         number, token = beyond[0]

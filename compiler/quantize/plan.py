@@ -119,6 +119,16 @@ def own_codes(model: Model) -> dict[str, QuantizedInfo]:
     return list_quantized(model.folder)
 
 
+def _own_scheme(entry: QuantizedInfo) -> str:
+    return f"int{entry.bits}-gptq-g{entry.group_size}{'' if entry.symmetric else '-asym'}"
+
+
+def experts_of(model: Model) -> int:
+    """How many experts a layer of the model has; 0 where its layers are not made of experts."""
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return max((model.config[name] for name in names if isinstance(model.config.get(name), int)), default=0)
+
+
 def rows_in_blocks(model: Model) -> Iterator[tuple[str, int]]:
     """Name and weights of a row of every matrix inside the model's blocks."""
     transposed = model.config.get("model_type") == "gpt2"
@@ -127,8 +137,17 @@ def rows_in_blocks(model: Model) -> Iterator[tuple[str, int]]:
             yield tensor.name, tensor.shape[0] if transposed else tensor.shape[1]
 
 
-def refuse_rows(model: Model, recipe: Recipe) -> str | None:
-    """Why the scheme does not suit the model's matrices, or the codes that it came with; None when it does."""
+def refuse_rows(model: Model, recipe: Recipe, *, takes_act_order: bool = False) -> str | None:
+    """Why the scheme does not suit the model's matrices, or the codes that it came with; None when it does.
+
+    `takes_act_order` tells whether the container can say which group each column belongs to.
+    """
+    if recipe.scheme.method and (experts := experts_of(model)):
+        return (
+            f"{model.name} has {experts} experts a layer, and edgec's own schemes do not quantize the matrices of experts. "
+            "Use "
+            "a float scheme."
+        )
     block = recipe.scheme.block
     if recipe.scheme.mixed and not recipe.quantization.has_budget:
         return "a mixed scheme needs a budget: give --target-bpw or --max-bytes."
@@ -137,16 +156,15 @@ def refuse_rows(model: Model, recipe: Recipe) -> str | None:
             "a mixed scheme weighs layers by KL divergence, which only language models have; use one with equal bits."
         )
     for entry in own_codes(model).values() if recipe.scheme.method else ():
-        if "group_of_column" in entry.parts:
+        if "group_of_column" in entry.parts and not takes_act_order:
             return (
                 f"its codes were made with act-order (desc_act), and groups of {entry.name} are not neighbouring columns, "
-                "which only a GPTQ checkpoint can hold. Use a scheme that quantizes anew, such as gguf:Q4_K_M."
+                f"which this container cannot hold. Use gptq:{_own_scheme(entry)}, or a float scheme."
             )
         wanted = (recipe.scheme.code_bits, recipe.scheme.block or entry.columns, recipe.scheme.symmetric)
         has = (entry.bits, entry.group_size, entry.symmetric)
         if wanted != has:
-            own = f"int{entry.bits}-gptq-g{entry.group_size}{'' if entry.symmetric else '-asym'}"
-            return f"it comes with codes of its own, which are {own}; use that scheme, or a float one."
+            return f"it comes with codes of its own, which are {_own_scheme(entry)}; use that scheme, or a float one."
     for name, row in rows_in_blocks(model) if block else ():
         fitting = fitting_group(row, block) if recipe.quantization.smaller_groups else block
         if row % fitting:

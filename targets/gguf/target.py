@@ -28,11 +28,13 @@ from compiler.scheme import find_scheme
 from compiler.stages.stage import Stage
 from compiler.target import Target, refuse_window
 from compiler.task import GENERATION, tasks_of
+from compiler.tokenizer import end_of_text_ids
 from targets.gguf import converter as llama_converter
 from targets.gguf.architectures import ARCHITECTURES
 from targets.gguf.codes import BLOCK, CONTAINERS, carry, matrix_bytes
 from targets.gguf.imatrix import BASE, plan_imatrix, set_imatrix
 from targets.gguf.imatrix import FILE as IMATRIX_FILE
+from targets.gguf.settings import refuse_settings
 
 NAME = "gguf"
 SCHEMES = tuple(
@@ -67,6 +69,8 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
             f"llama.cpp's converter does not take the architecture {model.architecture}. It takes {len(ARCHITECTURES)} others"
             + (f", {', '.join(near)} among them." if near else ", LlamaForCausalLM and BertModel among them.")
         )
+    if (reason := refuse_settings(model)) is not None:
+        return reason
     if IMATRIX in recipe.options and (recipe.scheme.method or recipe.scheme.name in _FLOAT_SCHEMES):
         return f"an imatrix weighs llama.cpp's own rounding, and {recipe.scheme.name} has none; drop +{IMATRIX}."
     if recipe.scheme.method and (reason := _refuse_codes(model, recipe)) is not None:
@@ -147,6 +151,7 @@ def convert(model: str, out: str, base: str, name: str, converter: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
         view_without_code(Path(model), folder)
+        _write_all_ends(sorted(end_of_text_ids(Path(model))))
         sys.argv = [str(script), str(folder), "--outtype", base.lower(), "--outfile", str(target), "--model-name", name]
         try:
             runpy.run_path(str(script), run_name="__main__")
@@ -162,6 +167,24 @@ def convert(model: str, out: str, base: str, name: str, converter: str) -> None:
             ) from error
     if not target.is_file():
         raise UnusableInput(f"llama.cpp's converter wrote no file for {name}.")
+
+
+def _write_all_ends(ends: list[int]) -> None:
+    """Have the converter's writer name further ends of a text, as ends of a turn and of a message: it writes one alone."""
+    from gguf import GGUFWriter
+
+    write = GGUFWriter.write_header_to_file
+
+    def write_with_ends(self: Any, *arguments: Any, **options: Any) -> None:
+        written = self.kv_data[0]
+        first = written.get("tokenizer.ggml.eos_token_id")
+        others = [end for end in ends if first is not None and end != first.value]
+        free = [key for key in ("eot", "eom") if f"tokenizer.ggml.{key}_token_id" not in written]
+        for key, end in zip(free, others, strict=False):
+            self.add_uint32(f"tokenizer.ggml.{key}_token_id", end)
+        write(self, *arguments, **options)
+
+    GGUFWriter.write_header_to_file = write_with_ends  # type: ignore[method-assign]
 
 
 def view_without_code(model: Path, folder: Path) -> None:
@@ -332,8 +355,7 @@ def _deviation(tensor: str, stored: str, row: int, scheme: str) -> Deviation | N
 def _modelfile(artifact: str, folder: Path, model: Model, context_length: int | None) -> str:
     """An Ollama Modelfile. Ollama takes the chat template from the GGUF file's metadata."""
     lines = [f"FROM ./{artifact}"]
-    if end := _end_of_text(folder):
-        lines.append(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}")
+    lines += [f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in _ends_of_text(folder)]
     trained = model.geometry.context_length
     if context_length or trained:
         lines.append(f"PARAMETER num_ctx {context_length or min(trained or 0, _OLLAMA_CONTEXT)}")
@@ -342,10 +364,16 @@ def _modelfile(artifact: str, folder: Path, model: Model, context_length: int | 
     return "\n".join(lines) + "\n"
 
 
-def _end_of_text(folder: Path) -> str | None:
+def _ends_of_text(folder: Path) -> list[str]:
+    """The tokens that end a text: the tokenizer's own first, then others that the model names."""
     path = folder / "tokenizer_config.json"
     token = read_object(path).get("eos_token") if path.is_file() else None
-    return token.get("content") if isinstance(token, dict) else token
+    own = token.get("content") if isinstance(token, dict) else token
+    file = folder / "tokenizer.json"
+    added = (read_object(file).get("added_tokens") or []) if file.is_file() else []
+    named = {each["id"]: each["content"] for each in added}
+    ends = [named[end] for end in sorted(end_of_text_ids(folder)) if end in named]
+    return list(dict.fromkeys([*([own] if own else []), *ends]))
 
 
 TARGET = Target(

@@ -28,6 +28,8 @@ DECODERS = (
     "Gemma3ForCausalLM", "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "NemotronForCausalLM",
     "OlmoForCausalLM", "PhiForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM",
 )  # fmt: skip
+# What ONNX Runtime's GroupQueryAttention asks of head_size where it rotates (group_query_attention_helper.h).
+_HEAD_STEP = 8
 # GenAI's builder rounds to these itself.
 _BUILDER_SCHEMES = ("fp32", "fp16", "int8", "int4-rtn-g32", "int4-rtn-g64", "int4-rtn-g128")
 _ENCODER_MODEL_TYPES = (
@@ -42,6 +44,11 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
             return (
                 f"ONNX Runtime GenAI's builder does not take the architecture {model.architecture}. It takes: "
                 f"{', '.join(DECODERS)}."
+            )
+        if (width := model.geometry.head_dim) % _HEAD_STEP:
+            return (
+                f"its heads have {width} values, and ONNX Runtime's GroupQueryAttention takes head sizes that {_HEAD_STEP} "
+                "divides (head_size)."
             )
         return refuse_rows(model, recipe) or refuse_window(model, recipe)
     if model.config.get("model_type") not in _ENCODER_MODEL_TYPES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,39 @@ def expect(model: Model, shapes: Shapes, text: str | None, max_tokens: int) -> E
         "new_tokens": NEW_TOKENS,
         "text": text,
         "task": model.task,
+        "today": datetime.now().date().isoformat() if _tells_the_date(model.folder) else None,
     }
     return Expectation(
         f"{__name__}:write_expected", arguments, ("torch", "transformers", "tokenizers", "jinja2", "numpy")
     )
 
 
+def _tells_the_date(folder: Path) -> bool:
+    """Whether a chat template writes today's date, so that what the Reference says holds for a day."""
+    files = [
+        folder / "tokenizer_config.json",
+        *folder.glob("*.jinja"),
+        *folder.glob("additional_chat_templates/*.jinja"),
+    ]
+    return any(b"strftime" in file.read_bytes() for file in files if file.is_file())
+
+
 def write_expected(
-    model: str, out: str, text: str | None, window_tokens: int, max_tokens: int, new_tokens: int, task: str
+    model: str,
+    out: str,
+    text: str | None,
+    window_tokens: int,
+    max_tokens: int,
+    new_tokens: int,
+    task: str,
+    today: str | None = None,
 ) -> None:
     """Write what the Reference says: `expected.json` and one `window-N.npy` a window, float32 (tokens, vocabulary).
 
     The first `max_tokens` of a text are scored in windows of `window_tokens`, second halves only, as llama.cpp's perplexity
     tool does; without a text the project's passages, each from its start. A model that begins its texts with a token gets it
     everywhere; in the windows of a text it takes the first token's place, as in that tool.
+    `today` is there so that what a template with the date says is made anew each day.
     """
     from compiler.tokenizer import end_of_text_ids, load_tokenizer, start_of_text_ids
 
@@ -169,5 +189,8 @@ def text_misses(session: GenerationSession, told: dict[str, Any]) -> list[str]:
             f"start of text: the runtime begins with {list(text.begin)}, Hugging Face with {told['start_of_text_ids']}"
         )
     if absent := set(told["end_of_text_ids"]) - text.ends:
-        misses.append(f"end of text: the runtime does not end at the token {min(absent)}")
+        misses.append(
+            f"end of text: the runtime does not end at the token {text.decode([min(absent)])!r} (id {min(absent)}), at which "
+            "the model's generation_config.json ends a text"
+        )
     return misses
