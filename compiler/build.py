@@ -106,7 +106,7 @@ def build(
     with new_folder(out) as temporary:
         for each in made:
             folder = temporary / each.recipe.folder_name
-            packages.append(_assemble(folder, identity, each, executor.tools(each.stage)))
+            packages.append(_assemble(folder, model, identity, each, executor.tools(each.stage)))
         passed = list(keep(packages)) if keep else [True] * len(packages)
         kept = [package for package, good in zip(packages, passed, strict=True) if good]
         _move(kept, out)
@@ -193,7 +193,7 @@ def _nearest_fitting(scheme: Scheme, names: Sequence[str]) -> str | None:
     return nearest.name if nearest else None
 
 
-def _assemble(folder: Path, identity: ModelIdentity, made: _Made, tools: dict[str, str]) -> Package:
+def _assemble(folder: Path, model: Model, identity: ModelIdentity, made: _Made, tools: dict[str, str]) -> Package:
     """The package in a folder that is new."""
     entry = made.entry
     files = {}
@@ -207,7 +207,8 @@ def _assemble(folder: Path, identity: ModelIdentity, made: _Made, tools: dict[st
             )
         files[name] = FileRecord(digest, target.stat().st_size)
     recipe = made.recipe
-    package = Package(folder, identity, str(recipe), recipe.full(), made.lowered, tools, files, made.allowed)
+    asked = recipe.full()
+    package = Package(folder, identity, str(recipe), asked, made.lowered, tools, files, made.allowed, model.sentence)
     write_manifest(package)
     return package
 

@@ -11,12 +11,14 @@ from typing import Any
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import TensorInfo, find_tensors
-from compiler.task import GENERATION, TASKS, Input, find_task, task_of_architecture
+from compiler.sentence import OUTPUT, SentenceVector, read_sentence_vector
+from compiler.task import GENERATION, TASKS, VECTORS, Input, find_task, task_of_architecture
 
 # By their paths in the folder; all that a converter of ours may read.
 MODEL_FILES = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|"
-    r"chat_template|modules|quantize_config|model\.safetensors\.index)\.json|1_Pooling/config\.json|"
+    r"chat_template|modules|quantize_config|config_sentence_transformers|sentence_[\w-]+_config|"
+    r"model\.safetensors\.index)\.json|\d+_[\w-]+/(config\.json|model\.safetensors)|"
     r"(additional_chat_templates/[\w.-]+|chat_template)\.jinja|merges\.txt|vocab\.txt|"
     r"(tokenizer|sentencepiece\.bpe|spiece)\.model|"
     r"[\w.-]*\.safetensors|README\.md|LICEN[CS]E[\w.-]*|NOTICE[\w.-]*"
@@ -55,6 +57,7 @@ class Model:
         tensors: every tensor and where it lies.
         licence: its SPDX id or the hub's licence word; None when the model does not say.
         base_model: hub ids that it was made from.
+        sentence: how it makes one vector of a text, where it is for feature-extraction and says so.
     """
 
     folder: Path
@@ -67,6 +70,12 @@ class Model:
     tensors: tuple[TensorInfo, ...]
     licence: str | None
     base_model: tuple[str, ...]
+    sentence: SentenceVector | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what comes out of an encoder."""
+        return find_task(self.task).outputs + ((OUTPUT,) if self.sentence else ())
 
     @property
     def kind(self) -> str:
@@ -124,9 +133,8 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
     if not isinstance(named, list):
         raise UnusableInput(f"config.json of {folder.name} has architectures = {named!r}, which is no list.")
     architecture = str(named[0])
-    if task is not None:
-        find_task(task)
-    _require_sense(config, task or _task_of(architecture, folder), folder)
+    task = find_task(task or _task_of(architecture, folder)).name
+    _require_sense(config, task, folder)
     card, tensors = _model_card(folder), find_tensors(folder)
     geometry = _geometry(config, folder)
     _require_sizes(geometry, config, tensors, folder)
@@ -140,25 +148,31 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
         name=name,
         source=source or name,
         architecture=architecture,
-        task=task or _task_of(architecture, folder),
+        task=task,
         config=config,
         geometry=geometry,
         tensors=tensors,
         licence=card.get("license", [None])[0],
         base_model=tuple(card.get("base_model", ())),
+        sentence=read_sentence_vector(folder, geometry.hidden_size) if task == VECTORS else None,
     )
 
 
 def model_files(folder: Path) -> list[Path]:
     """The model's own files in `folder`, sorted by name: what its digest is taken over."""
-    files = [*folder.iterdir(), *folder.glob("1_Pooling/*"), *folder.glob("additional_chat_templates/*")]
-    return sorted(f for f in files if f.is_file() and MODEL_FILES.fullmatch(f.relative_to(folder).as_posix()))
+    return sorted(file for file in _named_files(folder) if file.is_file())
+
+
+def _named_files(folder: Path) -> list[Path]:
+    """Whatever bears the name of a model's file, in the folder and in those within it."""
+    files = [*folder.iterdir(), *folder.glob("*/*")]
+    return [file for file in files if MODEL_FILES.fullmatch(file.relative_to(folder).as_posix())]
 
 
 def _require_regular(folder: Path) -> None:
     """Refuse a folder in which a file of the model is a pipe, a device or a link to nothing: its readers would wait."""
-    for path in [*folder.iterdir(), *folder.glob("1_Pooling/*"), *folder.glob("additional_chat_templates/*")]:
-        if MODEL_FILES.fullmatch(path.relative_to(folder).as_posix()) and not path.is_file():
+    for path in _named_files(folder):
+        if not path.is_file():
             what = "a link to nothing" if path.is_symlink() and not path.exists() else "no regular file"
             raise UnusableInput(f"{path.name} of {folder.name} is {what}. Put the file itself there.")
 

@@ -15,6 +15,7 @@ from compiler.digest import digest_file
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.json_file import read_json
 from compiler.records import from_json
+from compiler.sentence import SentenceVector
 from compiler.stages.cache import write_atomically
 
 MANIFEST = "package.json"
@@ -217,6 +218,7 @@ class Package:
         recipe_full: the same with defaults resolved.
         tools: versions of everything that took part in the lowering.
         allowed: checks of the build that were accepted by name (`--allow`).
+        sentence: what the output `sentence_embedding` is, and what goes before a text; None where there is no such output.
     """
 
     folder: Path
@@ -227,6 +229,7 @@ class Package:
     tools: dict[str, str]
     files: dict[str, FileRecord]
     allowed: tuple[str, ...] = ()
+    sentence: SentenceVector | None = None
 
     @property
     def name(self) -> str:
@@ -314,6 +317,7 @@ class _Stored:
     tools: dict[str, str]
     files: dict[str, FileRecord]
     allowed: tuple[str, ...]
+    sentence: SentenceVector | None = None
 
     def package(self) -> Package:
         own = {field.name: getattr(self, field.name) for field in fields(self)}

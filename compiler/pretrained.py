@@ -8,7 +8,8 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
-from compiler.task import find_task
+from compiler.sentence import OUTPUT, read_sentence_vector
+from compiler.task import VECTORS, find_task
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Encoder:
             tuple in `output_names` order.
         input_names: `input_ids`, `attention_mask` and, where the model has segments, `token_type_ids`; int64 (batch,
             sequence). Or `pixel_values`, float32 (batch, channels, height, width).
-        output_names: those of its task.
+        output_names: those of its task, and the sentence vector where the model makes one.
         vocabulary: token ids that inputs may have; 0 for images.
         image_shape: (channels, height, width) for images, else None.
     """
@@ -95,6 +96,8 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
     """
     import torch
 
+    from compiler.networks.sentence import load_sentence_head
+
     model = load_pretrained(folder, task, attn_implementation=attention)
     config = model.config
     if find_task(task).takes == "image":
@@ -107,20 +110,26 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
         names = ("input_ids", "attention_mask") + (("token_type_ids",) if segments else ())
         image_shape = None
     outputs = find_task(task).outputs
+    vector = read_sentence_vector(folder, config.hidden_size) if task == VECTORS else None
+    sentence = None if vector is None else load_sentence_head(folder, vector)
 
     class Wrapped(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
+            if sentence is not None:
+                self.sentence = sentence
 
         def forward(self, *inputs: Any) -> Any:
             result = self.model(**dict(zip(names, inputs, strict=True)), return_dict=True)
-            return tuple(getattr(result, name) for name in outputs)
+            found = tuple(getattr(result, name) for name in outputs)
+            return found if sentence is None else (*found, self.sentence(found[0], inputs[1]))
 
     # LiteRT's converter writes this name into the names of tensors: it stays, wherever the class moves.
     Wrapped.__module__, Wrapped.__qualname__ = "compiler.encoder_wrap", "load_encoder.<locals>.Wrapped"
     vocabulary = 0 if image_shape else int(config.vocab_size)
-    return Encoder(Wrapped().eval(), names, outputs, vocabulary, image_shape)
+    named = outputs + ((OUTPUT,) if sentence is not None else ())
+    return Encoder(Wrapped().eval(), names, named, vocabulary, image_shape)
 
 
 def example_inputs(encoder: Encoder, batch: int, sequence: int) -> tuple[Any, ...]:

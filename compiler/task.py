@@ -11,6 +11,7 @@ Input = Literal["text", "image"]
 
 GENERATION = "generation"
 ENCODING = "encoding"
+VECTORS = "feature-extraction"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ TASKS: tuple[Task, ...] = (
         architectures=("ForImageClassification",),
         samples="compiler.quantize.calibrate.samples:write_image_samples",
     ),
-    Task("feature-extraction", ENCODING, "AutoModel", ("last_hidden_state",), architectures=("Model",)),
+    Task(VECTORS, ENCODING, "AutoModel", ("last_hidden_state",), architectures=("Model",)),
 )
 
 

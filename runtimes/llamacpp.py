@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import llama_cpp
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
 from compiler.package import Package
+from compiler.sentence import OUTPUT
 from compiler.task import GENERATION, find_task
 from compiler.time_limit import TEMPLATE_S, at_most
 from runtimes.session import EncodingSession, GenerationSession, Message
@@ -145,6 +146,22 @@ class LlamaText:
         return text.decode("utf-8", "replace") if text else ""
 
 
+_POOLINGS: dict[int, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+    1: lambda rows: rows.mean(0),
+    2: lambda rows: rows[0],
+    3: lambda rows: rows[-1],
+}
+
+
+def _pooled(states: NDArray[np.float32], masks: NDArray[Any], pooling: int, normalized: bool) -> NDArray[np.float32]:
+    """Vectors (batch, hidden) by the pooling that the file names (enum llama_pooling_type of llama.h)."""
+    if pooling not in _POOLINGS:
+        raise UnusableInput(f"The file names the pooling {pooling}, which makes no vector of a text. Build it again.")
+    rows = [_POOLINGS[pooling](state[: int(mask.sum())]) for state, mask in zip(states, masks, strict=True)]
+    vectors = np.asarray(rows, np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) if normalized else vectors
+
+
 class LlamaEncoder:
     """A text encoder in llama.cpp: one sequence at a time, its padding left out."""
 
@@ -158,6 +175,9 @@ class LlamaEncoder:
         self.longest_sequence: int | None = context
         self._context = self._llama.ctx
         self._output = package.lowered.main.outputs[0].name
+        self._sentence = package.sentence
+        header = read_gguf_header(package.artifact).metadata
+        self._pooling = int(header.get(f"{header['general.architecture']}.pooling_type", 0))
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         rows, masks = inputs["input_ids"], inputs["attention_mask"]
@@ -187,7 +207,9 @@ class LlamaEncoder:
                 output[index, : len(ids)] = np.ctypeslib.as_array(values, (len(ids), width))
             finally:
                 llama_cpp.llama_batch_free(batch)
-        return {self._output: output}
+        if self._sentence is None:
+            return {self._output: output}
+        return {self._output: output, OUTPUT: _pooled(output, masks, self._pooling, self._sentence.normalized)}
 
     def tokenize(self, text: str) -> list[int] | None:
         return list(self._llama.tokenize(text.encode("utf-8"), add_bos=True, special=True))

@@ -14,7 +14,10 @@ from runtimes.registry import only_evaluated
 @click.command("run")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("-p", "--prompt", "prompts", multiple=True, help="Text; two of them are compared by an embedding model.")
-@click.option("--passage", help="The text in which a question-answering model looks for the answer to --prompt.")
+@click.option(
+    "--passage", help="The text in which the answer to --prompt is looked for; for a reranker the second of the pair."
+)
+@click.option("--prompt-name", help="Which of an embedding model's own prompts goes before --prompt, such as query.")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture, for image-classification.")
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--raw", is_flag=True, help="Do not put the prompt into the chat template.")
@@ -24,6 +27,7 @@ def command(
     package: Path,
     prompts: tuple[str, ...],
     passage: str | None,
+    prompt_name: str | None,
     image: Path | None,
     max_tokens: int,
     raw: bool,
@@ -40,11 +44,10 @@ def command(
             click.echo(piece, nl=False)
 
     def note(text: str) -> None:
-        if not as_json:
-            click.echo(text, err=True)
+        click.echo(text, err=True)
 
     timed = not only_evaluated(opened)
-    request = edgec.Request(prompts, passage, image, max_tokens, not raw, timed, tell, note)
+    request = edgec.Request(prompts, passage, image, max_tokens, not raw, timed, tell, note, prompt_name)
     outcome = edgec.use(opened, request, threads=threads)
     if as_json:
         print_json(outcome.document)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from compiler.sentence import SentenceVector
+
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
 
 
@@ -21,6 +23,7 @@ class EncoderConfig:
         head_activation: between the two layers of a head, where it has two.
         labels: outputs of the head.
         image: (channels, height, width) and the side of a patch; None for text.
+        sentence: how one vector is made of the token vectors; None where they are all that is asked for.
     """
 
     hidden: int
@@ -38,6 +41,7 @@ class EncoderConfig:
     head_activation: Activation
     labels: int
     image: tuple[tuple[int, int, int], int] | None = None
+    sentence: SentenceVector | None = None
 
     @property
     def head_dim(self) -> int:

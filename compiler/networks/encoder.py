@@ -23,6 +23,7 @@ from compiler.networks.parts import (
     Segments,
     TokensOut,
 )
+from compiler.networks.sentence import SentenceHead
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -95,7 +96,8 @@ class Block(nn.Module):
 class TextEncoder(nn.Module):
     """Ids, a mask and (where the model has segments) token types, each int (B, S), to the task's outputs.
 
-    `feature-extraction`: token vectors (B, S, hidden). `token-classification`, `fill-mask`: logits (B, S, labels).
+    `feature-extraction`: token vectors (B, S, hidden) and, where the model makes one, the sentence vector (B, width).
+    `token-classification`, `fill-mask`: logits (B, S, labels).
     `text-classification`: logits (B, labels). `question-answering`: start and end logits, each (B, S).
     """
 
@@ -109,6 +111,7 @@ class TextEncoder(nn.Module):
         self.mask = AttentionMask(layout)
         self.blocks = nn.ModuleList(Block(config, layout) for _ in range(config.layers))
         self.head = _head(config, layout)
+        self.sentence = SentenceHead(config.sentence) if config.sentence else None
         self.input_names = ("input_ids", "attention_mask") + (("token_type_ids",) if config.segments else ())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> object:
@@ -119,7 +122,8 @@ class TextEncoder(nn.Module):
         additive_mask = self.mask(attention_mask)
         for block in self.blocks:
             x = block(x, additive_mask)
-        return self.head(x)
+        result = self.head(x)
+        return result if self.sentence is None else (result, self.sentence(result, attention_mask))
 
 
 class ImageEncoder(nn.Module):

@@ -98,6 +98,7 @@ def describe_encoder(model: Model, family: EncoderFamily) -> EncoderConfig:
         head_activation=head_activation,
         labels=_labels(config),
         image=image,
+        sentence=model.sentence,
     )
 
 

@@ -123,13 +123,14 @@ class Request:
 
     Attributes:
         prompts: texts.
-        passage: the text in which an answer is looked for.
+        passage: the text in which an answer is looked for, or the second one of a pair.
         image: a picture.
         max_tokens: tokens to generate at most.
         chat: put prompts into the chat template, where there is one.
         timed: whether seconds mean anything here.
         tell: is given pieces of a text as they come.
         note: is given remarks.
+        prompt_name: which of the prompts of an embedding model goes before the texts; None for its default.
     """
 
     prompts: tuple[str, ...] = ()
@@ -140,6 +141,7 @@ class Request:
     timed: bool = True
     tell: Callable[[str], None] = _nothing
     note: Callable[[str], None] = _nothing
+    prompt_name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from compiler.networks.encoder import build_encoder
 from compiler.networks.encoder_family import describe_encoder, encoder_sources
 from compiler.networks.families import encoder_family
 from compiler.networks.parts import Layout
+from compiler.networks.sentence import sentence_tensors
 from compiler.networks.weights import Source
 from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.quantize.plan import copy_tables
-from compiler.task import find_task
 from targets.coreml.compute_plan import place_packages
 from targets.coreml.graph import lower_function
 from targets.coreml.package import read_spec, write_mlpackage
@@ -61,7 +61,7 @@ def lower_encoder(
         length = sequence_lengths[0] if len(sequence_lengths) == 1 else get_new_symbol()
         placeholders = {name: mb.placeholder((batch, length), types.int32) for name in network.input_names}
     names = {name: name for name in placeholders}
-    function = lower_function(network, placeholders, names, weights, find_task(source.task).outputs, opset_of(ios))
+    function = lower_function(network, placeholders, names, weights, source.outputs, opset_of(ios))
     if len(sequence_lengths) > 1:
         # All inputs have the same length, which Core ML cannot say: it is told each one's.
         shapes = coremltools.EnumeratedShapes([(batch, each) for each in sequence_lengths])
@@ -99,7 +99,12 @@ def weights_of(
     """The parameters, with the codes in a folder and the scales of activations where there are any."""
     known = list_quantized(Path(codes)) if codes else {}
     scales = (ranges or {}).get("scales", {})
-    return Weights({info.name: info for info in model.tensors}, sources, known, ios >= 18, scales)
+    infos = {info.name: info for info in model.tensors}
+    if model.sentence is not None:
+        own = {f"sentence.{name}": info for name, info in sentence_tensors(model.folder, model.sentence).items()}
+        infos |= own
+        sources = {**sources, **{name: Source(name) for name in own}}
+    return Weights(infos, sources, known, ios >= 18, scales)
 
 
 def opset_of(ios: int) -> Any:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn import functional
 
-from compiler.networks import kv_cache, parts
+from compiler.networks import kv_cache, parts, sentence
 from targets.coreml.kv_cache import Pieces, beginning, incoming, places
 from targets.coreml.placement import LARGEST_EXTENT
+from targets.coreml.sentence import EMITS as SENTENCE
 from targets.coreml.weights import Rows, Weights
 
 Emit = Callable[..., Any]
@@ -33,7 +34,7 @@ class _Tracer(fx.Tracer):
     """Stops at the parts."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (*parts.LEAVES, *kv_cache.LEAVES))
+        return isinstance(module, (*parts.LEAVES, *kv_cache.LEAVES, *sentence.LEAVES))
 
 
 def lower_function(
@@ -264,6 +265,7 @@ _PARTS: Mapping[type, Emit] = {
     parts.OneOut: _one_out,
     kv_cache.Rotary: _rotary,
     kv_cache.Causal: _causal,
+    **SENTENCE,
 }
 
 
@@ -331,6 +333,7 @@ _FUNCTIONS: Mapping[Any, Emit] = {
     torch.softmax: lambda x, dim: mb.softmax(x=x, axis=dim),
     torch.matmul: lambda x, y: mb.matmul(x=x, y=y),
     torch.tanh: lambda x: mb.tanh(x=x),
+    torch.sigmoid: lambda x: mb.sigmoid(x=x),
     torch.argmax: lambda x, dim: mb.reduce_argmax(x=x, axis=dim, keep_dims=False),
     functional.gelu: _gelu,
     functional.relu: lambda x, inplace=False: mb.relu(x=x),

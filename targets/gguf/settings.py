@@ -6,6 +6,7 @@ Each row follows the graph of that architecture in llama.cpp (src/models).
 from __future__ import annotations
 
 from compiler.model import Model
+from compiler.sentence import describe
 
 _SILU = ("silu", "swish")
 _GELU = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python")
@@ -19,6 +20,10 @@ _ACTIVATIONS: dict[str, tuple[str, ...]] = {
 }
 # Whether the weights of the chosen experts are made to sum to one.
 _EXPERTS_SUM = {"Qwen3MoeForCausalLM": True, "Qwen2MoeForCausalLM": False, "OlmoeForCausalLM": False}
+
+
+# What llama.cpp pools by (enum llama_pooling_type of llama.h).
+_POOLINGS = ("mean", "cls", "lasttoken")
 
 
 def refuse_settings(model: Model) -> str | None:
@@ -38,4 +43,9 @@ def refuse_settings(model: Model) -> str | None:
             f"its norm_topk_prob is {str(norm).lower()}, and llama.cpp takes {str(not norm).lower()} for every "
             f"{model.architecture}: its experts would be weighed another way."
         )
+    if model.sentence is not None and (len(model.sentence.pooling) > 1 or model.sentence.pooling[0] not in _POOLINGS):
+        made = describe(model.sentence)
+        return f"its sentence vector is made by {made}, and llama.cpp's pooling is one of {', '.join(_POOLINGS)}."
+    if model.sentence is not None and model.sentence.dense:
+        return f"its sentence vector is made by {describe(model.sentence)}, and llama.cpp has no dense layer for it."
     return None

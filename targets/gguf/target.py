@@ -25,6 +25,7 @@ from compiler.quantize.plan import CODES, copy_tables, plan_allocation, plan_cod
 from compiler.recipe import IMATRIX, Recipe
 from compiler.scheme import SCHEMES as ALL_SCHEMES
 from compiler.scheme import find_scheme
+from compiler.sentence import OUTPUT
 from compiler.stages.stage import Stage
 from compiler.target import Target, refuse_window
 from compiler.task import GENERATION, tasks_of
@@ -269,7 +270,9 @@ def _finish(
     hidden, vocabulary = read.geometry.hidden_size, read.geometry.vocabulary
     output, width = ("logits", vocabulary) if read.is_decoder else ("last_hidden_state", hidden)
     inputs = (Port("input_ids", "int32", ("sequence",)),)
-    outputs = (Port(output, "float32", ("sequence", width)),)
+    outputs: tuple[Port, ...] = (Port(output, "float32", ("sequence", width)),)
+    if read.sentence is not None:
+        outputs += (Port(OUTPUT, "float32", (read.sentence.width,)),)
     return asdict(
         Lowered(
             runtime="llamacpp",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.errors import UnusableInput
 from compiler.package import Package
+from runtimes.session import EncodingSession
 
 TOKENIZER = "tokenizer.json"
 
@@ -24,6 +26,57 @@ def packaged_tokenizer(package: Package) -> Any | None:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def require_tokenizer(package: Package) -> Any:
+    """The tokenizer in the package.
+
+    Raises:
+        UnusableInput: it has none.
+    """
+    tokenizer = packaged_tokenizer(package)
+    if tokenizer is None:
+        raise UnusableInput(f"{package.name} has no {TOKENIZER}, so it takes no text. Build it again.")
+    return tokenizer
+
+
+def text_to_inputs(
+    package: Package,
+    session: EncodingSession,
+    text: str,
+    note: Callable[[str], None],
+    passage: str | None = None,
+) -> dict[str, NDArray[Any]]:
+    """A text as the session's inputs: by the runtime's own tokenizer or the one in the package, cut to what it takes.
+
+    Args:
+        package: the package.
+        session: its session.
+        text: the text.
+        note: is told when not all of it fits.
+        passage: a second text beside it, where the model takes pairs.
+    """
+    sentence = package.sentence
+    text = text.lower() if sentence is not None and sentence.lower_case else text
+    limits = [session.longest_sequence, None if sentence is None else sentence.max_tokens]
+    longest = min((limit for limit in limits if limit is not None), default=None)
+    own = session.tokenize(text) if passage is None else None
+    if own is not None:
+        ids, types = own, None
+        count = len(ids)
+        if longest is not None and count > longest:
+            ids = [*ids[: longest - 1], ids[-1]]
+    else:
+        tokenizer = require_tokenizer(package)
+        encoded = tokenizer.encode(text, passage)
+        count = len(encoded.ids)
+        if longest is not None and count > longest:
+            tokenizer.enable_truncation(longest)
+            encoded = tokenizer.encode(text, passage)
+        ids, types = encoded.ids, encoded.type_ids
+    if len(ids) < count:
+        note(f"The text has {count} tokens and the package takes {longest}: it is cut, and only the first part counts.")
+    return padded(text_arrays(ids, types), session.fixed_sequence_length)
 
 
 def text_arrays(ids: Sequence[int], segments: Sequence[int] | None = None) -> dict[str, NDArray[np.int64]]:

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.package import Package
+from compiler.sentence import OUTPUT
 from compiler.task import find_task
-from runtimes.kinds.encoding.inputs import TOKENIZER, packaged_tokenizer, padded, text_arrays
+from runtimes.kinds.encoding.inputs import padded, require_tokenizer, text_arrays, text_to_inputs
+from runtimes.kinds.encoding.pictures import picture_inputs
 from runtimes.kinds.kind import Outcome, Request, Table
 from runtimes.session import EncodingSession
 
 _ANSWER_TOKENS = 30
 _ENDS = 2
-_QUESTIONS = "question-answering"
+_QUESTIONS, _CLASSES = "question-answering", "text-classification"
 
 
 def check(package: Package, request: Request) -> None:
@@ -35,10 +37,19 @@ def check(package: Package, request: Request) -> None:
         raise UnusableInput(f"This package is for {task.name} and takes no pictures. Use --prompt TEXT.")
     if task.takes == "text" and not request.prompts:
         raise UnusableInput("There is nothing to run on. Add --prompt TEXT.")
-    if request.passage is not None and task.name != _QUESTIONS:
+    if request.passage is not None and task.name not in (_QUESTIONS, _CLASSES):
         raise UnusableInput(f"This package is for {task.name}: it takes no passage.")
+    if request.prompt_name is not None:
+        _check_prompt_name(package, request.prompt_name)
     if request.passage is None and task.name == _QUESTIONS:
         raise UnusableInput(f"This package is for {task.name}: add --passage TEXT, in which to look for the answer.")
+
+
+def _check_prompt_name(package: Package, name: str) -> None:
+    prompts = package.sentence.prompts if package.sentence else {}
+    if name not in prompts:
+        known = f"It has {', '.join(sorted(prompts))}." if prompts else "The model came without any."
+        raise UnusableInput(f"{package.name} has no prompt of the name {name!r:.60}. {known}")
 
 
 def use(package: Package, session: EncodingSession, request: Request) -> Outcome:
@@ -47,7 +58,7 @@ def use(package: Package, session: EncodingSession, request: Request) -> Outcome
 
 
 def _embed_prompts(package: Package, session: EncodingSession, request: Request) -> Outcome:
-    vectors = [embed(package, session, prompt) for prompt in request.prompts]
+    vectors = [embed(package, session, text, request.note) for text in _prompted(package, request)]
     document = [[float(value) for value in vector] for vector in vectors]
     if len(vectors) > 1:
         rows = [
@@ -60,25 +71,25 @@ def _embed_prompts(package: Package, session: EncodingSession, request: Request)
 
 
 def _classify_prompts(package: Package, session: EncodingSession, request: Request) -> Outcome:
-    ranked = [classify(package, session, text_to_inputs(package, session, prompt)) for prompt in request.prompts]
+    pairs = [text_to_inputs(package, session, text, request.note, request.passage) for text in request.prompts]
+    ranked = [classify(package, session, inputs) for inputs in pairs]
     return _tabled(request.prompts, ("label", "probability"), [_shares(each) for each in ranked])
 
 
 def _classify_image(package: Package, session: EncodingSession, request: Request) -> Outcome:
     assert request.image is not None
-    ranked = classify(package, session, _image_inputs(package, request))
+    ranked = classify(package, session, picture_inputs(package, request.image))
     return _tabled((request.image.name,), ("label", "probability"), [_shares(ranked)])
 
 
 def _label_prompts(package: Package, session: EncodingSession, request: Request) -> Outcome:
-    return _tabled(
-        request.prompts, ("token", "label"), [label_tokens(package, session, prompt) for prompt in request.prompts]
-    )
+    labelled = [label_tokens(package, session, text, request.note) for text in request.prompts]
+    return _tabled(request.prompts, ("token", "label"), labelled)
 
 
 def _answer_prompts(package: Package, session: EncodingSession, request: Request) -> Outcome:
     assert request.passage is not None
-    answers = [answer(package, session, prompt, request.passage) for prompt in request.prompts]
+    answers = [answer(package, session, prompt, request.passage, request.note) for prompt in request.prompts]
     return _tabled(
         request.prompts, ("answer", "probability"), [[(each.text, f"{each.probability:.4f}")] for each in answers]
     )
@@ -86,7 +97,7 @@ def _answer_prompts(package: Package, session: EncodingSession, request: Request
 
 _USES: dict[str, Callable[[Package, EncodingSession, Request], Outcome]] = {
     "feature-extraction": _embed_prompts,
-    "text-classification": _classify_prompts,
+    _CLASSES: _classify_prompts,
     "image-classification": _classify_image,
     "token-classification": _label_prompts,
     "fill-mask": _label_prompts,
@@ -106,57 +117,24 @@ def _tabled(titles: tuple[str, ...], columns: tuple[str, str], tables: list[list
     return Outcome(documents if len(documents) > 1 else documents[0], line, made)
 
 
-def _image_inputs(package: Package, request: Request) -> dict[str, Any]:
-    try:
-        from PIL import Image
-        from transformers import AutoImageProcessor
-
-        with Image.open(request.image) as picture:  # type: ignore[arg-type]
-            _refuse_code(package)
-            processor = AutoImageProcessor.from_pretrained(
-                package.folder, local_files_only=True, trust_remote_code=False, use_fast=False
-            )
-            return {"pixel_values": processor(picture.convert("RGB"), return_tensors="np")["pixel_values"]}
-    except (OSError, ValueError) as error:
-        raise UnusableInput(f"The picture {request.image} cannot be read: {error}.") from error
-    except ImportError as error:
-        raise UnusableInput(f"{error.name} is needed to read pictures: pip install pillow transformers.") from error
-
-
-def _refuse_code(package: Package) -> None:
-    """Refuse an image processor that is code in the package."""
-    told = package.folder / "preprocessor_config.json"
-    if told.is_file() and "auto_map" in read_object(told):
-        raise UnusableInput(
-            f"{package.name} wants to run code of its own (auto_map in {told.name}), and edgec never does. Build it again."
-        )
-
-
-def _tokenizer(package: Package) -> Any:
-    tokenizer = packaged_tokenizer(package)
-    if tokenizer is None:
-        raise UnusableInput(f"{package.name} has no {TOKENIZER}, so it takes no text. Build it again.")
-    return tokenizer
-
-
-def text_to_inputs(package: Package, session: EncodingSession, text: str) -> dict[str, NDArray[Any]]:
-    """A text as the session's inputs: by its own tokenizer or the one in the package, cut to what it takes, and padded."""
-    ids = session.tokenize(text)
-    if ids is None:
-        ids = _tokenizer(package).encode(text).ids
-    length, longest = session.fixed_sequence_length, session.longest_sequence
-    if longest is not None and len(ids) > longest:
-        ids = [*ids[: longest - 1], ids[-1]]
-    return padded(text_arrays(ids), length)
-
-
-def embed(package: Package, session: EncodingSession, text: str) -> NDArray[np.float32]:
-    """The mean of the token vectors, of length one: (hidden,)."""
-    inputs = text_to_inputs(package, session, text)
-    states = session.run(inputs)["last_hidden_state"][0]
+def embed(package: Package, session: EncodingSession, text: str, note: Callable[[str], None]) -> NDArray[np.float32]:
+    """The vector of a text: (width,), as the model's modules make it; without them the mean of its tokens, of length one."""
+    inputs = text_to_inputs(package, session, text, note)
+    outputs = session.run(inputs)
+    if OUTPUT in outputs:
+        return np.asarray(outputs[OUTPUT][0], np.float32)
+    states = outputs["last_hidden_state"][0]
     mask = inputs["attention_mask"][0][: len(states), None]
     pooled = (states * mask).sum(axis=0) / mask.sum()
     return np.asarray(pooled / np.linalg.norm(pooled), np.float32)
+
+
+def _prompted(package: Package, request: Request) -> tuple[str, ...]:
+    """The texts behind the prompt that the request names, or the model's default one."""
+    sentence = package.sentence
+    name = request.prompt_name or (sentence.default_prompt if sentence else None)
+    before = sentence.prompts[name] if sentence and name else ""
+    return tuple(before + text for text in request.prompts)
 
 
 def classify(
@@ -184,11 +162,13 @@ def _probabilities(logits: NDArray[np.float64], problem_type: str | None) -> NDA
     return np.asarray(exponentials / exponentials.sum())
 
 
-def label_tokens(package: Package, session: EncodingSession, text: str) -> list[tuple[str, str]]:
+def label_tokens(
+    package: Package, session: EncodingSession, text: str, note: Callable[[str], None]
+) -> list[tuple[str, str]]:
     """(token, most probable label or token) for each token: token-classification, fill-mask."""
-    inputs = text_to_inputs(package, session, text)
+    inputs = text_to_inputs(package, session, text, note)
     logits = session.run(inputs)["logits"][0]
-    tokenizer = _tokenizer(package)
+    tokenizer = require_tokenizer(package)
     config = read_object(package.folder / "config.json")
     names = config.get("id2label") or {}
     ids = [int(i) for i, seen in zip(inputs["input_ids"][0], inputs["attention_mask"][0], strict=True) if seen]
@@ -206,17 +186,26 @@ class Answer:
     probability: float
 
 
-def answer(package: Package, session: EncodingSession, question: str, passage: str) -> Answer:
+def answer(
+    package: Package, session: EncodingSession, question: str, passage: str, note: Callable[[str], None]
+) -> Answer:
     """The likeliest span of at most 30 tokens (question-answering); a passage longer than the package takes is cut.
 
     Devlin et al. 2018, BERT (arXiv:1810.04805), section 4.2: the sum of the scores of the two ends.
     """
-    tokenizer = _tokenizer(package)
+    tokenizer = require_tokenizer(package)
     length, longest = session.fixed_sequence_length, session.longest_sequence
     if longest is not None:
         asked = len(tokenizer.encode(question).ids)
         if asked + _ENDS >= longest:
             raise UnusableInput(f"The question has {asked} tokens; the package takes {longest} with the passage.")
+        count = len(tokenizer.encode(question, passage).ids)
+        if count > longest:
+            note(
+                f"Question and passage have {count} tokens and the package takes {longest}: the passage is cut, and an "
+                "answer is "
+                "looked for in its first part only."
+            )
         tokenizer.enable_truncation(longest, strategy="only_second")
     encoded = tokenizer.encode(question, passage)
     logits = session.run(padded(text_arrays(encoded.ids, encoded.type_ids), length))
@@ -238,5 +227,5 @@ def _log_sum(values: NDArray[np.float64]) -> float:
 
 
 def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Cosine of two vectors of length one."""
-    return float(np.dot(first, second))
+    """Cosine of two vectors."""
+    return float(np.dot(first, second) / (np.linalg.norm(first) * np.linalg.norm(second)))
