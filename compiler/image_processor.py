@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,24 +11,22 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 CONFIG = "preprocessor_config.json"
 # The colours of a picture, by a model's channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def pixel_values(folder: Path, picture: Image) -> NDArray[np.float32]:
+def pixel_values(folder: Path, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """A picture as the image processor of a model or package makes it: float32 (1, channels, height, width).
 
     Args:
         folder: has `config.json` and `preprocessor_config.json`.
-        picture: of any size and colours; it is brought to the channels of the model.
+        picture: (height, width, 3) in red, green and blue; it is brought to the channels of the model.
 
     Raises:
         UnusableInput: the processor is code of the model, or none that transformers can read.
     """
+    from PIL import Image
     from transformers import AutoImageProcessor
 
     if "auto_map" in read_object(folder / CONFIG):
@@ -42,14 +40,14 @@ def pixel_values(folder: Path, picture: Image) -> NDArray[np.float32]:
         raise UnusableInput(f"{folder.name} takes pictures of {channels!r:.20} channels; pictures have {list(_MODES)}.")
     try:
         processor: Any = AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_fast=False
+            folder, local_files_only=True, trust_remote_code=False, backend="pil"
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnusableInput(
             f"transformers knows no image processor for {CONFIG} of {folder.name}. Its image_processor_type must be one of "
             "transformers' own."
         ) from error
-    pixels = np.asarray(picture.convert(_MODES[channels]))
+    pixels = np.asarray(Image.fromarray(picture).convert(_MODES[channels]))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     made = processor([pixels], return_tensors="np", input_data_format="channels_last", do_convert_rgb=False)
     return np.asarray(made["pixel_values"], np.float32)

@@ -310,7 +310,7 @@ def test_minilm_stays_on_the_neural_engine_and_is_right(minilm_folder: Path, edg
     assert {each.operator for each in placement.unsupported} == {"gather", "cast"}
     assert_refused(edgec("bench", tmp_path / "out" / "coreml-fp16"), 2, "only evaluated", "macOS")
     refused = edgec("build", minilm_folder, "-r", "coreml:fp16", "--require", "ane>=0.999", "-o", tmp_path / "strict")
-    assert_refused(refused, 1, "99.26%", "gather", "--allow placement")
+    assert_refused(refused, 1, "99.29%", "gather", "--allow placement")
     assert not (tmp_path / "strict").exists()
     refused = edgec("build", minilm_folder, "-r", "tflite:fp32", "--require", "ane>=0.9", "-o", tmp_path / "strict")
     assert_refused(refused, 2, "no account")

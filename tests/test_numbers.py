@@ -20,7 +20,7 @@ from benchmarks.validity import Disturbance, Validity, judge
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.scheme import find_scheme
 from runtimes.kinds import encoding, generation
-from runtimes.kinds.kind import percentile, percentile_ms
+from runtimes.kinds.kind import Figures, percentile, percentile_ms
 from runtimes.verify.metrics import (
     Step,
     cosines,
@@ -29,6 +29,7 @@ from runtimes.verify.metrics import (
     perplexity,
     relative_error,
     row_cosines,
+    spread_error,
 )
 from runtimes.verify.verification import Verification
 from runtimes.verify.verify import check_numbers
@@ -93,8 +94,25 @@ def test_outputs_of_the_right_direction_and_the_wrong_size_fail() -> None:
         scheme = find_scheme(name)
         assert scheme is not None
         limits = encoding.limits(scheme)
-        assert check_numbers({"relative_error": 0.9, "min_cosine": 1.0}, limits, encoding.KIND.limited), name
-        assert check_numbers({"relative_error": 0.0, "min_cosine": 1.0}, limits, encoding.KIND.limited) == []
+        good: Figures = {"relative_error": 0.0, "spread_error": 0.0, "min_cosine": 1.0}
+        assert check_numbers({**good, "relative_error": 0.9}, limits, encoding.KIND.limited), name
+        assert check_numbers({**good, "spread_error": 0.9}, limits, encoding.KIND.limited), name
+        assert check_numbers(good, limits, encoding.KIND.limited) == []
+
+
+def test_outputs_that_tell_no_text_from_another_fail_however_near_they_are() -> None:
+    """One channel dominates, as in RoBERTa: the cosine is near 1 for any text."""
+    random = np.random.default_rng(0)
+    reference = random.normal(size=(64, 32)).astype(np.float32)
+    reference[:, 0] = 100
+    observed = random.normal(size=(64, 32)).astype(np.float32)
+    observed[:, 0] = 100
+    pairs = [(reference[:40], observed[:40]), (reference[40:], observed[40:])]
+    assert np.concatenate(row_cosines(pairs)).min() > 0.98 and relative_error(pairs) < 0.1
+    assert 1.2 < spread_error(pairs) < 1.6
+    assert spread_error([(reference, reference + np.float32(0.01))]) < 0.02
+    constant = np.ones((4, 3), np.float32)
+    assert spread_error([(constant, constant * np.float32(1.0001))]) < 0.02, "outputs that never differ"
 
 
 def test_a_single_label_is_compared_over_all_inputs() -> None:

@@ -13,9 +13,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes
+from compiler.image_processor import CONFIG, pixel_values
 from compiler.pretrained import from_pretrained
 from compiler.stages.cache import cache_folder, write_atomically
 from compiler.task import GENERATION, find_task
@@ -24,6 +27,7 @@ _NUMBERED = re.compile(r"(^|\.)\d+\.")
 # What tools put before every name, and how it gets there.
 _WRAPPED = {"_orig_mod.": "torch.compile", "module.": "DataParallel", "base_model.model.": "peft"}
 _SHOWN = 3
+_PICTURE = (60, 80, 3)  # of a size that no model takes
 
 
 def check_model(model: str, task: str, memo: str) -> None:
@@ -41,6 +45,8 @@ def check_model(model: str, task: str, memo: str) -> None:
         _check_weights(folder, task, infos)
         if find_task(task).takes == "text":
             _check_tokens(folder)
+        elif (folder / CONFIG).is_file():
+            _check_pictures(folder)
     write_atomically(done, "")
 
 
@@ -125,6 +131,19 @@ def _check_tokens(folder: Path) -> None:
         raise UnusableInput(
             f"The token {token!r} of {folder.name} has the id {number}, and the embedding has {rows:,} rows, so that the "
             "model has no vector for it. Resize the embedding to the tokenizer, or remove the token."
+        )
+
+
+def _check_pictures(folder: Path) -> None:
+    """Refuse an image processor that makes pictures of another size, or of other channels, than the model takes."""
+    config = read_object(folder / "config.json")
+    size = config.get("image_size", 224)
+    wanted = (config.get("num_channels", 3), *((size, size) if isinstance(size, int) else size))
+    made = pixel_values(folder, np.zeros(_PICTURE, np.uint8)).shape[1:]
+    if made != wanted:
+        raise UnusableInput(
+            f"{CONFIG} of {folder.name} makes pictures of {list(made)}, and the model takes {list(wanted)} by its config.json "
+            "(channels, height, width), so that no picture could be given to the package. Correct size or crop_size there."
         )
 
 

@@ -61,6 +61,8 @@ def refuse_encoder(model: Model, family: EncoderFamily) -> str | None:
     activation = _activation_name(config, family)
     if activation not in _ACTIVATIONS:
         return f"its activation {activation} is none of {', '.join(_ACTIVATIONS)}."
+    if config.get("qkv_bias") is False:
+        return "its queries, keys and values have no bias (qkv_bias), and the re-authored network has one."
     if config.get("position_embedding_type", "absolute") != "absolute":
         return f"its positions are {config['position_embedding_type']}, and only absolute ones are covered."
     if (config.get("type_vocab_size") or 0) > 2:

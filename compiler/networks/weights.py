@@ -67,8 +67,8 @@ def match_sources(model: Model, sources: Mapping[str, Source], prefixes: Iterabl
                 if prefix and each.startswith(prefix) and each.removeprefix(prefix) in stored:
                     return each.removeprefix(prefix)
         raise UnusableInput(
-            f"{model.name} has no tensor {name}, which its architecture {model.architecture} needs for {model.task}. "
-            "Download it again, or name the task that it was trained for with --task."
+            f"{model.name} has no tensor {name}, and the network that edgec re-authors for {model.architecture} and "
+            f"{model.task} has such a {name.rpartition('.')[2]}. It would compute something else, so it is refused."
         )
 
     found = {
@@ -86,18 +86,22 @@ def match_sources(model: Model, sources: Mapping[str, Source], prefixes: Iterabl
 
 
 def _unused(name: str, model: Model) -> bool:
-    """Whether the task does without that tensor: a pooler where token vectors are asked for, heads of pre-training.
+    """Whether the task does without that tensor: a pooler that no parameter takes, heads of pre-training.
 
-    A decoder is the table of words again, unless the model says that it is not.
+    A decoder is the table of words again, unless the model says that it is not. That a pooler which the task needs is there
+    has
+    been checked before (compiler/inputs/check.py).
     """
     task = model.task
+    if ".pooler." in f".{name}":
+        return True
     if name.endswith("decoder.weight") and model.config.get("tie_word_embeddings") is False:
         return False
     if task == "feature-extraction":
-        return re.fullmatch(r"(.*\.)?(pooler\..*|cls\..*|lm_head\..*|vocab_.*)", name) is not None
+        return re.fullmatch(r"(.*\.)?(cls\..*|lm_head\..*|vocab_.*)", name) is not None
     if task == "fill-mask":
-        return re.fullmatch(r"(.*\.)?(pooler\..*|cls\.seq_relationship\..*|.*decoder\.(weight|bias))", name) is not None
-    return task in ("token-classification", "question-answering") and ".pooler." in f".{name}"
+        return re.fullmatch(r"(.*\.)?(cls\.seq_relationship\..*|.*decoder\.(weight|bias))", name) is not None
+    return False
 
 
 def read_source(infos: Mapping[str, TensorInfo], source: Source, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -89,6 +89,25 @@ def relative_error(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32
     return float(np.sqrt(differences / max(sum(float(np.square(a.astype(np.float64)).sum()) for a, _ in pairs), 1e-30)))
 
 
+# Where outputs hardly differ from one input to the next, rounding alone is as large as what they differ by.
+_LEAST_SPREAD = 1e-2
+
+
+def spread_error(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> float:
+    """Norm of the difference over what the reference's rows differ by among themselves, of all pairs together.
+
+    Where one direction dominates all outputs, a cosine is near 1 whatever the text. Here their mean is taken out first: at 1
+    the
+    package tells inputs no better apart than by chance. A spread of less than a hundredth of the outputs counts as that much.
+    """
+    rows = [np.asarray(reference, np.float64) for reference, _ in pairs]
+    widths = {each.shape[-1] for each in rows}
+    flat = np.concatenate([each.reshape(-1, each.shape[-1] if len(widths) == 1 else 1) for each in rows])
+    differences = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in pairs)
+    spread = float(np.square(flat - flat.mean(0)).sum())
+    return float(np.sqrt(differences / max(spread, _LEAST_SPREAD**2 * float(np.square(flat).sum()), 1e-30)))
+
+
 # A lead of the first token that rounding to float16 can turn round.
 _TIE_NATS = 1e-3
 

@@ -17,7 +17,9 @@ _LEAST = 1e-4
 
 
 def _seen(mask: Any) -> Any:
-    return mb.cast(x=mask, dtype="fp16")
+    """The mask as floats; attention has cast it already."""
+    casts = [each for each in mask.child_ops if each.op_type == "cast" and each.dtype.val == "fp16"]
+    return casts[0].outputs[0] if casts else mb.cast(x=mask, dtype="fp16")
 
 
 def _token_weights(module: TokenWeights, own: Any, mask: Any) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.corpus import PASSAGES
 from compiler.errors import UnusableInput
 from compiler.model import Model, read_model
 from compiler.pretrained import load_pretrained
 from compiler.quantization import Calibration
+from compiler.quantize.calibrate.passages import PASSAGES
 from compiler.quantize.calibrate.pictures import draw_samples, samples_of_pictures
 from compiler.quantize.calibrate.texts import kept_text
 from compiler.stages.worker import report_progress

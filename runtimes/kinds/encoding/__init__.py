@@ -19,6 +19,10 @@ _COSINES: dict[str, float] = {
 }  # fmt: skip
 
 
+# What a package may be off by, of what texts differ by. At 0.7 likenesses still follow the model's with a correlation of 0.8.
+_LEAST_SPREAD_ERROR, _MOST_SPREAD_ERROR = 0.1, 0.7
+
+
 def limits(scheme: Scheme) -> dict[str, float]:
     """The relative error is held to what the cosine allows a vector of the same length: a wrong scale is wrong."""
     if not scheme.method:
@@ -27,7 +31,9 @@ def limits(scheme: Scheme) -> dict[str, float]:
         cosine = 0.95 if scheme.code_bits == 6 else 0.6
     else:
         cosine = {8: 0.97, 4: 0.85, 3: 0.6, 2: 0.0}[scheme.code_bits or 4]
-    return {"max_relative_error": math.sqrt(2 - 2 * cosine), "min_cosine": cosine}
+    error = math.sqrt(2 - 2 * cosine)
+    spread = max(error, min(_MOST_SPREAD_ERROR, max(_LEAST_SPREAD_ERROR, 3 * error)))
+    return {"max_relative_error": error, "max_spread_error": spread, "min_cosine": cosine}
 
 
 KIND = Kind(
@@ -38,6 +44,7 @@ KIND = Kind(
     limits=limits,
     limited={
         "max_relative_error": "relative_error",
+        "max_spread_error": "spread_error",
         "max_abs_difference": "max_abs_difference",
         "min_cosine": "min_cosine",
         "min_mean_cosine": "mean_cosine",
@@ -46,6 +53,7 @@ KIND = Kind(
         Column("min_cosine", "min cosine", 6),
         Column("mean_cosine", "mean cosine", 6),
         Column("relative_error", "relative error", 5),
+        Column("spread_error", "of the spread", 5),
         Column("max_abs_difference", "max abs difference", 5),
     ),
     prepare=prepare,

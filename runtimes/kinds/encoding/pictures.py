@@ -28,7 +28,8 @@ def picture_inputs(package: Package, file: Path) -> dict[str, NDArray[np.float32
         from PIL import Image
 
         with Image.open(file) as picture:
-            values = pixel_values(package.folder, picture)
+            pixels = np.asarray(picture.convert("RGB"))
+        values = pixel_values(package.folder, pixels)
     except (OSError, ValueError) as error:
         raise UnusableInput(f"The picture {file} cannot be read: {error}.") from error
     except ImportError as error:

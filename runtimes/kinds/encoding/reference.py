@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from compiler import corpus
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
+from compiler.image_processor import CONFIG, pixel_values
 from compiler.model import Model
 from compiler.package import Package
 from compiler.recipe import Shapes
@@ -21,9 +22,12 @@ from compiler.stages.worker import report_progress
 from runtimes.kinds.encoding.inputs import packaged_tokenizer, padded, text_arrays
 from runtimes.kinds.kind import Expectation, Figures, Findings
 from runtimes.session import EncodingSession
-from runtimes.verify.metrics import relative_error, row_cosines
+from runtimes.verify.metrics import relative_error, row_cosines, spread_error
 from runtimes.verify.strings import string_misses
 
+_MOST_TOKENS = 512
+_LONG_TEXT = "\n".join(corpus.PASSAGES * 2)
+_PICTURE = "picture.npz"
 Pairs = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
@@ -31,15 +35,17 @@ def expect(model: Model, shapes: Shapes, text: str | None, max_tokens: int) -> E
     """The Reference reads the project's own passages, cut to what the model and a package of these shapes hold."""
     if text is not None:
         raise UnusableInput("--text is for language models; encoders are compared on the project's own passages.")
-    longest = model.geometry.context_length or shapes.sequence_length
-    arguments = {"task": model.task, "max_tokens": min(shapes.sequence_length, longest)}
+    longest = model.geometry.context_length or _MOST_TOKENS
+    limits = {"max_tokens": min(shapes.sequence_length, longest), "most_tokens": min(_MOST_TOKENS, longest)}
+    arguments = {"task": model.task, **limits}
     return Expectation(f"{__name__}:write_expected", arguments, ("torch", "transformers", "tokenizers", "numpy"))
 
 
-def write_expected(model: str, out: str, task: str, max_tokens: int) -> None:
+def write_expected(model: str, out: str, task: str, max_tokens: int, most_tokens: int) -> None:
     """Write what the Reference says: `expected.json` and one `case-N.npz` an input.
 
-    Texts are scored one by one without padding, cut at `max_tokens`; images are drawn, not random.
+    Texts are scored one by one without padding, cut at `max_tokens`, and one of `most_tokens`; where the model has segments,
+    a pair is among them. Images are drawn, not random; one of them goes through the image processor too, `picture.npz`.
     """
     import torch
 
@@ -53,10 +59,18 @@ def write_expected(model: str, out: str, task: str, max_tokens: int) -> None:
         batches: list[dict[str, NDArray[Any]]] = [
             {"pixel_values": image[None]} for image in draw_images(encoder.image_shape)
         ]
+        if (folder / CONFIG).is_file():
+            picture = _picture()
+            np.savez(Path(out) / _PICTURE, picture=picture, values=pixel_values(folder, picture))
     else:
         tokenizer = load_tokenizer(folder)
         encoded = [tokenizer.encode(passage, truncation=True, max_length=max_tokens) for passage in corpus.PASSAGES]
         every = [text_arrays(ids) for ids in encoded]
+        if "token_type_ids" in encoder.input_names:
+            pair = tokenizer(*corpus.PASSAGES[:2], truncation=True, max_length=max_tokens)
+            every.append(text_arrays(pair["input_ids"], pair.get("token_type_ids")))
+        if most_tokens > max_tokens:
+            every.append(text_arrays(tokenizer.encode(_LONG_TEXT, truncation=True, max_length=most_tokens)))
         batches = [{name: each[name] for name in encoder.input_names} for each in every]
         strings = [[string, tokenizer.encode(string)] for string in corpus.nasty_strings(tokenizer.all_special_tokens)]
     with torch.inference_mode():
@@ -69,6 +83,13 @@ def write_expected(model: str, out: str, task: str, max_tokens: int) -> None:
             report_progress(number + 1, len(batches))
     expected = {"cases": len(batches), "strings": strings, "outputs": list(encoder.output_names)}
     (Path(out) / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
+
+
+def _picture() -> NDArray[np.uint8]:
+    """A coloured picture, (height, width, 3)."""
+    y, x = np.mgrid[0:1:90j, 0:1:120j]
+    channels = (x, 1 - y, 0.5 + 0.5 * np.sin(20 * x * y))
+    return np.stack([(255 * channel).round() for channel in channels], -1).astype(np.uint8)
 
 
 def draw_images(shape: tuple[int, int, int]) -> list[NDArray[np.float32]]:
@@ -87,7 +108,7 @@ def draw_images(shape: tuple[int, int, int]) -> list[NDArray[np.float32]]:
 def probe(
     session: EncodingSession, package: Package, expected: Path, on_progress: Callable[[int, int], None]
 ) -> Findings:
-    """Run every case, padded as the container needs it; the distances over the rows that are not padding."""
+    """Run every case that the package takes, padded as the container needs it; distances over rows that are not padding."""
     told = read_object(expected / "expected.json")
     pairs: dict[str, Pairs] = {}
     largest, worst = 0.0, ""
@@ -95,6 +116,9 @@ def probe(
         with np.load(expected / f"case-{number}.npz") as case:
             inputs = {name[3:]: case[name] for name in case.files if name.startswith("in_")}
             wanted = {name[4:]: case[name] for name in case.files if name.startswith("out_")}
+        on_progress(number + 1, told["cases"])
+        if not _taken(inputs, session):
+            continue
         got = session.run(_with_padding(inputs, session))
         for name, reference in wanted.items():
             observed = got[name][tuple(slice(0, size) for size in reference.shape)]
@@ -102,17 +126,41 @@ def probe(
             difference = float(np.abs(reference - observed).max())
             if not np.isfinite(difference) or difference >= largest:
                 largest, worst = difference, name
-        on_progress(number + 1, told["cases"])
     cosine = np.concatenate([row for each in pairs.values() for row in row_cosines(each)])
     figures: Figures = {
         "rows": len(cosine),
         "min_cosine": float(cosine.min()),
         "mean_cosine": float(cosine.mean()),
         "relative_error": max(relative_error(each) for each in pairs.values()),
+        "spread_error": max(spread_error(each) for each in pairs.values()),
         "max_abs_difference": largest,
         "worst_output": worst,
     }
-    return Findings(figures, tuple(string_misses(_tokenizer_of(session, package), told["strings"], "package")))
+    misses = string_misses(_tokenizer_of(session, package), told["strings"], "package")
+    return Findings(figures, (*misses, *_picture_misses(package, expected / _PICTURE)))
+
+
+def _picture_misses(package: Package, file: Path) -> list[str]:
+    """A sentence where the image processor in the package makes other numbers of a picture than the model's."""
+    if not file.is_file():
+        return []
+    with np.load(file) as case:
+        picture, wanted = case["picture"], case["values"]
+    if not (package.folder / CONFIG).is_file():
+        return [f"pictures: the package has no {CONFIG}"]
+    made = pixel_values(package.folder, picture)
+    if made.shape != wanted.shape or not np.allclose(made, wanted, atol=1e-6):
+        return [f"pictures: {CONFIG} of the package makes other numbers of a picture than that of the model"]
+    return []
+
+
+def _taken(inputs: dict[str, NDArray[Any]], session: EncodingSession) -> bool:
+    """Whether a package takes that input: not too many tokens, and segments only where it has them."""
+    if "input_ids" not in inputs:
+        return True
+    longest = session.fixed_sequence_length or session.longest_sequence or sys.maxsize
+    segments = "token_type_ids" in session.input_names or not inputs.get("token_type_ids", np.zeros(1)).any()
+    return bool(segments and inputs["input_ids"].shape[1] <= longest)
 
 
 def _with_padding(inputs: dict[str, NDArray[Any]], session: EncodingSession) -> dict[str, NDArray[Any]]:
