@@ -35,7 +35,9 @@ from targets.gguf.architectures import ARCHITECTURES
 from targets.gguf.codes import BLOCK, CONTAINERS, carry, matrix_bytes
 from targets.gguf.imatrix import BASE, plan_imatrix, set_imatrix
 from targets.gguf.imatrix import FILE as IMATRIX_FILE
+from targets.gguf.pretokenizer import recognized
 from targets.gguf.settings import refuse_settings
+from targets.gguf.token_keys import completed
 
 NAME = "gguf"
 SCHEMES = tuple(
@@ -132,7 +134,7 @@ def _plan_convert(model: Model, base: str) -> Stage:
         "convert to GGUF",
         "targets.gguf.target:convert",
         {"base": base, "name": model.name, "converter": llama_converter.VERSION},
-        ("torch", "transformers", "tokenizers", "sentencepiece", "numpy"),
+        ("torch", "transformers", "tokenizers", "sentencepiece", "llama-cpp-python", "numpy"),
         ensures=(BASE,),
         python_path=("targets.gguf.converter:converter_folder",),
     )
@@ -152,10 +154,10 @@ def convert(model: str, out: str, base: str, name: str, converter: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
         view_without_code(Path(model), folder)
-        _write_all_ends(sorted(end_of_text_ids(Path(model))))
         sys.argv = [str(script), str(folder), "--outtype", base.lower(), "--outfile", str(target), "--model-name", name]
         try:
-            runpy.run_path(str(script), run_name="__main__")
+            with recognized(Path(model)), completed(Path(model)):
+                runpy.run_path(str(script), run_name="__main__")
         except SystemExit as error:
             if error.code:
                 raise UnusableInput(f"llama.cpp's converter refused {name} (exit code {error.code}).") from error
@@ -168,24 +170,6 @@ def convert(model: str, out: str, base: str, name: str, converter: str) -> None:
             ) from error
     if not target.is_file():
         raise UnusableInput(f"llama.cpp's converter wrote no file for {name}.")
-
-
-def _write_all_ends(ends: list[int]) -> None:
-    """Have the converter's writer name further ends of a text, as ends of a turn and of a message: it writes one alone."""
-    from gguf import GGUFWriter
-
-    write = GGUFWriter.write_header_to_file
-
-    def write_with_ends(self: Any, *arguments: Any, **options: Any) -> None:
-        written = self.kv_data[0]
-        first = written.get("tokenizer.ggml.eos_token_id")
-        others = [end for end in ends if first is not None and end != first.value]
-        free = [key for key in ("eot", "eom") if f"tokenizer.ggml.{key}_token_id" not in written]
-        for key, end in zip(free, others, strict=False):
-            self.add_uint32(f"tokenizer.ggml.{key}_token_id", end)
-        write(self, *arguments, **options)
-
-    GGUFWriter.write_header_to_file = write_with_ends  # type: ignore[method-assign]
 
 
 def view_without_code(model: Path, folder: Path) -> None:
