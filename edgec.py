@@ -177,6 +177,7 @@ def verify(
     max_tokens: int | None = None,
     threads: int = 2,
     allow: Sequence[str] = (),
+    trust: bool = False,
     executor: Executor | None = None,
     on_progress: Callable[[Package], Progress] | None = None,
 ) -> list[Verification]:
@@ -191,11 +192,13 @@ def verify(
         max_tokens: tokens of it to use at most.
         threads: threads that runtimes may use.
         allow: names of checks whose failure is accepted and recorded.
+        trust: run native code of packages that another machine built.
         executor: what runs the Reference.
         on_progress: gives each package's progress a place to go.
     """
     from dataclasses import replace
 
+    from runtimes.registry import require_trusted
     from runtimes.verify.verify import MAX_TEXT_TOKENS
     from runtimes.verify.verify import verify as verify_one
 
@@ -204,6 +207,7 @@ def verify(
         if model is not None:
             check_identity(model, package.model)
         require_usable(package)
+        require_trusted(package, trust)
         source = replace(model, task=package.model.task) if model else find_identified(package.model)
         found.append(
             verify_one(
@@ -228,12 +232,16 @@ def require_passed(packages: Packages, found: Sequence[Verification]) -> None:
     require(list(zip(read, found, strict=True)))
 
 
-def use(package: Package | Path | str, request: Request, *, threads: int = 2) -> Outcome:
-    """Use a package once: generate, embed, classify, or answer a question from a passage."""
+def use(package: Package | Path | str, request: Request, *, threads: int = 2, trust: bool = False) -> Outcome:
+    """Use a package once: generate, embed, classify, or answer a question from a passage.
+
+    With `trust`, native code of a package that another machine built is run.
+    """
     from runtimes.kinds import kind_of_task
-    from runtimes.registry import open_session
+    from runtimes.registry import open_session, require_trusted
 
     opened = _opened(package)
+    require_trusted(opened, trust)
     kind = kind_of_task(opened.model.task)
     kind.check(opened, request)
     session = open_session(opened, threads)
@@ -248,12 +256,19 @@ def bench(
     workload: Workload | None = None,
     *,
     device: str = "local",
+    trust: bool = False,
     on_progress: Progress | None = None,
 ) -> list[Measurement]:
-    """Measure packages on a device, each in an agent of its own, taking turns round by round."""
+    """Measure packages on a device, each in an agent of its own, taking turns round by round.
+
+    With `trust`, native code of packages that another machine built is run.
+    """
     from benchmarks.harness import bench as measure
+    from runtimes.registry import require_trusted
 
     opened = [_opened(each) for each in packages]
+    for each in opened:
+        require_trusted(each, trust)
     tell = on_progress or (lambda done, total: None)
     return measure(opened, workload or Workload(), device=device, on_progress=tell)
 

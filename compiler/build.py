@@ -21,6 +21,7 @@ from compiler.stages.cache import Entry, drop_entry, new_folder
 from compiler.stages.executor import Executor, LocalExecutor, Source, StageReport, stamp_of
 from compiler.stages.stage import Stage
 from compiler.target import Target, check_taken
+from compiler.trust import remember_built
 
 TYPE_FALLBACK = "type-fallback"
 _BITS_TOLERANCE = 0.005
@@ -210,6 +211,7 @@ def _assemble(folder: Path, model: Model, identity: ModelIdentity, made: _Made, 
     asked = recipe.full()
     package = Package(folder, identity, str(recipe), asked, made.lowered, tools, files, made.allowed, model.sentence)
     write_manifest(package)
+    remember_built(package)
     return package
 
 

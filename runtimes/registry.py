@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import sys
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from compiler.errors import UnusableInput, missing_extra
 from compiler.package import Package, require_usable
+from compiler.trust import is_built_here
 from runtimes.kinds import kind_of_task
 
 # Elsewhere than on macOS packages are evaluated, which says what they compute and nothing of how fast.
 _COREML = "runtimes.coreml.macos" if sys.platform == "darwin" else "runtimes.coreml.evaluator"
 _EVALUATORS = ("runtimes.coreml.evaluator",)
 
-# name, module, distributions that it needs, the extra that brings them
-RUNTIMES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
-    ("llamacpp", "runtimes.llamacpp", ("llama-cpp-python",), "gguf"),
-    ("ortgenai", "runtimes.ortgenai", ("onnxruntime-genai", "onnxruntime"), "onnx"),
-    ("onnxruntime", "runtimes.onnxruntime", ("onnxruntime",), "onnx"),
-    ("coreml", _COREML, ("coremltools", "torch"), "coreml"),
-    ("litert", "runtimes.litert", ("ai-edge-litert",), "tflite"),
-    ("tvm", "runtimes.tvm", ("apache-tvm",), "neo"),
-    ("gptq", "runtimes.gptq", ("torch", "transformers"), "reference"),
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime.
+
+    Attributes:
+        name: as package.json has it.
+        module: ours.
+        distributions: what it needs.
+        extra: what brings them.
+        targets: those that write packages for it.
+        artifact: how the files are called that it opens.
+        native: whether it runs native code out of the package.
+    """
+
+    name: str
+    module: str
+    distributions: tuple[str, ...]
+    extra: str
+    targets: tuple[str, ...]
+    artifact: str
+    native: bool = False
+
+
+RUNTIMES: tuple[Runtime, ...] = (
+    Runtime("llamacpp", "runtimes.llamacpp", ("llama-cpp-python",), "gguf", ("gguf",), "*.gguf"),
+    Runtime("ortgenai", "runtimes.ortgenai", ("onnxruntime-genai", "onnxruntime"), "onnx", ("onnx",), "*.onnx"),
+    Runtime("onnxruntime", "runtimes.onnxruntime", ("onnxruntime",), "onnx", ("onnx",), "*.onnx"),
+    Runtime("coreml", _COREML, ("coremltools", "torch"), "coreml", ("coreml",), "*.mlpackage"),
+    Runtime("litert", "runtimes.litert", ("ai-edge-litert",), "tflite", ("tflite",), "*.tflite"),
+    Runtime("tvm", "runtimes.tvm", ("apache-tvm",), "neo", ("neo",), "*.so", native=True),
+    Runtime("gptq", "runtimes.gptq", ("torch", "transformers"), "reference", ("gptq",), "*.safetensors"),
 )
 
 
@@ -43,19 +69,56 @@ def import_runtime(package: Package) -> ModuleType:
     Raises:
         UnusableInput: the runtime is unknown or not installed.
     """
-    for name, module, distributions, extra in RUNTIMES:
-        if name == package.lowered.runtime:
-            try:
-                return importlib.import_module(module)
-            except ModuleNotFoundError as error:
-                raise missing_extra(distributions[0], extra) from error
-    known = ", ".join(name for name, *_ in RUNTIMES)
-    raise UnusableInput(f"{package.name} wants the runtime {package.lowered.runtime!r}; this edgec has {known}.")
+    runtime = runtime_of(package)
+    try:
+        return importlib.import_module(runtime.module)
+    except ModuleNotFoundError as error:
+        raise missing_extra(runtime.distributions[0], runtime.extra) from error
+
+
+def runtime_of(package: Package) -> Runtime:
+    """The runtime of a package, which must be the one that its target writes for, as must be the files that it opens.
+
+    Raises:
+        UnusableInput: the runtime is unknown, or the package is none that its target would write.
+    """
+    named = package.lowered.runtime
+    runtime = next((each for each in RUNTIMES if each.name == named), None)
+    if runtime is None:
+        known = ", ".join(each.name for each in RUNTIMES)
+        raise UnusableInput(f"{package.name} wants the runtime {named!r}; this edgec has {known}.")
+    target = package.recipe.partition(":")[0]
+    if target not in runtime.targets:
+        raise UnusableInput(
+            f"{package.name} is of the target {target!r} and names the runtime {named}, which that target does not write for. "
+            "It is refused: the package was not made by edgec, or was changed."
+        )
+    for file in (file for graph in package.lowered.graphs for file in graph.files):
+        if not fnmatch.fnmatchcase(file, runtime.artifact):
+            raise UnusableInput(
+                f"{package.name} has {named} open {file!r:.80}, and packages of {target} have {runtime.artifact}. It is "
+                "refused: "
+                "the package was not made by edgec, or was changed."
+            )
+    return runtime
+
+
+def require_trusted(package: Package, trust: bool) -> None:
+    """Refuse native code that another machine built, unless the user trusts it in so many words.
+
+    Raises:
+        UnusableInput: it is such a package.
+    """
+    if runtime_of(package).native and not trust and not is_built_here(package):
+        raise UnusableInput(
+            f"{package.name} is native code ({package.artifact.name}), which can do whatever you can, and this machine has no "
+            "record of having built it. Where you know who built it, add --trust; else build it here from the model."
+        )
 
 
 def runtime_distributions(name: str) -> tuple[str, ...]:
     """The distributions whose versions a measurement with this runtime records."""
-    return next((distributions for known, _, distributions, _ in RUNTIMES if known == name), ())
+    return next((each.distributions for each in RUNTIMES if each.name == name), ())
 
 
 def require_measurable(package: Package) -> None:
@@ -73,4 +136,4 @@ def require_measurable(package: Package) -> None:
 
 def only_evaluated(package: Package) -> bool:
     """Whether this machine can tell what the package computes, but nothing of its speed and memory."""
-    return any(name == package.lowered.runtime and module in _EVALUATORS for name, module, *_ in RUNTIMES)
+    return any(each.name == package.lowered.runtime and each.module in _EVALUATORS for each in RUNTIMES)

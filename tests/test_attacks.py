@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import run_edgec
+import tiny
+from conftest import Run, assert_refused, run_edgec
 
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.gguf import read_gguf_header
@@ -28,6 +30,7 @@ from compiler.package import (
     Package,
     StoredWeights,
     check_files,
+    read_package,
     write_manifest,
 )
 from compiler.stages.cache import cache_folder, clear_cache
@@ -198,3 +201,36 @@ def test_a_model_that_names_code_of_the_hub_or_more_layers_than_it_has_is_refuse
         (folder / "config.json").write_text(json.dumps(config | change))
         done = run_edgec("build", folder, "-r", "onnx:fp32", "-o", tmp_path / "o")
         assert done.returncode == 2 and sentence in done.stderr
+
+
+def test_native_code_runs_only_where_it_was_built_or_is_trusted(
+    tmp_path: Path, minilm_folder: Path, edgec_here: Run
+) -> None:
+    model = tiny.save_encoder("bert", minilm_folder, tmp_path / "model")
+    done = edgec_here("build", model, "-r", "neo:fp32", "--sequence-length", 32, "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    package = tmp_path / "neo-fp32"
+    ask = ("run", package, "-p", "hello", "--json")
+    assert edgec_here(*ask).returncode == 0
+    (cache_folder("built") / read_package(package).digest).unlink()
+    for command in (ask, ("verify", package), ("bench", package)):
+        assert_refused(edgec_here(*command), 2, "native code", "compiled.so", "--trust")
+    assert edgec_here(*ask, "--trust").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("runtime", "file", "word"), [("tvm", "model.onnx", "does not write for"), ("onnxruntime", "evil.so", "*.onnx")]
+)
+def test_a_package_is_what_its_target_writes(
+    runtime: str, file: str, word: str, tmp_path: Path, minilm_folder: Path, edgec_here: Run
+) -> None:
+    model = tiny.save_encoder("bert", minilm_folder, tmp_path / "model")
+    assert edgec_here("build", model, "-r", "onnx:fp32", "-o", tmp_path).returncode == 0
+    package = read_package(tmp_path / "onnx-fp32")
+    (package.folder / "model.onnx").rename(package.folder / file)
+    graph = replace(package.lowered.main, files=(file,))
+    files = {**package.files, file: package.files["model.onnx"]}
+    files = {name: record for name, record in files.items() if (package.folder / name).exists()}
+    write_manifest(replace(package, files=files, lowered=replace(package.lowered, runtime=runtime, graphs=(graph,))))
+    for command in (("run", package.folder, "-p", "hello"), ("verify", package.folder), ("bench", package.folder)):
+        assert_refused(edgec_here(*command), 2, word)

@@ -105,7 +105,7 @@ def _families(modules: list[str]) -> list[str]:
     ("room", "families", "shared"),
     [
         ("targets", _families([module for _, module in TARGETS]), {"registry"}),
-        ("runtimes", _families([module for _, module, _, _ in RUNTIMES]), _SHARED_BY_RUNTIMES),
+        ("runtimes", _families([each.module for each in RUNTIMES]), _SHARED_BY_RUNTIMES),
         ("runtimes/kinds", [f"runtimes.kinds.{task.kind}" for task in TASKS], {"kind"}),
         ("runtimes/devices", [module for _, module in DEVICES], {"device", "registry"}),
         ("compiler/networks/families", [_module(path) for path in _FAMILIES.glob("[a-z]*.py")], set()),

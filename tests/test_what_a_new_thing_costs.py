@@ -207,12 +207,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '    ("toy", "targets.toy.target"),\n',
     )
     (root / "runtimes" / "toy.py").write_text(_RUNTIME)
-    runtimes = "RUNTIMES: tuple[tuple[str, str, tuple[str, ...], str], ...] = (\n"
-    _insert(root / "runtimes" / "registry.py", runtimes, '    ("toy", "runtimes.toy", ("numpy",), "reference"),\n')
+    runtimes = "RUNTIMES: tuple[Runtime, ...] = (\n"
+    _insert(root / "runtimes" / "registry.py", runtimes, _RUNTIME_ROW)
     (root / "runtimes" / "devices" / "copied.py").write_text(_TRANSPORT)
     devices = "DEVICES: tuple[tuple[str, str], ...] = ("
     _insert(root / "runtimes" / "devices" / "registry.py", devices, '("copied", "runtimes.devices.copied"), ')
     return root
+
+
+_RUNTIME_ROW = '    Runtime("toy", "runtimes.toy", ("numpy",), "reference", ("toy",), "*"),\n'
 
 
 @pytest.fixture(scope="module")

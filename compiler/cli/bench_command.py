@@ -12,6 +12,7 @@ import click
 import edgec
 from benchmarks.measurement import Measurement
 from compiler.cli.display import format_bytes, print_json, print_table, progress_bars
+from compiler.cli.trust_option import trust_option
 from compiler.output_file import check_output
 from compiler.recipe import LARGEST
 from runtimes.kinds import find_kind, kind_of_task
@@ -34,6 +35,7 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
 )
 @click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
 @click.option("--device", default="local", show_default=True, metavar="TRANSPORT[:ADDRESS]", help="Where it runs.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     packages: tuple[Path, ...],
@@ -45,6 +47,7 @@ def command(
     repetitions: int,
     threads: int,
     device: str,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Measure each PACKAGE in a process of its own, taking turns round by round."""
@@ -58,7 +61,7 @@ def command(
         repetitions=repetitions,
         threads=threads,
     )
-    measurements = bench_with_bar(packages, workload, device, quiet=as_json)
+    measurements = bench_with_bar(packages, workload, device, quiet=as_json, trust=trust)
     if out is not None:
         edgec.write_measurements(out, measurements)
     if as_json:
@@ -67,13 +70,19 @@ def command(
         print_measurements(measurements)
 
 
-def bench_with_bar(packages: edgec.Packages, workload: Workload, device: str, quiet: bool = False) -> list[Measurement]:
+def bench_with_bar(
+    packages: edgec.Packages, workload: Workload, device: str, quiet: bool = False, trust: bool = False
+) -> list[Measurement]:
     """Measure packages, with a progress bar."""
     with progress_bars(quiet) as progress:
         task = progress.add_task(f"bench {len(packages)} packages, {workload.rounds} rounds", total=None)
         update = partial(progress.update, task)
         return edgec.bench(
-            packages, workload, device=device, on_progress=lambda done, total: update(completed=done, total=total)
+            packages,
+            workload,
+            device=device,
+            trust=trust,
+            on_progress=lambda done, total: update(completed=done, total=total),
         )
 
 

@@ -8,6 +8,7 @@ import click
 
 import edgec
 from compiler.cli.display import print_json, print_table
+from compiler.cli.trust_option import trust_option
 from runtimes.registry import only_evaluated
 
 
@@ -22,6 +23,7 @@ from runtimes.registry import only_evaluated
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--raw", is_flag=True, help="Do not put the prompt into the chat template.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     package: Path,
@@ -32,6 +34,7 @@ def command(
     max_tokens: int,
     raw: bool,
     threads: int,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Use PACKAGE once: generate, embed, classify or answer."""
@@ -48,7 +51,7 @@ def command(
 
     timed = not only_evaluated(opened)
     request = edgec.Request(prompts, passage, image, max_tokens, not raw, timed, tell, note, prompt_name)
-    outcome = edgec.use(opened, request, threads=threads)
+    outcome = edgec.use(opened, request, threads=threads, trust=trust)
     if as_json:
         print_json(outcome.document)
         return

@@ -11,6 +11,7 @@ import click
 
 import edgec
 from compiler.cli.display import StageBars, print_json, print_table, progress_bars
+from compiler.cli.trust_option import trust_option
 from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.package import Package, read_package
@@ -36,6 +37,7 @@ Found = Sequence[tuple[Package, Verification]]
 )
 @click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
 @click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(
@@ -46,6 +48,7 @@ def command(
     text: Path | None,
     max_tokens: int,
     threads: int,
+    trust: bool,
     allow: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -63,6 +66,7 @@ def command(
             text=text,
             max_tokens=max_tokens,
             threads=threads,
+            trust=trust,
             allow=allow,
         )
     if as_json:
