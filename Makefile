@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
-.PHONY: demo test lint types check bench gate setup clean
+.PHONY: demo test lint types check bench gate fuzz setup clean
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ gate: $(READY)
 	@test -n "$(REVISION)" || { echo 'Name the commit: make gate REVISION=abc123'; exit 2; }
 	$(BIN)/python tests/gate.py $(REVISION) -o .gate.json
 	$(BIN)/python tests/gate.py --against .gate.json
+
+# About 20 minutes: damaged input for every parser.
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py --inputs 200000
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT)

@@ -14,6 +14,7 @@ from compiler.errors import UnusableInput
 from compiler.formats.json_file import LIMIT_BYTES, parse_json, read_regular
 from compiler.output_file import write_output
 from compiler.records import from_json
+from runtimes.kinds import kind_of_task
 from runtimes.verify.verification import Verification
 from runtimes.workload import Workload
 
@@ -104,6 +105,9 @@ def _same_work(one: Measurement, other: Measurement) -> bool:
 
 
 def _require_times(found: Measurement) -> None:
+    lacking = [name for _, name in kind_of_task(found.task).timed if name not in found.samples]
+    if lacking:
+        raise ValueError(f"samples has no {lacking[0]}, which is what a measurement of {found.task} is made of")
     for name, rounds in found.samples.items():
         every = [value for samples in rounds for value in samples]
         if not every or not all(math.isfinite(value) and value > 0 for value in every):

@@ -14,7 +14,7 @@ from compiler.inputs.identity import identify, remember_model
 from compiler.model import Model, model_files
 from compiler.package import Deviation, FileRecord, Lowered, ModelIdentity, Package, write_manifest
 from compiler.placement import Requirement, check_account, check_placement
-from compiler.recipe import Recipe
+from compiler.recipe import Recipe, folder_names
 from compiler.records import from_json
 from compiler.scheme import Scheme, find_scheme
 from compiler.stages.cache import Entry, drop_entry, new_folder
@@ -59,7 +59,7 @@ def build(
     executor: Executor | None = None,
     keep: Callable[[Sequence[Package]], Sequence[bool]] | None = None,
 ) -> BuildReport:
-    """Make one package per recipe at `out/<recipe.folder_name>`. Either all appear, or none.
+    """Make one package per recipe at `out/<folder name>` (`folder_names`). Either all appear, or none.
 
     Args:
         model: what to package.
@@ -103,10 +103,11 @@ def build(
         allowed += check_placement(lowered.placement, str(recipe), require, allow)
         made.append(_Made(recipe, stage, entry, lowered, allowed))
     packages = []
+    names = dict(zip(recipes, folder_names(recipes), strict=True))
     out.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as temporary:
         for each in made:
-            folder = temporary / each.recipe.folder_name
+            folder = temporary / names[each.recipe]
             packages.append(_assemble(folder, model, identity, each, executor.tools(each.stage)))
         passed = list(keep(packages)) if keep else [True] * len(packages)
         kept = [package for package, good in zip(packages, passed, strict=True) if good]
@@ -132,9 +133,7 @@ def _move(packages: Sequence[Package], out: Path) -> None:
 
 
 def _refuse_existing(out: Path, recipes: Sequence[Recipe]) -> None:
-    names = [recipe.folder_name for recipe in recipes]
-    if len(set(names)) != len(names):
-        raise UnusableInput("The same recipe is given twice.")
+    names = folder_names(recipes)
     if out.exists() and not out.is_dir():
         raise UnusableInput(f"The output {out} is a file. Name a folder.")
     for name in names:

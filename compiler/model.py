@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compiler.config_types import require_types
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import TensorInfo, find_tensors
@@ -130,8 +131,6 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
             "that line from config.json."
         )
     named = config.get("architectures") or ["unknown"]
-    if not isinstance(named, list):
-        raise UnusableInput(f"config.json of {folder.name} has architectures = {named!r}, which is no list.")
     architecture = str(named[0])
     task = find_task(task or _task_of(architecture, folder)).name
     _require_sense(config, task, folder)
@@ -203,12 +202,14 @@ def _require_sizes(
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        return read_object(path)
+        config = read_object(path)
     except FileNotFoundError:
         raise UnusableInput(
             f"{folder} has no config.json, so it is not a Hugging Face model folder. Point to the folder that holds "
             "config.json and model.safetensors."
         ) from None
+    require_types(config, folder.name)
+    return config
 
 
 def _code_from_hub(config: Mapping[str, Any]) -> str | None:

@@ -22,6 +22,7 @@ MANIFEST = "package.json"
 # What verify found of the package, beside it.
 VERIFICATION = "verification.json"
 SCHEMA_VERSION = 2
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,10 @@ def read_package(folder: Path) -> Package:
         if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
             raise UnusableInput(
                 f"{MANIFEST} of {folder.name} names the file {name!r}, which leaves its folder. Refused."
+            )
+        if not name.isprintable() or max(len(part.encode()) for part in path.parts) > _LONGEST_NAME:
+            raise UnusableInput(
+                f"{MANIFEST} of {folder.name} names the file {name!r:.80}, which no file can be called."
             )
     for name in (file for graph in package.lowered.graphs for file in graph.files):
         if not any(f"{each}/".startswith(f"{name}/") for each in package.files):

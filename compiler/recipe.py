@@ -83,6 +83,31 @@ class Recipe:
         }
 
 
+_SHAPE_WORDS = {"context_length": "context", "sequence_length": "sequence", "batch": "batch"}
+
+
+def folder_names(recipes: Sequence[Recipe]) -> list[str]:
+    """The folder name of each recipe's package; recipes that differ in nothing but shapes have these in their names.
+
+    Raises:
+        UnusableInput: two recipes are equal, or differ in what no name tells.
+    """
+    names = []
+    for recipe in recipes:
+        alike = [asdict(each.shapes) for each in recipes if each.folder_name == recipe.folder_name]
+        own = asdict(recipe.shapes)
+        apart = [key for key in _SHAPE_WORDS if own[key] is not None and len({each[key] for each in alike}) > 1]
+        told = [f"-{_SHAPE_WORDS[key]}{own[key]}" for key in apart]
+        names.append("".join([recipe.folder_name, *told]))
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UnusableInput(
+            f"Two recipes would make the package {twice[0]}: they are equal, or differ only in settings that its name does "
+            "not "
+            "tell. Build one of them into another folder."
+        )
+    return names
+
+
 def recipe_from_full(full: dict) -> Recipe:
     """The inverse of `Recipe.full`.
 

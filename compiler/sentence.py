@@ -98,7 +98,7 @@ def read_sentence_vector(folder: Path, hidden_size: int) -> SentenceVector | Non
     dense: list[Dense] = []
     width, normalized = hidden_size, False
     for kind, path in named[1:]:
-        if not re.fullmatch(r"\d+_[\w-]+", path):
+        if not re.fullmatch(r"[0-9]+_[A-Za-z0-9_-]{1,60}", path):
             raise UnusableInput(f"{MODULES} of {folder.name} names the folder {path!r:.80}, which no module has.")
         if kind == "Dropout":
             continue
@@ -236,10 +236,10 @@ def _transformer(folder: Path) -> tuple[int | None, bool]:
 def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:
     """What is put before texts by name, and the name that counts when none is named."""
     config: Mapping[str, Any] = read_object(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
-    prompts = {str(name): text for name, text in (config.get("prompts") or {}).items() if text}
-    if not all(isinstance(text, str) for text in prompts.values()):
-        raise UnusableInput(f"{PROMPTS} of {folder.name} has a prompt that is no text. Download it again.")
-    default = config.get("default_prompt_name")
-    if default is not None and default not in (config.get("prompts") or {}):
+    told, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    if not isinstance(told, dict) or not all(text is None or isinstance(text, str) for text in told.values()):
+        raise UnusableInput(f"{PROMPTS} of {folder.name} has prompts that are no texts by name. Download it again.")
+    prompts = {name: text for name, text in told.items() if text}
+    if default is not None and (not isinstance(default, str) or default not in told):
         raise UnusableInput(f"{PROMPTS} of {folder.name} has the default prompt {default!r:.40}, and no text for it.")
     return prompts, default if default in prompts else None

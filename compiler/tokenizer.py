@@ -38,6 +38,9 @@ def end_of_text_ids(folder: Path) -> set[int]:
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         value = read_object(path).get("eos_token_id") if path.is_file() else None
+        ids = value if isinstance(value, list) else [value]
+        if value is not None and not all(type(each) is int for each in ids):
+            raise UnusableInput(f"{name} of {folder.name} has eos_token_id = {value!r:.60}, which is no token's id.")
         if value is not None:
-            return set(value) if isinstance(value, list) else {value}
+            return set(ids)
     return set()

@@ -125,6 +125,13 @@ def figures_of(folder: Path) -> dict[str, Any]:
     return verification_of(folder).figures
 
 
+def misses_of(folder: Path) -> list[str]:
+    """`--allow` for each miss on the side of text that verify found of a package."""
+    checks = [failure.check for failure in verification_of(folder).failures if ":" in failure.check]
+    assert checks, "there is nothing to accept"
+    return [word for check in checks for word in ("--allow", check)]
+
+
 def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """The command ended with `code` and one paragraph that holds all `words`, without a traceback."""
     assert done.returncode == code, done.stdout + done.stderr

@@ -118,7 +118,7 @@ def test_an_unknown_recipe_gets_the_nearest(encoder: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"architectures": {"a": 1}}, ("architectures", "no list")),
+        ({"architectures": {"a": 1}}, ("architectures", "list of words")),
         ({"quantization_config": "awq"}, ("already quantized", "awq")),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from compiler.errors import UnusableInput
 from compiler.quantization import Calibration, Quantization
 from compiler.quantize.options import QuantizationOptions
-from compiler.recipe import Recipe, Shapes, parse_recipe, recipe_from_full
+from compiler.recipe import Recipe, Shapes, folder_names, parse_recipe, recipe_from_full
 from compiler.recipe_file import read_recipe_file
 from compiler.scheme import SCHEMES, find_scheme
 from runtimes.kinds import find_kind
@@ -171,3 +171,16 @@ def test_a_calibration_is_kept_where_something_is_measured_on_it(text: str, used
     calibrated = replace(recipe, quantization=Quantization(Calibration(text="0" * 64, source="text.txt")))
     assert calibrated.uses_quantization is used
     assert (recipe_from_full(calibrated.full()).quantization.calibration.source == "text.txt") is used
+
+
+def test_recipes_that_differ_in_shapes_have_these_in_their_names() -> None:
+    plain = parse_recipe("tflite:fp32", TARGET_NAMES)
+    short = replace(plain, shapes=Shapes(sequence_length=32))
+    other = parse_recipe("onnx:fp32", TARGET_NAMES)
+    assert folder_names([plain, other]) == ["tflite-fp32", "onnx-fp32"]
+    assert folder_names([plain, short, other]) == ["tflite-fp32-sequence128", "tflite-fp32-sequence32", "onnx-fp32"]
+    decoder = parse_recipe("gguf:Q8_0", TARGET_NAMES)
+    long = replace(decoder, shapes=Shapes(context_length=4096))
+    assert folder_names([decoder, long]) == ["gguf-Q8_0", "gguf-Q8_0-context4096"]
+    with pytest.raises(UnusableInput, match="Two recipes would make the package onnx-fp32"):
+        folder_names([other, plain, other])

@@ -116,6 +116,8 @@ def list_quantized(folder: Path) -> dict[str, QuantizedInfo]:
                 for part in ("codes", "scales", "zero_points", "group_of_column", "palette")
                 if f"{name}.{part}" in infos
             }
+            if not {"codes", "scales", "zero_points"} <= set(parts) or len(parts["codes"].shape) != 2:
+                raise UnusableInput(f"{file.name} lacks a part of the codes of {name}.")
             rows, columns = parts["codes"].shape
             entries[name] = QuantizedInfo(name, rows, columns, bits, group_size, symmetric, transposed, parts)
     return entries

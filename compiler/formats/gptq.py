@@ -49,6 +49,9 @@ _DESCRIPTIVE = (
 BITS = (2, 3, 4, 8)
 
 
+_LARGEST_GROUP = 1 << 24
+
+
 @dataclass(frozen=True)
 class CheckpointForm:
     """What `quantization_config` says.
@@ -80,7 +83,8 @@ def read_form(said: Mapping[str, Any]) -> CheckpointForm:
             f"The GPTQ checkpoint has the setting {unknown[0]} = {said[unknown[0]]!r:.80}, which edgec does not know. Its "
             "weights may stand for something else; give the model that it was made from."
         )
-    if settings := sorted(name for name in said.get("dynamic") or {} if not str(name).startswith("-")):
+    dynamic = said.get("dynamic") or {}
+    if settings := sorted(str(name) for name in _listed(dynamic) if not str(name).startswith("-")):
         raise UnusableInput(
             f"The GPTQ checkpoint has settings of their own for some layers (dynamic: {settings[0]!r:.80}), which edgec does "
             "not read. Give the model that it was made from."
@@ -92,11 +96,19 @@ def read_form(said: Mapping[str, Any]) -> CheckpointForm:
             f"The checkpoint is of the form {said.get('quant_method')}/{form}; read are gptq in the forms {', '.join(FORMS)}."
         )
     bits = said.get("bits")
-    if bits not in BITS:
+    if type(bits) is not int or bits not in BITS:
         raise UnusableInput(f"The GPTQ checkpoint says {bits!r} bits; known are {', '.join(map(str, BITS))}.")
-    return CheckpointForm(
-        int(bits), int(said.get("group_size", -1)), bool(said.get("desc_act")), bool(said.get("sym", True)), form
-    )
+    size = said.get("group_size", -1)
+    if type(size) is not int or not (size == -1 or 0 < size < _LARGEST_GROUP):
+        raise UnusableInput(
+            f"The GPTQ checkpoint says groups of {size!r:.40}; a group has a number of weights, or -1 is all."
+        )
+    return CheckpointForm(bits, size, bool(said.get("desc_act")), bool(said.get("sym", True)), form)
+
+
+def _listed(value: Any) -> list[Any]:
+    """What a setting names: the keys of an object, the members of a list, or itself."""
+    return list(value) if isinstance(value, dict | list) else [value]
 
 
 def pack_words(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:

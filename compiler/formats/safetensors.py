@@ -27,6 +27,7 @@ DTYPE_BYTES = {
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 _MAX_HEADER_BYTES = 100_000_000  # The limit of the reference implementation.
+_LONGEST_NAME = 255
 _MAX_DIMENSIONS, _MAX_SIZE = 8, 1 << 48
 
 
@@ -79,7 +80,7 @@ def list_tensors(file: Path) -> list[TensorInfo]:
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     try:
         infos = [_tensor_info(name, entry, file, start) for name, entry in entries]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise broken(f"its header has an entry of the wrong form ({error})") from error
     infos.sort(key=lambda info: (info.offset, info.nbytes))
     end = start
@@ -154,6 +155,10 @@ def _shards(folder: Path, index: Path) -> list[Path]:
         raise UnusableInput(f"{index.name} has no weight_map of tensor names to files. Download it again.") from error
     shards = []
     for name in names:
+        if not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+            raise UnusableInput(
+                f"{index.name} names the shard {name!r:.80}, which is no name of a file. Download it again."
+            )
         shard = folder / name
         if Path(name).is_absolute() or not shard.resolve().is_relative_to(_root_of(folder)):
             raise UnusableInput(f"{index.name} names the shard {name!r}, which leaves the model's folder. Refused.")

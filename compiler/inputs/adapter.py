@@ -46,7 +46,7 @@ def check_adapter(adapter: Path, model: Model) -> None:
         raise UnusableInput(f"The adapter {adapter.name} is of the kind {kind!r}; only LoRA adapters can be merged.")
     if config.get("megatron_config"):
         raise UnusableInput(f"The adapter {adapter.name} is for Megatron's layers, which Hugging Face models lack.")
-    wanted, own = config.get("base_model_name_or_path") or "", model.source.split("@")[0]
+    wanted, own = str(config.get("base_model_name_or_path") or ""), model.source.split("@")[0]
     both_known = is_hub_id(wanted) and "/" in wanted and is_hub_id(own) and "/" in own
     if both_known and wanted.lower() != own.lower():
         raise UnusableInput(

@@ -116,7 +116,14 @@ def read_mil(folder: Path) -> MilPackage:
         ) from error
     if model.WhichOneof("Type") != "mlProgram":
         raise UnusableInput(f"{folder.name} holds a {model.WhichOneof('Type')}, and only ML Programs can be evaluated.")
-    functions = {name: _function(name, each, root.parent) for name, each in model.mlProgram.functions.items()}
+    try:
+        functions = {name: _function(name, each, root.parent) for name, each in model.mlProgram.functions.items()}
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError, AttributeError) as error:
+        raise UnusableInput(
+            f"{root.name} of {folder.name} holds a program with a value or a type that no ML Program has. It is damaged; "
+            "build "
+            "the package again."
+        ) from error
     default = model.description.defaultFunctionName or "main"
     if default not in functions:
         raise UnusableInput(f"{folder.name} has no function {default}, which it says is its default one.")
@@ -127,7 +134,7 @@ def _root(folder: Path) -> Path:
     try:
         manifest = read_object(folder / "Manifest.json")
         path = str(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UnusableInput(
             f"{folder.name} is not an .mlpackage, its Manifest.json cannot be read: {error}."
         ) from error
@@ -139,7 +146,11 @@ def _inside(folder: Path, path: str, name: str) -> Path:
     if pure.is_absolute() or ".." in pure.parts:
         raise UnusableInput(f"{name} names the file {path!r}, which leaves the package. Refused.")
     found = folder / path
-    if not found.is_file():
+    try:
+        there = found.is_file()
+    except (OSError, ValueError):
+        there = False
+    if not there:
         raise UnusableInput(f"{name} lacks the file {path}. Build the package again.")
     return found
 

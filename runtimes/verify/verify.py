@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from compiler.digest import digest_file
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.inputs.identity import digest_model
 from compiler.model import Model
@@ -25,8 +27,9 @@ from runtimes.verify.verification import Failure, Verification, write_verificati
 MAX_TEXT_TOKENS = 4096
 _DIGITS = 4
 
-TEXT_CHECK = "text"
+TEXT = "text"
 NUMBERS_CHECK = "numbers"
+_SHOWN_NAMES = 6
 # The runtime cannot open or run the package: nothing is proved, and that cannot be accepted.
 OPENING_CHECK = "opening"
 OWN_PASSAGES = "edgec passages"
@@ -78,6 +81,11 @@ def verify(
         UnusableInput: the package or the model cannot be opened, or the package is unfinished.
     """
     executor = executor or LocalExecutor()
+    if TEXT in allow:
+        raise UnusableInput(
+            f"--allow {TEXT} would accept whatever text is read wrong. Name each miss that you accept, as verify calls it: "
+            "tokenizer:1a2b3c4d, for one."
+        )
     check_files(package)
     require_usable(package)
     if not os.access(package.folder, os.W_OK):
@@ -106,11 +114,11 @@ def verify(
         told = finished.value["figures"].items()
         figures = {name: _rounded(name, value) for name, value in told if name not in left_out}
         failures = [Failure(NUMBERS_CHECK, sentence) for sentence in check_numbers(figures, limits, kind.limited)]
-        failures += [Failure(TEXT_CHECK, miss) for miss in finished.value["text_misses"]]
+        failures += [_text_failure(miss) for miss in finished.value["text_misses"]]
     accepted = tuple(sorted({failure.check for failure in failures} & set(allow) - {OPENING_CHECK}))
     passed = all(failure.check in accepted for failure in failures)
     found = Verification(
-        package.digest, passed, text.name if text else OWN_PASSAGES, figures, tuple(failures), accepted
+        package.digest, passed, _name_of(text) if text else OWN_PASSAGES, figures, tuple(failures), accepted
     )
     write_verification(package, found)
     return found
@@ -137,6 +145,17 @@ def limits_of(kind: Kind, recipe: Recipe) -> dict[str, float]:
             f"{', '.join(kind.limited)}."
         )
     return {**kind.limits(recipe.scheme), **own}
+
+
+def _name_of(text: Path) -> str:
+    """A text's name with the beginning of its SHA-256: figures on another text of the same name do not compare."""
+    return f"{text.name} (SHA-256 {digest_file(text)[:12]})"
+
+
+def _text_failure(miss: str) -> Failure:
+    """A miss on the side of text under a name of its own, so that who accepts it accepts no other."""
+    kind, _, sentence = miss.partition(": ")
+    return Failure(f"{kind.replace(' ', '-')}:{hashlib.sha256(miss.encode()).hexdigest()[:8]}", sentence)
 
 
 def _rounded(name: str, value: Any) -> Any:
@@ -167,6 +186,20 @@ def check_numbers(figures: Figures, limits: Mapping[str, float], limited: Mappin
     return failures
 
 
+def _told(failure: Failure) -> str:
+    kind = failure.check.partition(":")[0].replace("-", " ")
+    return failure.sentence if kind == NUMBERS_CHECK else f"{kind}: {failure.sentence}"
+
+
+def _acceptance(checks: Sequence[str]) -> str:
+    """The options that accept failures of a package; few enough to be read."""
+    names = list(dict.fromkeys(check for check in checks if check != OPENING_CHECK))
+    shown = " ".join(f"--allow {name}" for name in names[:_SHOWN_NAMES])
+    if len(names) > _SHOWN_NAMES:
+        return f"{shown} and {len(names) - _SHOWN_NAMES} more, which --json lists, accept it as it is"
+    return f"{shown} {'accepts this check' if len(names) == 1 else 'accept it as it is'}"
+
+
 def require_passed(found: Sequence[tuple[Package, Verification]]) -> None:
     """Raise CheckFailed when a package failed a check that was not accepted.
 
@@ -183,6 +216,6 @@ def require_passed(found: Sequence[tuple[Package, Verification]]) -> None:
         more = f" ({len(failed) - 1} more failures are listed above.)" if len(failed) > 1 else ""
         raise CheckFailed(
             first.check,
-            f"{package.name} does not compute what the model computes: {first.sentence}.{more} The package is not to be "
-            f"shipped; --allow {first.check} accepts this check.",
+            f"{package.name} does not compute what the model computes: {_told(first)}.{more} The package is not to be "
+            f"shipped; {_acceptance([failure.check for each, failure in failed if each is package])}.",
         )
