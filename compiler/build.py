@@ -16,11 +16,11 @@ from compiler.package import Deviation, FileRecord, Lowered, ModelIdentity, Pack
 from compiler.placement import Requirement, check_account, check_placement
 from compiler.recipe import Recipe, folder_names
 from compiler.records import from_json
-from compiler.scheme import Scheme, find_scheme
+from compiler.scheme import find_scheme
 from compiler.stages.cache import Entry, drop_entry, new_folder
 from compiler.stages.executor import Executor, LocalExecutor, Source, StageReport, stamp_of
 from compiler.stages.stage import Stage
-from compiler.target import Target, check_taken
+from compiler.target import Target, check_taken, reason_against
 from compiler.trust import remember_built
 
 TYPE_FALLBACK = "type-fallback"
@@ -81,7 +81,7 @@ def build(
         target = targets[recipe.target]
         check_taken(target, model, recipe)
         check_account(target.engines, str(recipe), require)
-        _check_forced(target.foresee(model, recipe), None, recipe, target.schemes, allow)
+        _check_forced(target.foresee(model, recipe), None, recipe, model, target, allow)
     _refuse_existing(out, recipes)
     reading = executor.watcher.reading()
     stamp = stamp_of(model_files(model.folder))
@@ -98,8 +98,8 @@ def build(
         lowered = from_json(Lowered, entry.value)
         _check_budget(entry, lowered, recipe)
         forced = [deviation for deviation in lowered.weights.deviations if deviation.forced]
-        schemes, bits = targets[recipe.target].schemes, lowered.weights.effective_bits_per_weight
-        allowed = _check_forced(forced, bits, recipe, schemes, allow)
+        bits = lowered.weights.effective_bits_per_weight
+        allowed = _check_forced(forced, bits, recipe, model, targets[recipe.target], allow)
         allowed += check_placement(lowered.placement, str(recipe), require, allow)
         made.append(_Made(recipe, stage, entry, lowered, allowed))
     packages = []
@@ -160,7 +160,12 @@ def _check_budget(entry: Entry, lowered: Lowered, recipe: Recipe) -> None:
 
 
 def _check_forced(
-    forced: Sequence[Deviation], bits: float | None, recipe: Recipe, schemes: Sequence[str], allow: Sequence[str]
+    forced: Sequence[Deviation],
+    bits: float | None,
+    recipe: Recipe,
+    model: Model,
+    target: Target,
+    allow: Sequence[str],
 ) -> tuple[str, ...]:
     """Hold the package to its scheme: a tensor that the format forces into another type fails the build.
 
@@ -175,22 +180,25 @@ def _check_forced(
     raise CheckFailed(
         TYPE_FALLBACK,
         f"{recipe}: {len(forced)} tensors cannot be stored as asked. The first is {forced[0].tensor}, stored as "
-        f"{forced[0].stored} because {forced[0].reason}{ends}. " + _what_fits(recipe, schemes),
+        f"{forced[0].stored} because {forced[0].reason}{ends}. " + _what_fits(recipe, model, target),
     )
 
 
-def _what_fits(recipe: Recipe, schemes: Sequence[str]) -> str:
-    fitting = _nearest_fitting(recipe.scheme, schemes)
-    use = f"Use {recipe.target}:{fitting}, whose blocks fit these rows, or accept" if fitting else "Accept"
+def _what_fits(recipe: Recipe, model: Model, target: Target) -> str:
+    fitting = _nearest_fitting(recipe, model, target)
+    use = (
+        f"Use {fitting}, which stores every row of this model, or accept" if fitting else "No other scheme does; accept"
+    )
     return f"{use} this with --allow {TYPE_FALLBACK}."
 
 
-def _nearest_fitting(scheme: Scheme, names: Sequence[str]) -> str | None:
-    """Of a target's schemes with smaller blocks, the one nearest in bits per weight."""
-    known = [found for found in map(find_scheme, names) if found and found.family == scheme.family]
-    known = [found for found in known if 0 < found.block < scheme.block]
-    nearest = min(known, key=lambda found: abs(found.bits_per_weight - scheme.bits_per_weight), default=None)
-    return nearest.name if nearest else None
+def _nearest_fitting(recipe: Recipe, model: Model, target: Target) -> Recipe | None:
+    """The recipe nearest in bits per weight that the target stores this model by as asked; None where there is none."""
+    known = [replace(recipe, scheme=found, options=()) for found in map(find_scheme, target.schemes) if found]
+    known = [each for each in known if each.scheme.family == recipe.scheme.family and each.scheme != recipe.scheme]
+    known.sort(key=lambda each: abs(each.scheme.bits_per_weight - recipe.scheme.bits_per_weight))
+    takes = (each for each in known if reason_against(target, model, each) is None and not target.foresee(model, each))
+    return next(takes, None)
 
 
 def _assemble(folder: Path, model: Model, identity: ModelIdentity, made: _Made, tools: dict[str, str]) -> Package:

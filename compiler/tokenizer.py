@@ -25,7 +25,10 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises nothing narrower
-        raise UnusableInput(f"{folder.name} has no tokenizer that transformers can load: {error}.") from error
+        raise UnusableInput(
+            f"{folder.name} has no tokenizer that transformers can load: tokenizer.json or tokenizer_config.json is missing, "
+            "damaged, or of a kind that it does not know. Compare them with the model's repository."
+        ) from error
 
 
 def start_of_text_ids(tokenizer: Any) -> list[int]:

@@ -41,7 +41,9 @@ class GptqSession:
                 ).eval()
                 self.text = HuggingFaceText(Path(temporary))
             except (OSError, ValueError, KeyError) as error:
-                raise UnusableInput(f"torch cannot load {package.name}: {error}.") from error
+                raise UnusableInput(
+                    f"torch cannot load {package.name}: its weights do not fit its config.json. Build it again."
+                ) from error
         self.vocabulary = int(self._model.config.vocab_size)
         trained = int(self._model.config.max_position_embeddings)
         self.context_length = package.lowered.shapes.context_length or trained

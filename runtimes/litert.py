@@ -27,7 +27,11 @@ class LiteRtSession:
             self._interpreter = Interpreter(str(package.artifact), num_threads=threads)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise UnusableInput(f"LiteRT cannot load {package.name}: {error}.") from error
+            raise UnusableInput(
+                f"LiteRT cannot load {package.name}: the file is damaged, or has an operator that this release does not "
+                "know. Build it "
+                "again here; --debug shows what it says."
+            ) from error
         self.input_names = tuple(port.name for port in package.lowered.main.inputs)
         self._output_names = tuple(port.name for port in package.lowered.main.outputs)
         self._inputs = sorted(self._interpreter.get_input_details(), key=lambda detail: detail["name"])

@@ -45,7 +45,11 @@ def _load(package: Package, context: int, batch: int, threads: int, **options: A
             **options,
         )
     except ValueError as error:
-        raise UnusableInput(f"llama.cpp cannot load {package.artifact.name}: {error}.") from error
+        raise UnusableInput(
+            f"llama.cpp cannot load {package.artifact.name}: the file is damaged, or of an architecture, a vocabulary or a "
+            "type that "
+            "this llama.cpp does not know. Build it again here; --debug shows what it says."
+        ) from error
 
 
 class LlamaDecoder:

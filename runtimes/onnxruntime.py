@@ -37,7 +37,11 @@ class OnnxSession:
                 str(package.artifact), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise UnusableInput(f"ONNX Runtime cannot load {package.name}: {error}.") from error
+            raise UnusableInput(
+                f"ONNX Runtime cannot load {package.name}: the file is damaged, or has an operator or a version of ONNX that "
+                "this release "
+                "does not know. Build it again here; --debug shows what it says."
+            ) from error
         self.input_names = tuple(port.name for port in self._session.get_inputs())
         self.longest_sequence = package.lowered.shapes.longest_sequence
         self._output_names = [port.name for port in self._session.get_outputs()]
@@ -48,7 +52,10 @@ class OnnxSession:
             values = self._session.run(self._output_names, feed)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
-            raise UnusableInput(f"ONNX Runtime cannot run {self._name} on {shapes}: {error}.") from error
+            raise UnusableInput(
+                f"ONNX Runtime cannot run {self._name} on {shapes}: the graph does not take these sizes. --debug shows which "
+                "operator."
+            ) from error
         return dict(zip(self._output_names, values, strict=True))
 
     def tokenize(self, text: str) -> list[int] | None:

@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import tiny
-from conftest import Run
+from conftest import Run, assert_refused
 
 from compiler.cli.scheme_names import shorten
 from compiler.model import Model
@@ -63,3 +64,13 @@ def test_schemes_that_would_fall_back_are_told_apart(smollm2: Model, edgec_here:
     assert set(gguf["falling_back"]) < set(gguf["schemes"])
     assert "Q8_0" not in gguf["falling_back"]
     assert "--allow type-fallback" in edgec_here("inspect", folder).stdout
+
+
+def test_advice_names_a_scheme_that_stores_this_model(smollm2: Model, edgec_here: Run, tmp_path: Path) -> None:
+    """Rows of 80 divide by no block of llama.cpp's; those of 96 by 32, but not by 256."""
+    for width, advised in ((80, "gguf:F16"), (96, "gguf:Q4_0")):
+        sizes = {**tiny.DECODER_CONFIGS["llama"][1], "hidden_size": width, "intermediate_size": 2 * width}
+        with patch.dict(tiny.DECODER_CONFIGS, {"odd": ("LlamaConfig", sizes)}):
+            folder = tiny.save_decoder("odd", smollm2.folder, tmp_path / f"model-{width}")
+        done = edgec_here("build", folder, "-r", "gguf:Q4_K_M", "-o", tmp_path / f"out-{width}")
+        assert_refused(done, 1, f"rows of {2 * width}", f"Use {advised}", "--allow type-fallback")

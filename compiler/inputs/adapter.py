@@ -113,6 +113,12 @@ def _check_tensors(adapter: Path, expected: dict[str, tuple[int, ...]]) -> None:
             raise UnusableInput(
                 f"The adapter {adapter.name} has the tensor {name}, and this model has no place for it. {hint}"
             )
+        if stored[name] != expected[name] and ("embed" in name or "lm_head" in name):
+            raise UnusableInput(
+                f"The adapter {adapter.name} brings {name} with {stored[name][0]:,} rows, and the model's vocabulary has "
+                f"{expected[name][0]:,}: tokens were added when it was trained. Resize the model's embedding to "
+                f"{stored[name][0]:,} rows with transformers, save it with the adapter's tokenizer, and give that model."
+            )
         if stored[name] != expected[name]:
             raise UnusableInput(
                 f"Tensor {name} of the adapter {adapter.name} is {list(stored[name])}, and this model asks for "

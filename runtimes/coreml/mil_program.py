@@ -111,9 +111,7 @@ def read_mil(folder: Path) -> MilPackage:
     try:
         model.ParseFromString(root.read_bytes())
     except Exception as error:
-        raise UnusableInput(
-            f"{root.name} of {folder.name} cannot be parsed: {error}. Build the package again."
-        ) from error
+        raise UnusableInput(f"{root.name} of {folder.name} is no Core ML model. Build the package again.") from error
     if model.WhichOneof("Type") != "mlProgram":
         raise UnusableInput(f"{folder.name} holds a {model.WhichOneof('Type')}, and only ML Programs can be evaluated.")
     try:
@@ -136,7 +134,7 @@ def _root(folder: Path) -> Path:
         path = str(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UnusableInput(
-            f"{folder.name} is not an .mlpackage, its Manifest.json cannot be read: {error}."
+            f"{folder.name} is not an .mlpackage, its Manifest.json does not name a model in it. Build it again."
         ) from error
     return _inside(folder / "Data", path, folder.name)
 

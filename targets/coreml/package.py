@@ -135,9 +135,7 @@ def read_spec(folder: Path) -> Any:
     except OSError as error:
         raise UnusableInput(f"{folder.name} is no .mlpackage that can be read: {path.name} is missing.") from error
     except DecodeError as error:
-        raise UnusableInput(
-            f"{folder.name} is damaged: {path.name} is no Core ML model ({error}). Build it again."
-        ) from error
+        raise UnusableInput(f"{folder.name} is damaged: {path.name} is no Core ML model. Build it again.") from error
     if not model.mlProgram.functions:
         raise UnusableInput(f"{folder.name} holds no ML program but a model of an older kind. Convert it anew.")
     return model

@@ -147,7 +147,11 @@ def open_network(model: Model) -> Network:
             except ValueError:  # soft caps of attention have no fused form
                 module = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
     except (ValueError, OSError, KeyError) as error:
-        raise UnusableInput(f"transformers cannot lay out {model.name} for {model.task}: {error}.") from error
+        raise UnusableInput(
+            f"transformers cannot lay out {model.name} for {model.task}: config.json has a setting that it does not take. "
+            "Compare it "
+            "with the file in the model's repository."
+        ) from error
     module.eval()
     prefix, blocks = _find_blocks(module, model.geometry.layers)
     names = tuple(f"{prefix}.{number}" for number in range(len(blocks)))

@@ -87,5 +87,7 @@ def _read_parquet(path: Path, name: str) -> str:
     try:
         column = parquet.read_table(path, columns=["text"]).column("text").to_pylist()
     except Exception as error:
-        raise UnusableInput(f"The calibration file {name} has no column text that can be read: {error}.") from error
+        raise UnusableInput(
+            f"The calibration file {name} has no column text that can be read: it is no Parquet file, or has other columns."
+        ) from error
     return "\n\n".join(str(value) for value in column if value)

@@ -31,7 +31,9 @@ def picture_inputs(package: Package, file: Path) -> dict[str, NDArray[np.float32
             pixels = np.asarray(picture.convert("RGB"))
         values = pixel_values(package.folder, pixels)
     except (OSError, ValueError) as error:
-        raise UnusableInput(f"The picture {file} cannot be read: {error}.") from error
+        raise UnusableInput(
+            f"The picture {file} cannot be read: it is missing, damaged, or of a format that Pillow does not know."
+        ) from error
     except ImportError as error:
         raise UnusableInput(f"{error.name} is needed to read pictures: pip install pillow transformers.") from error
     wanted: tuple[Any, ...] = package.lowered.main.inputs[0].shape[1:]
