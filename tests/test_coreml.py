@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +331,18 @@ def test_what_leaves_the_engine_is_named_with_its_source(made: Path, tmp_path: P
     lower(made / "bert", tmp_path / "blocks", codes)
     unsure = predict_placement(tmp_path / "blocks" / "model.mlpackage").unsure
     assert any(each.operator == "conv" and "block of a row" in each.reason for each in unsure)
+
+
+def test_operators_are_listed_in_the_same_order_every_time(made: Path, tmp_path: Path) -> None:
+    """protobuf gives the functions of a program in an order that changes from process to process."""
+    lower(made / "llama", tmp_path / "out")
+    program = (
+        "import sys; from pathlib import Path; from targets.coreml.placement import predict_placement\n"
+        "print([each.name for each in predict_placement(Path(sys.argv[1])).unsupported])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "out" / "model.mlpackage")]
+    told = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(4)]
+    assert len(set(told)) == 1 and "prefill" in told[0] and "decode" in told[0]
 
 
 def test_any_package_is_held_to_the_table(made: Path, edgec_here: Run, tmp_path: Path) -> None:

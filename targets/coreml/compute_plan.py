@@ -37,7 +37,7 @@ def read_compute_plan(folder: Path) -> Placement:
     compiled = coremltools.models.utils.compile_model(str(folder))
     plan = MLComputePlan.load_from_path(path=compiled, compute_units=coremltools.ComputeUnit.ALL)
     total, unsupported = 0, []
-    for name, function in plan.model_structure.program.functions.items():
+    for name, function in sorted(plan.model_structure.program.functions.items()):
         for operation in function.block.operations:
             usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
             if usage is None:
