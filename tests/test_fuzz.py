@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def test_damaged_input_ends_in_an_error_of_our_own() -> None:
-    command = [sys.executable, str(Path(__file__).with_name("fuzz.py")), "--inputs", "4000", "--processes", "1"]
+    command = [sys.executable, str(Path(__file__).with_name("fuzz.py")), "--inputs", "2000", "--processes", "1"]
     environment = {name: value for name, value in os.environ.items() if name != "EDGEC_CACHE"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

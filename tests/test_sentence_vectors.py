@@ -16,6 +16,9 @@ import torch
 from conftest import Run, assert_refused, misses_of
 from safetensors.torch import save_file
 
+from compiler.pretrained import load_encoder
+from compiler.tokenizer import load_tokenizer
+
 TEXTS = ("A red bicycle leans on the wall.", "The mill stands by the river, and the miller is asleep.")
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
@@ -70,14 +73,18 @@ def by_package(edgec_here: Run, package: Path, texts: Sequence[str], *options: s
     return np.asarray(json.loads(done.stdout)), done.stderr
 
 
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling_gives_the_vector_of_sentence_transformers(
-    pooling: str, tmp_path: Path, minilm_folder: Path, edgec_here: Run
+    pooling: str, normalize: bool, tmp_path: Path, minilm_folder: Path
 ) -> None:
-    folder = embedder(tmp_path / "model", minilm_folder, pooling)
-    done = edgec_here("build", folder, "-r", "onnx:fp32", "-o", tmp_path, "--verify")
-    assert done.returncode == 0, done.stderr
-    vectors, _ = by_package(edgec_here, tmp_path / "onnx-fp32", TEXTS)
+    folder = embedder(tmp_path / "model", minilm_folder, pooling, "torch.nn.modules.activation.Tanh", normalize)
+    encoder = load_encoder(folder, "feature-extraction")
+    assert encoder.output_names == ("last_hidden_state", "sentence_embedding")
+    # The second text is the longer one: the first is padded beside it.
+    given = load_tokenizer(folder)(list(TEXTS), padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        vectors = encoder.module(*(given[name] for name in encoder.input_names))[1].numpy()
     np.testing.assert_allclose(vectors, by_sentence_transformers(folder, TEXTS), rtol=1e-4, atol=1e-5)
 
 
