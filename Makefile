@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
-.PHONY: demo test lint types check bench gate fuzz setup clean
+.PHONY: demo test lint types check bench gate fuzz kills setup clean
 
 setup: $(READY)
 
@@ -51,6 +51,10 @@ gate: $(READY)
 # About 20 minutes: damaged input for every parser.
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py --inputs 200000
+
+# About an hour: builds, verifications and measurements killed at random moments.
+kills: $(READY)
+	$(BIN)/python tests/kills.py --kills 60
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT)

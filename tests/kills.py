@@ -6,7 +6,7 @@ Each run has a cache and a folder of its own. It is killed (SIGKILL, SIGTERM or 
 processes
 under it) after a random share of the time that it takes. Then, within seconds, no process of it may live; every package that
 is there must be whole; and the same command run again must give the same bytes as a run that nobody disturbed. The moments are
-the same for the same seed. 60 kills take about half an hour on two cores.
+the same for the same seed. 60 kills take about an hour on two cores.
 """
 
 from __future__ import annotations
