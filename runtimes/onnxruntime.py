@@ -48,6 +48,11 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         feed = {name: inputs[name] for name in self.input_names}
+        tokens = feed["input_ids"].shape[1] if "input_ids" in feed else 0
+        if self.longest_sequence is not None and tokens > self.longest_sequence:
+            raise UnusableInput(
+                f"The input has {tokens} tokens; {self._name} takes at most {self.longest_sequence}. Ask for fewer."
+            )
         try:
             values = self._session.run(self._output_names, feed)
         except Exception as error:
