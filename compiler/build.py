@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,7 +82,8 @@ def build(
         check_taken(target, model, recipe)
         check_account(target.engines, str(recipe), require)
         _check_forced(target.foresee(model, recipe), None, recipe, model, target, allow)
-    _refuse_existing(out, recipes)
+    names = dict(zip(recipes, folder_names(recipes), strict=True))
+    _refuse_existing(out, names.values())
     reading = executor.watcher.reading()
     stamp = stamp_of(model_files(model.folder))
     identity = identify(model, reading)
@@ -103,7 +104,6 @@ def build(
         allowed += check_placement(lowered.placement, str(recipe), require, allow)
         made.append(_Made(recipe, stage, entry, lowered, allowed))
     packages = []
-    names = dict(zip(recipes, folder_names(recipes), strict=True))
     out.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as temporary:
         for each in made:
@@ -132,8 +132,7 @@ def _move(packages: Sequence[Package], out: Path) -> None:
         raise
 
 
-def _refuse_existing(out: Path, recipes: Sequence[Recipe]) -> None:
-    names = folder_names(recipes)
+def _refuse_existing(out: Path, names: Iterable[str]) -> None:
     if out.exists() and not out.is_dir():
         raise UnusableInput(f"The output {out} is a file. Name a folder.")
     for name in names:

@@ -44,9 +44,15 @@ def require_types(config: Mapping[str, Any], name: str) -> None:
             if value is not None and not fits(value):
                 raise UnusableInput(
                     f"config.json of {name} has {setting} = {value!r:.60}, which is not {kind}. Compare it with the file in "
-                    "the "
-                    "model's repository."
+                    "the model's repository."
                 )
+
+
+def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(channels, height, width) of the pictures that a config.json tells of, with transformers' defaults."""
+    size = config.get("image_size", 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    return config.get("num_channels", 3), height, width
 
 
 def _is_count(value: Any) -> bool:
@@ -58,8 +64,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_size(value: Any) -> bool:
-    pair = value if isinstance(value, list) else [value]
-    return len(pair) in (1, 2) and all(_is_count(each) and each > 0 for each in pair)
+    pair = value if isinstance(value, list) else [value, value]
+    return len(pair) == 2 and all(_is_count(each) and each > 0 for each in pair)
 
 
 def _is_ids(value: Any) -> bool:

@@ -32,8 +32,7 @@ def pixel_values(folder: Path, picture: NDArray[np.uint8]) -> NDArray[np.float32
     if "auto_map" in read_object(folder / CONFIG):
         raise UnusableInput(
             f"{folder.name} wants to run code of its own (auto_map in {CONFIG}), and edgec never does. Use the image "
-            "processor "
-            "of a released transformers."
+            "processor of a released transformers."
         )
     channels = read_object(folder / "config.json").get("num_channels", 3)
     if channels not in _MODES:

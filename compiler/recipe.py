@@ -102,8 +102,7 @@ def folder_names(recipes: Sequence[Recipe]) -> list[str]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UnusableInput(
             f"Two recipes would make the package {twice[0]}: they are equal, or differ only in settings that its name does "
-            "not "
-            "tell. Build one of them into another folder."
+            "not tell. Build one of them into another folder."
         )
     return names
 

@@ -169,8 +169,7 @@ def _pooling(folder: Path, path: str, hidden_size: int) -> tuple[str, ...]:
     if config.get("include_prompt") is False:
         raise UnusableInput(
             f"{where} leaves the prompt out of the pooling (include_prompt), and no package of edgec can: it does not know "
-            "where "
-            "a prompt ends."
+            "where a prompt ends."
         )
     width = config.get("embedding_dimension", config.get("word_embedding_dimension", hidden_size))
     if width != hidden_size:
@@ -223,8 +222,7 @@ def _transformer(folder: Path) -> tuple[int | None, bool]:
     if output != "token_embeddings" or task != "feature-extraction":
         raise UnusableInput(
             f"{files[0].name} of {folder.name} takes {output!r:.40} of the transformer for {task!r:.40}, and only token "
-            "vectors "
-            "(feature-extraction) are taken."
+            "vectors (feature-extraction) are taken."
         )
     limit = config.get("max_seq_length")
     if limit is None and (folder / "tokenizer_config.json").is_file():

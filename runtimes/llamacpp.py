@@ -47,8 +47,7 @@ def _load(package: Package, context: int, batch: int, threads: int, **options: A
     except ValueError as error:
         raise UnusableInput(
             f"llama.cpp cannot load {package.artifact.name}: the file is damaged, or of an architecture, a vocabulary or a "
-            "type that "
-            "this llama.cpp does not know. Build it again here; --debug shows what it says."
+            "type that this llama.cpp does not know. Build it again here; --debug shows what it says."
         ) from error
 
 

@@ -38,9 +38,8 @@ class OnnxSession:
             )
         except Exception as error:
             raise UnusableInput(
-                f"ONNX Runtime cannot load {package.name}: the file is damaged, or has an operator or a version of ONNX that "
-                "this release "
-                "does not know. Build it again here; --debug shows what it says."
+                f"ONNX Runtime cannot load {package.name}: the file is damaged, or has an operator or a version of ONNX "
+                "that this release does not know. Build it again here; --debug shows what it says."
             ) from error
         self.input_names = tuple(port.name for port in self._session.get_inputs())
         self.longest_sequence = package.lowered.shapes.longest_sequence

@@ -37,8 +37,7 @@ class GenAiSession:
         except RuntimeError as error:
             raise UnusableInput(
                 f"ONNX Runtime GenAI cannot load {package.name}: a file is damaged, or the model has an operator or a "
-                "setting that this "
-                "release does not know. Build it again here; --debug shows what it says."
+                "setting that this release does not know. Build it again here; --debug shows what it says."
             ) from error
         described = read_object(package.folder / "genai_config.json")["model"]
         self.vocabulary = int(described["vocab_size"])

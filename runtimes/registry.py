@@ -97,8 +97,7 @@ def runtime_of(package: Package) -> Runtime:
         if not fnmatch.fnmatchcase(file, runtime.artifact):
             raise UnusableInput(
                 f"{package.name} has {named} open {file!r:.80}, and packages of {target} have {runtime.artifact}. It is "
-                "refused: "
-                "the package was not made by edgec, or was changed."
+                "refused: the package was not made by edgec, or was changed."
             )
     return runtime
 

@@ -24,7 +24,7 @@ from compiler.formats.gptq import read_form
 from compiler.formats.json_file import parse_json, read_object
 from compiler.formats.safetensors import find_tensors, list_tensors
 from compiler.inputs.adapter import check_adapter
-from compiler.model import Model, read_model
+from compiler.model import read_model
 from compiler.package import FileRecord, Package, check_files, read_package, write_manifest
 from compiler.quantize.calibrate.texts import keep_text
 from compiler.recipe import parse_recipe
@@ -93,7 +93,7 @@ def _texts(folder: Path) -> list[Parser]:
         Parser(
             "GPTQ settings", _write(folder / "texts" / "gptq.json", form), lambda file: read_form(read_object(file)), 60
         ),
-        Parser("results", run, lambda file: _compare(file, folder / "texts" / "run.jsonl"), 20),
+        Parser("results", run, _compare, 20),
         Parser("cache entry", entry, lambda file: find_entry("key")),
         Parser("calibration lines", _write(folder / "texts" / "a.jsonl", lines), lambda file: keep_text(str(file))),
     ]
@@ -107,8 +107,9 @@ def _read_recipes(file: Path) -> Any:
     return read_recipe_file(file, TARGET_NAMES)
 
 
-def _compare(damaged: Path, valid: Path) -> Any:
-    return compare_runs(read_measurements(damaged), read_measurements(damaged), 0.05, across_schemes=True, allow=())
+def _compare(file: Path) -> Any:
+    found = read_measurements(file)
+    return compare_runs(found, found, 0.05, across_schemes=True, allow=())
 
 
 def _weights(folder: Path) -> list[Parser]:
@@ -205,17 +206,15 @@ def _models(folder: Path, decoder: Path, encoder: Path) -> list[Parser]:
         Parser("generation_config", decoder / "generation_config.json", lambda file: end_of_text_ids(decoder), 40),
         Parser("tokenizer", decoder / "tokenizer.json", lambda file: load_tokenizer(decoder), 1),
         Parser("tokenizer_config", decoder / "tokenizer_config.json", lambda file: _render(decoder), 1),
-        Parser("adapter", adapter / "adapter_config.json", lambda file: check_adapter(adapter, _model_of(decoder)), 20),
+        Parser(
+            "adapter", adapter / "adapter_config.json", lambda file: check_adapter(adapter, read_model(decoder)), 20
+        ),
     ]
     for name in ("modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"):
         read.append(Parser(f"encoder's {name}", encoder / name, lambda file: read_model(encoder), 10))
     for name in ("sentence_bert_config.json", "config_sentence_transformers.json"):
         read.append(Parser(f"encoder's {name}", encoder / name, lambda file: read_model(encoder), 10))
     return read
-
-
-def _model_of(folder: Path) -> Model:
-    return read_model(folder)
 
 
 def _render(folder: Path) -> Any:

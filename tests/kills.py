@@ -3,10 +3,9 @@
     python tests/kills.py --kills 60
 
 Each run has a cache and a folder of its own. It is killed (SIGKILL, SIGTERM or SIGINT; the command itself, or one of the
-processes
-under it) after a random share of the time that it takes. Then, within seconds, no process of it may live; every package that
-is there must be whole; and the same command run again must give the same bytes as a run that nobody disturbed. The moments are
-the same for the same seed. 60 kills take about an hour on two cores.
+processes under it) after a random share of the time that it takes. Then, within seconds, no process of it may live; every
+package that is there must be whole; and the same command run again must give the same bytes as a run that nobody disturbed.
+The moments are the same for the same seed. 60 kills take about an hour on two cores.
 """
 
 from __future__ import annotations

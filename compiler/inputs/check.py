@@ -2,9 +2,9 @@
 that its vocabulary can number.
 
 It runs once a model, in the child process of the first stage that reads it, where torch is imported anyway. transformers
-builds
-the architecture without memory for its weights and tells which names of the files it knows, by its own rules of renaming, so
-that what is missing would not be filled with random numbers, nor what is left over be dropped, by any converter.
+builds the architecture without memory for its weights and tells which names of the files it knows, by its own rules of
+renaming, so that what is missing would not be filled with random numbers, nor what is left over be dropped, by any
+converter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler.config_types import image_shape
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes
@@ -122,8 +123,7 @@ def _check_tokens(folder: Path) -> None:
     if isinstance(templates, dict) and "default" not in templates:
         raise UnusableInput(
             f"{folder.name} has chat templates under the names {', '.join(sorted(templates))} and none called default, so "
-            "that "
-            "nothing tells which one a conversation takes. Rename one of them in tokenizer_config.json to default."
+            "that nothing tells which one a conversation takes. Rename one of them in tokenizer_config.json to default."
         )
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
     if beyond:
@@ -136,9 +136,7 @@ def _check_tokens(folder: Path) -> None:
 
 def _check_pictures(folder: Path) -> None:
     """Refuse an image processor that makes pictures of another size, or of other channels, than the model takes."""
-    config = read_object(folder / "config.json")
-    size = config.get("image_size", 224)
-    wanted = (config.get("num_channels", 3), *((size, size) if isinstance(size, int) else size))
+    wanted = image_shape(read_object(folder / "config.json"))
     made = pixel_values(folder, np.zeros(_PICTURE, np.uint8)).shape[1:]
     if made != wanted:
         raise UnusableInput(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compiler.config_types import image_shape
 from compiler.model import Model
 from compiler.networks.configs import Activation, EncoderConfig
 from compiler.networks.weights import Source, match_sources
@@ -61,6 +62,8 @@ def refuse_encoder(model: Model, family: EncoderFamily) -> str | None:
     activation = _activation_name(config, family)
     if activation not in _ACTIVATIONS:
         return f"its activation {activation} is none of {', '.join(_ACTIVATIONS)}."
+    if isinstance(config.get("patch_size"), list):
+        return f"its patches are {config['patch_size']}, and only square ones, told by one number, are covered."
     if config.get("qkv_bias") is False:
         return "its queries, keys and values have no bias (qkv_bias), and the re-authored network has one."
     if config.get("position_embedding_type", "absolute") != "absolute":
@@ -78,9 +81,7 @@ def describe_encoder(model: Model, family: EncoderFamily) -> EncoderConfig:
     activation = _ACTIVATIONS[_activation_name(config, family)]
     image = None
     if model.takes == "image":
-        size = config.get("image_size", 224)
-        height, width = (size, size) if isinstance(size, int) else size
-        image = ((config.get("num_channels", 3), height, width), config.get("patch_size", 16))
+        image = (image_shape(config), config.get("patch_size", 16))
     head_activation = family.head_activation
     if model.task == "fill-mask":
         head_activation = family.word_head_activation or activation

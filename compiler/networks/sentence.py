@@ -21,8 +21,7 @@ class TokenWeights(nn.Module):
     """What each token counts in the pooled vector: (B, 1, S) of a mask (B, S) of ones, then zeros.
 
     The sum of the products with the token vectors is the pooled vector: no sum of many vectors is made that would overflow,
-    and
-    what is padding counts nothing.
+    and what is padding counts nothing.
     """
 
     def __init__(self, pooling: str) -> None:

@@ -89,8 +89,7 @@ def _unused(name: str, model: Model) -> bool:
     """Whether the task does without that tensor: a pooler that no parameter takes, heads of pre-training.
 
     A decoder is the table of words again, unless the model says that it is not. That a pooler which the task needs is there
-    has
-    been checked before (compiler/inputs/check.py).
+    has been checked before (compiler/inputs/check.py).
     """
     task = model.task
     if ".pooler." in f".{name}":

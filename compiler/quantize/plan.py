@@ -145,8 +145,7 @@ def refuse_rows(model: Model, recipe: Recipe, *, takes_act_order: bool = False) 
     if recipe.scheme.method and (experts := experts_of(model)):
         return (
             f"{model.name} has {experts} experts a layer, and edgec's own schemes do not quantize the matrices of experts. "
-            "Use "
-            "a float scheme."
+            "Use a float scheme."
         )
     block = recipe.scheme.block
     if recipe.scheme.mixed and not recipe.quantization.has_budget:

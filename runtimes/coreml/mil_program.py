@@ -119,8 +119,7 @@ def read_mil(folder: Path) -> MilPackage:
     except (KeyError, ValueError, TypeError, IndexError, OverflowError, AttributeError) as error:
         raise UnusableInput(
             f"{root.name} of {folder.name} holds a program with a value or a type that no ML Program has. It is damaged; "
-            "build "
-            "the package again."
+            "build the package again."
         ) from error
     default = model.description.defaultFunctionName or "main"
     if default not in functions:

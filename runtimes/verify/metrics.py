@@ -96,9 +96,9 @@ _LEAST_SPREAD = 1e-2
 def spread_error(pairs: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> float:
     """Norm of the difference over what the reference's rows differ by among themselves, of all pairs together.
 
-    Where one direction dominates all outputs, a cosine is near 1 whatever the text. Here their mean is taken out first: at 1
-    the
-    package tells inputs no better apart than by chance. A spread of less than a hundredth of the outputs counts as that much.
+    Where one direction dominates all outputs, a cosine is near 1 whatever the text. Here their mean is taken out first: at
+    1 the package tells inputs no better apart than by chance. A spread of less than a hundredth of the outputs counts as
+    that much.
     """
     rows = [np.asarray(reference, np.float64) for reference, _ in pairs]
     widths = {each.shape[-1] for each in rows}

@@ -1,9 +1,9 @@
 """Which of llama.cpp's pre-tokenizers cuts text as a model's own byte-level BPE does.
 
 A GGUF file names the rules by which text is cut before merges (`tokenizer.ggml.pre`); llama.cpp has a fixed set of them
-(src/llama-vocab.cpp). Its converter knows a tokenizer by the hash of the ids of one text, so that whoever trains a vocabulary
-is
-turned away though the rules are among them. Here each is tried: what gives Hugging Face's ids for every string is right.
+(src/llama-vocab.cpp). Its converter knows a tokenizer by the hash of the ids of one text, so that whoever trains a
+vocabulary is turned away though the rules are among them. Here each is tried: what gives Hugging Face's ids for every
+string is right.
 """
 
 from __future__ import annotations
@@ -97,9 +97,8 @@ def _choose(converter: Any, model: Path, known: str | None) -> str:
         return known
     raise UnusableInput(
         f"llama.cpp has no pre-tokenizer that cuts text as the tokenizer of {model.name} does: {len(CANDIDATES)} were tried "
-        "on "
-        f"{len(wanted)} strings, and the nearest, {best}, gives other ids for {len(wanted) - most} of them. A GGUF file of it "
-        "would read other text; the targets that carry tokenizer.json, such as onnx and coreml, take it."
+        f"on {len(wanted)} strings, and the nearest, {best}, gives other ids for {len(wanted) - most} of them. A GGUF file "
+        "of it would read other text; the targets that carry tokenizer.json, such as onnx and coreml, take it."
     )
 
 

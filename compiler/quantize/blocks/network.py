@@ -149,8 +149,7 @@ def open_network(model: Model) -> Network:
     except (ValueError, OSError, KeyError) as error:
         raise UnusableInput(
             f"transformers cannot lay out {model.name} for {model.task}: config.json has a setting that it does not take. "
-            "Compare it "
-            "with the file in the model's repository."
+            "Compare it with the file in the model's repository."
         ) from error
     module.eval()
     prefix, blocks = _find_blocks(module, model.geometry.layers)

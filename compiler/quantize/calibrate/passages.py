@@ -19,17 +19,14 @@ PASSAGES: tuple[str, ...] = (
     "row.amount))\n        log.info('reminder for %s', row.customer)\nsend_all(reminders)\n",
     "SELECT city, COUNT(*) AS shops FROM branches WHERE opened >= 2015 GROUP BY city HAVING COUNT(*) > 3 ORDER BY shops DESC;",
     "The match ended two to one after extra time. The visitors had hit the post twice in the first half, and their keeper "
-    "saved "
-    "a penalty with his left foot; the goal that decided it came from a corner that should have been a throw-in. Both coaches "
-    "were shown yellow cards for what they said about that.",
+    "saved a penalty with his left foot; the goal that decided it came from a corner that should have been a throw-in. "
+    "Both coaches were shown yellow cards for what they said about that.",
     "Is the museum open on public holidays? Yes, except on the first of January and the twenty-fourth of December. Children "
     "under twelve come in without a ticket, groups of more than fifteen should call two weeks ahead.",
     "Am Rand der Stadt liegt ein stillgelegter Steinbruch, in dem sich im Laufe der Jahre ein See gebildet hat. Im Sommer "
-    "baden "
-    "dort viele Familien, obwohl ein Schild davor warnt, denn das Wasser ist tief und auch im August noch kalt.",
+    "baden dort viele Familien, obwohl ein Schild davor warnt, denn das Wasser ist tief und auch im August noch kalt.",
     "El tren de las nueve salió con retraso porque una vaca dormía en la vía. El maquinista bajó, habló con ella un buen "
-    "rato y "
-    "al final la vaca se levantó sin prisa. Los pasajeros aplaudieron desde las ventanillas.",
+    "rato y al final la vaca se levantó sin prisa. Los pasajeros aplaudieron desde las ventanillas.",
     "Ma grand-mère gardait les recettes dans une boîte en fer, écrites au dos de vieux calendriers. Il manquait toujours une "
     "quantité, car elle disait que celui qui ne goûte pas ne doit pas cuisiner.",
     "На чердаке нашли сундук с письмами, которые никто не открывал восемьдесят лет. Почерк был ровный, чернила почти не "

@@ -68,8 +68,7 @@ def samples_of_pictures(model: Model, calibration: Calibration) -> NDArray[np.fl
     except (OSError, ValueError) as error:
         raise UnusableInput(
             f"{model.name} has no image processor that transformers can load: preprocessor_config.json is missing, damaged, "
-            "or of a "
-            "kind that it does not know. Add the file from the model's repository."
+            "or of a kind that it does not know. Add the file from the model's repository."
         ) from error
     chosen = np.linspace(0, len(files) - 1, min(calibration.samples, len(files))).round().astype(int)
     found = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.config_types import image_shape
 from compiler.errors import UnusableInput
 from compiler.model import Model, read_model
 from compiler.pretrained import load_pretrained
@@ -75,9 +76,7 @@ def _refuse_pictures(model: Model, calibration: Calibration) -> None:
 
 
 def _draw(model: Model, calibration: Calibration) -> NDArray[np.float32]:
-    size = model.config.get("image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else size
-    return draw_samples((model.config.get("num_channels", 3), height, width), calibration.samples, calibration.seed)
+    return draw_samples(image_shape(model.config), calibration.samples, calibration.seed)
 
 
 def sample_tokens_of(model: Model, calibration: Calibration) -> int:

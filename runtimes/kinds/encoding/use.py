@@ -203,8 +203,7 @@ def answer(
         if count > longest:
             note(
                 f"Question and passage have {count} tokens and the package takes {longest}: the passage is cut, and an "
-                "answer is "
-                "looked for in its first part only."
+                "answer is looked for in its first part only."
             )
         tokenizer.enable_truncation(longest, strategy="only_second")
     encoded = tokenizer.encode(question, passage)
