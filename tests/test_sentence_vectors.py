@@ -83,6 +83,7 @@ def test_every_pooling_gives_the_vector_of_sentence_transformers(
     assert encoder.output_names == ("last_hidden_state", "sentence_embedding")
     # The second text is the longer one: the first is padded beside it.
     given = load_tokenizer(folder)(list(TEXTS), padding=True, return_tensors="pt")
+    given["token_type_ids"] = torch.zeros_like(given["input_ids"])
     with torch.inference_mode():
         vectors = encoder.module(*(given[name] for name in encoder.input_names))[1].numpy()
     np.testing.assert_allclose(vectors, by_sentence_transformers(folder, TEXTS), rtol=1e-4, atol=1e-5)
