@@ -128,7 +128,9 @@ def recipe_from_full(full: dict) -> Recipe:
             quantization_from_full(full["quantization"]) if full.get("quantization") else Quantization(),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnusableInput(f"The full recipe is not of a form that this version of edgec writes: {error}.") from error
+        raise UnusableInput(
+            "The full recipe is not of the form that this version of edgec writes. Build it again."
+        ) from error
 
 
 def parse_recipe(text: str, targets: Sequence[str]) -> Recipe:

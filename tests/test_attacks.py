@@ -21,6 +21,7 @@ from compiler.formats.gguf import read_gguf_header
 from compiler.formats.gptq import read_form
 from compiler.formats.json_file import LIMIT_DEPTH, parse_json, read_json
 from compiler.formats.safetensors import list_tensors
+from compiler.model import read_model
 from compiler.output_file import check_output
 from compiler.package import (
     FileRecord,
@@ -33,10 +34,14 @@ from compiler.package import (
     read_package,
     write_manifest,
 )
+from compiler.recipe import Shapes
+from compiler.recipe_file import read_recipe_file
 from compiler.stages.cache import cache_folder, clear_cache
 from compiler.stages.executor import LocalExecutor, Source, stamp_of
 from compiler.stages.stage import Stage
 from compiler.time_limit import at_most
+from runtimes.kinds.encoding.pictures import picture_inputs
+from runtimes.verify.verify import reference_stage
 
 
 def test_json_that_is_nested_too_deep_is_refused_at_once() -> None:
@@ -52,6 +57,21 @@ def test_a_pipe_or_a_device_is_no_file(tmp_path: Path) -> None:
     for name in ("config.json", "zero.json"):
         with pytest.raises(UnusableInput, match="no regular file"):
             read_json(tmp_path / name)
+
+
+def test_a_pipe_is_refused_wherever_the_user_names_a_file(minilm_folder: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    model, package = read_model(minilm_folder), _package(tmp_path / "package")
+    (package.folder / "preprocessor_config.json").write_text("{}")
+    readers = (
+        lambda: read_recipe_file(pipe, ("gguf",)),
+        lambda: reference_stage(model, Shapes(), pipe, 64),
+        lambda: picture_inputs(package, pipe),
+    )
+    for read in readers:
+        with pytest.raises(UnusableInput, match="pipe is no regular file"):
+            read()
 
 
 def test_a_gguf_array_larger_than_its_file_is_refused(tmp_path: Path) -> None:

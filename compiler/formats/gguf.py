@@ -80,9 +80,14 @@ class _Cursor:
         self.data, self.at = data, 0
 
     def take(self, form: str) -> Scalar:
+        self.require(struct.calcsize(f"<{form}"))
         value: Scalar = struct.unpack_from(f"<{form}", self.data, self.at)[0]
         self.at += struct.calcsize(f"<{form}")
         return value
+
+    def require(self, nbytes: int) -> None:
+        if self.at + nbytes > len(self.data):
+            raise ValueError("it ends in the middle of its keys and tensors")
 
     def count(self, form: str = "Q") -> int:
         return int(self.take(form))
@@ -108,6 +113,7 @@ class _Cursor:
             raise ValueError(f"an array of {length:,} strings, for which it has no room")
         unpack = struct.Struct("<Q").unpack_from
         for _ in range(length):
+            self.require(8)
             self.at += 8 + unpack(self.data, self.at)[0]
 
 
@@ -118,9 +124,11 @@ def read_gguf_header(path: Path) -> GgufHeader:
         UnusableInput: it is not a GGUF file of version 2 or 3, or it ends too soon.
     """
     try:
+        if not path.stat().st_size:
+            raise ValueError("it is empty")
         with path.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as data:
             return _parse(_Cursor(data), path.stat().st_size)
-    except (ValueError, OverflowError, ZeroDivisionError, struct.error) as error:
+    except ValueError as error:
         raise UnusableInput(f"{path.name} is not a usable GGUF file: {error}.") from error
 
 

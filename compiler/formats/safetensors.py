@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import parse_json, read_object
@@ -80,8 +81,8 @@ def list_tensors(file: Path) -> list[TensorInfo]:
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     try:
         infos = [_tensor_info(name, entry, file, start) for name, entry in entries]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise broken(f"its header has an entry of the wrong form ({error})") from error
+    except ValueError as error:
+        raise broken(str(error)) from error
     infos.sort(key=lambda info: (info.offset, info.nbytes))
     end = start
     for info in infos:
@@ -103,19 +104,28 @@ def list_tensors(file: Path) -> list[TensorInfo]:
     return infos
 
 
-def _tensor_info(name: str, entry: dict, file: Path, start: int) -> TensorInfo:
+def _tensor_info(name: str, entry: Any, file: Path, start: int) -> TensorInfo:
+    sizes = _whole_numbers(entry, "shape")
+    offsets = _whole_numbers(entry, "data_offsets")
+    if sizes is None or offsets is None or len(offsets) != 2 or not isinstance(entry.get("dtype"), str):
+        raise ValueError(f"the entry of the tensor {name} has no usable dtype, shape and data_offsets")
     if entry["dtype"] not in DTYPE_BYTES:
         raise UnusableInput(
             f"Tensor {name} in {file.name} is stored as {entry['dtype']!r:.40}, a type that edgec does not read. Give the "
             "model that it was made from, in float32, float16 or bfloat16."
         )
-    begin, end = (int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(size) for size in entry["shape"])
+    begin, end = offsets
+    shape = tuple(sizes)
     if begin < 0 or end < begin or min(shape, default=0) < 0:
         raise ValueError(f"tensor {name} has negative sizes")
     if len(shape) > _MAX_DIMENSIONS or max(shape, default=0) > _MAX_SIZE:
         raise ValueError(f"tensor {name} has a shape that no tensor has")
     return TensorInfo(name, entry["dtype"], shape, file, start + begin, end - begin)
+
+
+def _whole_numbers(entry: Any, key: str) -> list[int] | None:
+    values = entry.get(key) if isinstance(entry, dict) else None
+    return values if isinstance(values, list) and all(type(value) is int for value in values) else None
 
 
 def find_tensors(folder: Path) -> tuple[TensorInfo, ...]:

@@ -88,10 +88,12 @@ def merge_adapter(model: str, adapter: str, out: str, task: str) -> None:
     try:
         adapted = peft.get_peft_model(base, peft.PeftConfig.from_pretrained(str(adapter_folder)))
     except (ValueError, TypeError, KeyError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
+        wanted = read_object(adapter_folder / CONFIG, CONFIG).get("target_modules")
+        names = ", ".join(sorted(map(str, wanted))) if isinstance(wanted, list) else repr(wanted)
         raise UnusableInput(
-            f"The adapter {adapter_folder.name} does not suit this model: {reason}. Give the base model that it "
-            "was trained on."
+            f"The adapter {adapter_folder.name} does not suit this model: of the layers that its {CONFIG} names "
+            f"(target_modules: {names:.200}), peft finds none in this model, or some that it cannot adapt. Give the base "
+            "model that it was trained on."
         ) from error
     expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
     _check_tensors(adapter_folder, {name: tuple(tensor.shape) for name, tensor in expected.items()})

@@ -11,6 +11,7 @@ from typing import Any
 
 from compiler.digest import digest_file
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
+from compiler.formats.json_file import read_regular
 from compiler.inputs.identity import digest_model
 from compiler.model import Model
 from compiler.package import Package, check_files, read_package, require_usable
@@ -30,6 +31,7 @@ _DIGITS = 4
 TEXT = "text"
 NUMBERS_CHECK = "numbers"
 _SHOWN_NAMES = 6
+_LIMIT_BYTES = 1 << 30
 # The runtime cannot open or run the package: nothing is proved, and that cannot be accepted.
 OPENING_CHECK = "opening"
 OWN_PASSAGES = "edgec passages"
@@ -44,7 +46,7 @@ def reference_stage(model: Model, shapes: Shapes, text: Path | None, max_tokens:
     content = None
     if text is not None:
         try:
-            content = text.read_text(encoding="utf-8")
+            content = read_regular(text, f"The text {text}", _LIMIT_BYTES).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UnusableInput(f"The text {text} cannot be read as UTF-8. Give a text file.") from error
     told = kind_of_task(model.task).expect(model, shapes, content, max_tokens)

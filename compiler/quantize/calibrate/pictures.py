@@ -76,9 +76,10 @@ def samples_of_pictures(model: Model, calibration: Calibration) -> NDArray[np.fl
         try:
             with Image.open(files[number]) as picture:
                 made = processor(picture.convert("RGB"), return_tensors="np")["pixel_values"][0]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UnusableInput(
-                f"Picture {number + 1} of the calibration folder {calibration.source} cannot be read: {error}."
+                f"Picture {number + 1} of the calibration folder {calibration.source} is not one that Pillow can open: it is "
+                "damaged, or of another format. Remove it, or save it again as PNG or JPEG."
             ) from error
         found.append(np.asarray(made, np.float32))
     return np.stack(found)

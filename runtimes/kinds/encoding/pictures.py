@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_regular
 from compiler.image_processor import CONFIG, pixel_values
 from compiler.package import Package
+
+_LIMIT_BYTES = 256 << 20
 
 
 def picture_inputs(package: Package, file: Path) -> dict[str, NDArray[np.float32]]:
@@ -25,17 +29,22 @@ def picture_inputs(package: Package, file: Path) -> dict[str, NDArray[np.float32
             "file from the model's repository to the model and build again."
         )
     try:
+        raw = read_regular(file, f"The picture {file}", _LIMIT_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnusableInput(f"There is no picture {file}.") from None
+    try:
+        import transformers  # noqa: F401
         from PIL import Image
-
-        with Image.open(file) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-        values = pixel_values(package.folder, pixels)
-    except (OSError, ValueError) as error:
-        raise UnusableInput(
-            f"The picture {file} cannot be read: it is missing, damaged, or of a format that Pillow does not know."
-        ) from error
     except ImportError as error:
         raise UnusableInput(f"{error.name} is needed to read pictures: pip install pillow transformers.") from error
+    try:
+        with Image.open(BytesIO(raw)) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnusableInput(
+            f"The picture {file} cannot be read: it is damaged, too large, or of a format that Pillow does not know."
+        ) from error
+    values = pixel_values(package.folder, pixels)
     wanted: tuple[Any, ...] = package.lowered.main.inputs[0].shape[1:]
     if any(isinstance(size, int) and size != made for size, made in zip(wanted, values.shape[1:], strict=True)):
         raise UnusableInput(
