@@ -79,7 +79,7 @@ def test_an_adapter_of_another_model_is_refused(adapter: Path, smollm2: Model, t
     assert_refused(done, 2, "down_proj", "[4, 128]", "[4, 96]", "another model")
     assert not (tmp_path / "out").exists()
     for folder, words in (
-        (other, "does not suit.*target modules"),
+        (other, "does not suit.*no such layer"),
         (smollm2.folder, r"down_proj.*asks for \[4, 1536\]"),
     ):
         with pytest.raises(UnusableInput, match=words):

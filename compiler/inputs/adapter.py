@@ -88,11 +88,8 @@ def merge_adapter(model: str, adapter: str, out: str, task: str) -> None:
     try:
         adapted = peft.get_peft_model(base, peft.PeftConfig.from_pretrained(str(adapter_folder)))
     except (ValueError, TypeError, KeyError) as error:
-        wanted = read_object(adapter_folder / CONFIG, CONFIG).get("target_modules")
-        names = ", ".join(sorted(map(str, wanted))) if isinstance(wanted, list) else repr(wanted)
         raise UnusableInput(
-            f"The adapter {adapter_folder.name} does not suit this model: of the layers that its {CONFIG} names "
-            f"(target_modules: {names:.200}), peft finds none in this model, or some that it cannot adapt. Give the base "
+            f"The adapter {adapter_folder.name} does not suit this model: {_misfit(adapter_folder, base)}. Give the base "
             "model that it was trained on."
         ) from error
     expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
@@ -102,6 +99,16 @@ def merge_adapter(model: str, adapter: str, out: str, task: str) -> None:
     merged: Any = adapted.merge_and_unload()
     merged.save_pretrained(target)
     _copy_files(base_folder, adapter_folder, target)
+
+
+def _misfit(adapter: Path, base: Any) -> str:
+    """Why peft finds no place for the adapter, by the layers that it asks for."""
+    wanted = read_object(adapter / CONFIG, f"{CONFIG} of the adapter {adapter.name}").get("target_modules")
+    own = {part for name, _ in base.named_modules() for part in (name, name.rpartition(".")[2])}
+    missing = [str(name) for name in wanted if name not in own] if isinstance(wanted, list) else []
+    if missing:
+        return f"its target_modules name {', '.join(missing):.200}, and this model has no such layer"
+    return f"its target_modules are {wanted!r:.200}, and peft finds no layer there that it can adapt"
 
 
 def _check_tensors(adapter: Path, expected: dict[str, tuple[int, ...]]) -> None:
