@@ -59,7 +59,7 @@ def _entry(begin: int, end: int, shape: list[int] | None = None) -> dict:
         ({"a": _entry(0, 8)}, 12, "follow its last tensor"),
         ({"a": _entry(0, 8, [3])}, 8, "needs another number"),
         ({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 1]}}, 1, "a type that edgec does not read"),
-        ({"a": {"dtype": "F32", "shape": [1]}}, 4, "wrong form"),
+        ({"a": {"dtype": "F32", "shape": [1]}}, 4, "no usable dtype"),
         ({}, 0, "no tensors"),
     ],
 )
