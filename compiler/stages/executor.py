@@ -276,6 +276,7 @@ class LocalExecutor:
                 environment={**stage.environment, **_python_path(stage), **stage_environment(key)},
                 debug=self.debug,
                 children=children,
+                forked="transformers" in stage.tools,
             )
             written = {file.relative_to(folder / "files").as_posix(): file for file in (folder / "files").rglob("*")}
             if (pattern := missing_file(stage.ensures, written)) is not None:

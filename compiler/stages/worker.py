@@ -2,7 +2,8 @@
 
 A crash or an out-of-memory kill of a converter becomes an error of ours, every stage's seconds and peak memory are
 known, and nothing that a stage imported stays behind. The child is `python -P -m compiler.stages.worker REQUEST`; it calls one
-function by name and leaves its result, or its error, in a file beside the request.
+function by name and leaves its result, or its error, in a file beside the request. A stage of torch and transformers is forked
+from a process that has them loaded (compiler/stages/fork_server.py); what it can do and how it ends is the same.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +30,7 @@ from weakref import WeakSet
 
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.stages.cache import new_folder
+from compiler.stages.fork_server import ForkServer, NotStartedError, can_fork, end_idle_servers, give_back, take_server
 
 _PROGRESS_FD = "EDGEC_PROGRESS_FD"
 # No stage fetches anything of a model, and transformers takes no kernels of the hub.
@@ -36,6 +38,7 @@ _CLOSED = {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
 _MEBIBYTE = 1024 * 1024
 
 Progress = Callable[[int, int], None]
+Child = subprocess.Popen[bytes] | ForkServer
 
 
 class Ended(UnusableInput):
@@ -48,40 +51,45 @@ class Children:
     _every: ClassVar[WeakSet[Children]] = WeakSet()
 
     def __init__(self) -> None:
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[Child] = set()
         self._lock = threading.Lock()
         self.ended = False
         Children._every.add(self)
 
-    def add(self, process: subprocess.Popen[bytes]) -> None:
+    def add(self, child: Child) -> None:
         """Take a child that has just started."""
         with self._lock:
-            self._running.add(process)
+            self._running.add(child)
             if self.ended:
-                _kill(process)
+                _kill(child)
 
-    def discard(self, process: subprocess.Popen[bytes]) -> None:
+    def discard(self, child: Child) -> None:
         """Forget a child that has ended."""
         with self._lock:
-            self._running.discard(process)
+            self._running.discard(child)
 
     def end(self) -> None:
         """Kill every child that runs now, and whatever is started later."""
         with self._lock:
             self.ended = True
-            for process in self._running:
-                _kill(process)
+            for child in self._running:
+                _kill(child)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(child: Child) -> None:
+    if isinstance(child, ForkServer):
+        child.kill()
+        return
+    # Without Popen's own lock, which whoever waits for the child may hold.
     with suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(child.pid, signal.SIGKILL)
 
 
 def end_all_children() -> None:
     """Kill the children of all work in this process."""
     for children in list(Children._every):
         children.end()
+    end_idle_servers()
 
 
 @dataclass(frozen=True)
@@ -109,8 +117,11 @@ def run_in_child(
     environment: Mapping[str, str] | None = None,
     debug: bool = False,
     children: Children | None = None,
+    forked: bool = False,
 ) -> Finished:
     """Call `module:function` with JSON `arguments` in a child process and wait for it; first what is to be called `before`.
+
+    Where it can be `forked`, the child begins with torch and transformers loaded.
 
     Raises:
         EdgecError: the error that the function raised, or a sentence about how the child died.
@@ -124,56 +135,30 @@ def run_in_child(
         called = [*before, (function, dict(arguments))]
         request.write_text(json.dumps({"calls": called, "out": arguments.get("out")}), encoding="utf-8")
         started = time.perf_counter()
-        with log.open("wb") as output:
-            process, reader = _start(request, output, environment or {}, on_progress)
-            children.add(process)
-            try:
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-            except BaseException:
-                process.kill()
-                process.wait()
-                raise
-            finally:
-                children.discard(process)
-                reader.join(timeout=5)
+        with log.open("wb") as output, _followed(on_progress) as progress:
+            own = {**(environment or {}), _PROGRESS_FD: str(progress), "TMPDIR": str(folder / "tmp"), **_CLOSED}
+            ended = None
+            if forked and can_fork(environment or {}):
+                ended = _fork(request, output.fileno(), progress, own, children)
+            returncode, peak = ended or _spawn(request, output, progress, own, children)
         seconds = time.perf_counter() - started
-        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         if debug:
             sys.stderr.write(log.read_text("utf-8", "replace"))
         result = request.with_name("result.json")
         if not result.is_file() and children.ended:
             raise Ended(f"The stage '{label}' was ended, because another one failed.")
         if not result.is_file():
-            raise _died(label, process.returncode, peak, log)
+            raise _died(label, returncode, peak, log)
         answer = json.loads(result.read_text(encoding="utf-8"))
         if "error" in answer:
             raise _error_of(answer["error"], label, log)
         return Finished(answer["value"], seconds, answer["peak_rss_bytes"] or peak)
 
 
-def _start(
-    request: Path, output: Any, environment: Mapping[str, str], on_progress: Progress | None
-) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+@contextmanager
+def _followed(on_progress: Progress | None) -> Iterator[int]:
+    """The descriptor to which a child writes its progress; at the end the child's last words have been read."""
     read_fd, write_fd = os.pipe()
-    # What a stage leaves there when it is killed goes with the request.
-    temporary = str(request.with_name("tmp"))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "compiler.stages.worker", str(request)],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        pass_fds=(write_fd,),
-        env={
-            **os.environ,
-            **environment,
-            **parent_environment(),
-            _PROGRESS_FD: str(write_fd),
-            "TMPDIR": temporary,
-            **_CLOSED,
-        },
-    )
-    os.close(write_fd)
 
     def follow() -> None:
         with os.fdopen(read_fd, encoding="utf-8") as lines:
@@ -184,7 +169,61 @@ def _start(
 
     reader = threading.Thread(target=follow, daemon=True)
     reader.start()
-    return process, reader
+    try:
+        yield write_fd
+    finally:
+        os.close(write_fd)
+        reader.join(timeout=5)
+
+
+def _spawn(
+    request: Path, output: Any, progress: int, environment: Mapping[str, str], children: Children
+) -> tuple[int, int]:
+    """The exit code and the peak memory in bytes of a child that is started for this request."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "compiler.stages.worker", str(request)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=(progress,),
+        env={**os.environ, **parent_environment(), **environment},
+    )
+    children.add(process)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        children.discard(process)
+    return process.returncode, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _fork(
+    request: Path, log: int, progress: int, environment: Mapping[str, str], children: Children
+) -> tuple[int, int] | None:
+    """As `_spawn`, of a child that is forked; None where the server ended before it had forked."""
+    server = take_server(_CLOSED)
+    children.add(server)
+    try:
+        call = (f"{__name__}:run_request", {"request": str(request)})
+        returncode, peak_kib = server.run(call, {**os.environ, **environment}, log, progress)
+    except NotStartedError:
+        server.end()
+        return None
+    except BaseException:
+        server.end()
+        raise
+    finally:
+        children.discard(server)
+    if returncode == -signal.SIGKILL:
+        # Whatever did that may have meant the server, which holds most of the memory.
+        server.end()
+    else:
+        give_back(server)
+    return returncode, peak_kib * 1024
 
 
 def report_progress(done: int, total: int) -> None:
@@ -219,9 +258,11 @@ def _last_words(log: Path) -> str:
     return f"Its last line was: {said}. Run again with --debug to see all that it printed."
 
 
-def _main(request: Path) -> None:
+def run_request(request: str) -> None:
+    """Do what a request file asks for, and leave the answer beside it: the work of a child."""
     die_with_parent()
-    asked = json.loads(request.read_text(encoding="utf-8"))
+    place = Path(request)
+    asked = json.loads(place.read_text(encoding="utf-8"))
     answer: dict[str, Any] = {}
     try:
         for function, arguments in asked["calls"]:
@@ -235,7 +276,7 @@ def _main(request: Path) -> None:
         traceback.print_exc()
         answer = {"error": _foreign_error(error, asked["out"])}
     answer["peak_rss_bytes"] = _own_peak_rss_bytes()
-    result = request.with_name("result.json")
+    result = place.with_name("result.json")
     result.with_suffix(".tmp").write_text(json.dumps(answer), encoding="utf-8")
     result.with_suffix(".tmp").rename(result)
 
@@ -296,4 +337,4 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    run_request(sys.argv[1])
