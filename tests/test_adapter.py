@@ -51,9 +51,9 @@ def _change_config(adapter: Path, **changes: object) -> None:
 
 
 def test_the_merged_weights_are_the_base_plus_scaled_b_times_a(
-    base: Path, adapter: Path, tmp_path: Path, edgec: Run
+    base: Path, adapter: Path, tmp_path: Path, edgec_here: Run
 ) -> None:
-    done = edgec("build", base, "--adapter", adapter, "-r", "gguf:F32", "-o", tmp_path / "out")
+    done = edgec_here("build", base, "--adapter", adapter, "-r", "gguf:F32", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     file = tmp_path / "out" / "gguf-F32" / "model-style-F32.gguf"
     tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}
@@ -64,10 +64,10 @@ def test_the_merged_weights_are_the_base_plus_scaled_b_times_a(
     np.testing.assert_allclose(tensors["blk.1.ffn_down.weight"], expected.numpy(), atol=1e-6)
     np.testing.assert_array_equal(tensors["blk.1.ffn_up.weight"], weights["model.layers.1.mlp.up_proj.weight"].numpy())
     assert "made from model+style" in (tmp_path / "out" / "gguf-F32" / "README.md").read_text()
-    again = edgec("verify", tmp_path / "out" / "gguf-F32", "--model", base, "--adapter", adapter)
+    again = edgec_here("verify", tmp_path / "out" / "gguf-F32", "--model", base, "--adapter", adapter)
     assert again.returncode == 0, again.stderr
-    assert_refused(edgec("verify", tmp_path / "out" / "gguf-F32", "--model", base), 2, "not the one")
-    assert_refused(edgec("verify", tmp_path / "out" / "gguf-F32", "--adapter", adapter), 2, "Add --model")
+    assert_refused(edgec_here("verify", tmp_path / "out" / "gguf-F32", "--model", base), 2, "not the one")
+    assert_refused(edgec_here("verify", tmp_path / "out" / "gguf-F32", "--adapter", adapter), 2, "Add --model")
 
 
 def test_an_adapter_of_another_model_is_refused(adapter: Path, smollm2: Model, tmp_path: Path, edgec: Run) -> None:

@@ -99,13 +99,13 @@ def test_budgets_that_mean_nothing_are_refused(
 
 
 def test_a_mixed_package_is_within_its_bits_and_has_the_table_of_layers(
-    smollm2: Model, edgec: Run, tmp_path: Path
+    smollm2: Model, edgec_here: Run, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     tiny.save_decoder("llama", smollm2.folder, folder)
     calibration = ("--calibration-samples", "4", "--calibration-tokens", "64")
     recipes = ("-r", "gguf:mixed-gptq-g32", "-r", "onnx:mixed-gptq-g32")
-    done = edgec("build", folder, *recipes, "--target-bpw", "6.5", *calibration, "-o", tmp_path / "out", "--json")
+    done = edgec_here("build", folder, *recipes, "--target-bpw", "6.5", *calibration, "-o", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     for package in json.loads(done.stdout)["packages"]:
         assert package["weights"]["effective_bits_per_weight"] <= 6.5

@@ -43,13 +43,13 @@ class _Built:
 
 @pytest.fixture(scope="module", params=["", "-asym"], ids=["symmetric", "asymmetric"])
 def built(
-    request: pytest.FixtureRequest, smollm2: Model, edgec: Run, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, smollm2: Model, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory
 ) -> _Built:
     out = tmp_path_factory.mktemp("carriers")
     tiny.save_decoder("llama", smollm2.folder, out / "model")
     scheme = f"int4-gptq-g32{request.param}"
     recipes = [word for target in ("gptq", "gguf", "onnx") for word in ("-r", f"{target}:{scheme}")]
-    done = edgec("build", out / "model", *recipes, *_CALIBRATION, "-o", out)
+    done = edgec_here("build", out / "model", *recipes, *_CALIBRATION, "-o", out)
     assert done.returncode == 0, done.stdout + done.stderr
     return _Built(out, scheme, _of_checkpoint(out / f"gptq-{scheme}"))
 
@@ -125,8 +125,8 @@ def test_gguf_has_every_row_of_the_checkpoint_to_the_bit_or_within_the_rounding_
             assert (difference.reshape(groups.shape) <= bound[..., None] + 1e-7).all(), long
 
 
-def test_codes_of_a_checkpoint_are_taken_over_as_they_are(built: _Built, edgec: Run, tmp_path: Path) -> None:
-    done = edgec("build", built.folder("gptq"), "-r", f"gguf:{built.scheme}", "-o", tmp_path)
+def test_codes_of_a_checkpoint_are_taken_over_as_they_are(built: _Built, edgec_here: Run, tmp_path: Path) -> None:
+    done = edgec_here("build", built.folder("gptq"), "-r", f"gguf:{built.scheme}", "-o", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     first, again = _of_gguf(built.folder("gguf")), _of_gguf(tmp_path / f"gguf-{built.scheme}")
     assert first.keys() == again.keys()

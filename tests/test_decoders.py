@@ -157,7 +157,7 @@ def test_the_genai_package_is_a_standard_genai_folder(llama: Path) -> None:
     assert 4.5 < weights.effective_bits_per_weight < 6
 
 
-def test_a_swapped_tensor_is_noticed(made: Path, llama: Path, edgec: Run, tmp_path: Path) -> None:
+def test_a_swapped_tensor_is_noticed(made: Path, llama: Path, edgec_here: Run, tmp_path: Path) -> None:
     """The check that matters: a package of another model, its manifest and hashes in order, must not pass."""
     other = tmp_path / "model"
     config = transformers.AutoConfig.from_pretrained(made / "llama" / "model")
@@ -172,12 +172,12 @@ def test_a_swapped_tensor_is_noticed(made: Path, llama: Path, edgec: Run, tmp_pa
     for file in (made / "llama" / "model").iterdir():
         if not (other / file.name).exists():
             (other / file.name).write_bytes(file.read_bytes())
-    assert edgec("build", other, "-r", "onnx:fp32", "-o", tmp_path / "out").returncode == 0
+    assert edgec_here("build", other, "-r", "onnx:fp32", "-o", tmp_path / "out").returncode == 0
     manifest = tmp_path / "out" / "onnx-fp32" / "package.json"
     document = json.loads(manifest.read_text())
     document["model"] = json.loads((llama / "onnx-fp32" / "package.json").read_text())["model"]
     manifest.write_text(json.dumps(document))
-    done = edgec("verify", tmp_path / "out" / "onnx-fp32", "--model", made / "llama" / "model")
+    done = edgec_here("verify", tmp_path / "out" / "onnx-fp32", "--model", made / "llama" / "model")
     assert_refused(done, 1, "onnx-fp32", "does not compute", "mean_kl")
 
 

@@ -53,11 +53,11 @@ def _sums_of_squares(folder: Path, samples: np.ndarray, modules: list[str]) -> d
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_the_figures_are_the_sums_of_squares_of_the_inputs(
-    kind: str, smollm2: Model, text: Path, tmp_path: Path, edgec: Run
+    kind: str, smollm2: Model, text: Path, tmp_path: Path, edgec_here: Run
 ) -> None:
     folder = tiny.save_decoder(kind, smollm2.folder, tmp_path / "model")
     options = ["--calibration", text, "--calibration-samples", "6", "--calibration-tokens", "128"]
-    done = edgec("build", folder, "-r", "gguf:Q4_0", "-r", "gguf:Q4_0+imatrix", *options, "-o", tmp_path / "out")
+    done = edgec_here("build", folder, "-r", "gguf:Q4_0", "-r", "gguf:Q4_0+imatrix", *options, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     package = tmp_path / "out" / "gguf-Q4_0-imatrix"
     reader = gguf.GGUFReader(package / "imatrix.gguf")

@@ -99,9 +99,9 @@ def test_weights_that_are_not_finite(recipe: str, value: float, model: Path, tmp
 
 
 @pytest.fixture(scope="module")
-def checkpoint(llama: Path, edgec: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(llama: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("checkpoint")
-    done = edgec("build", llama, "-r", "gptq:int4-rtn-g32", "-o", out)
+    done = edgec_here("build", llama, "-r", "gptq:int4-rtn-g32", "-o", out)
     assert done.returncode == 0, done.stderr
     return out / "gptq-int4-rtn-g32"
 

@@ -20,6 +20,7 @@ from compiler.stages.cache import Entry
 from compiler.stages.executor import Executor, LocalExecutor, Source
 from compiler.stages.stage import Stage
 from compiler.stages.worker import Ended, Progress, report_progress, run_in_child
+from compiler.task import find_task
 from runtimes.kinds import kind_of_task
 from runtimes.kinds.kind import Figures, Kind
 from runtimes.registry import open_session
@@ -106,6 +107,8 @@ def verify(
             label=f"verify {package.name}",
             on_progress=on_progress,
             debug=executor.debug,
+            # Pictures go through transformers' image processors.
+            forked=find_task(package.model.task).takes == "image",
         )
     except Ended:
         raise
