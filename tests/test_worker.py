@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from compiler.stages.worker import Children, Ended, report_progress, run_in_chil
 
 # The functions that the children call are in this file; the child finds it through PYTHONPATH.
 _HERE = {"PYTHONPATH": str(Path(__file__).parent)}
+_SMALL_DISK = 1024 * 1024
 
 
 def double(number: int) -> int:
@@ -45,6 +48,18 @@ def fail_check() -> None:
 
 def fill_disk() -> None:
     raise OSError(errno.ENOSPC, "No space left on device", "some/file")
+
+
+def fill_own_folder() -> None:
+    assert tempfile.gettempdir() == os.environ["TMPDIR"]
+    with suppress(OSError), tempfile.NamedTemporaryFile(delete=False) as file:
+        for _ in range(2 * _SMALL_DISK // 4096):
+            file.write(bytes(4096))
+            file.flush()
+
+
+def tell_temporary_folders() -> list[str]:
+    return [tempfile.gettempdir(), os.environ["TMPDIR"]]
 
 
 def crash() -> None:
@@ -127,6 +142,27 @@ def test_a_failed_check_keeps_its_name(forked: bool) -> None:
 def test_a_full_disk_is_told(forked: bool) -> None:
     with pytest.raises(UnusableInput, match="disk is full"):
         _run("fill_disk", forked)
+
+
+def test_a_child_keeps_its_temporary_files_in_its_own_folder(forked: bool) -> None:
+    used, own = _run("tell_temporary_folders", forked)
+    assert used == own
+
+
+def test_a_child_without_room_for_its_answer_is_told_as_a_full_disk(
+    forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={_SMALL_DISK}", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with pytest.raises(UnusableInput, match="disk is full"):
+            _run("fill_own_folder", forked)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=False)
 
 
 def test_an_unexpected_error_is_one_paragraph(forked: bool) -> None:

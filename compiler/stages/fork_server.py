@@ -22,6 +22,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -228,6 +229,8 @@ def _become_child(request: Mapping[str, Any], server: int, log: int, progress: i
         os.environ.clear()
         os.environ.update(request["environment"])
         os.environ.update({"EDGEC_PARENT": str(server), "EDGEC_PROGRESS_FD": str(progress)})
+        # What torch asked for while it was loaded.
+        tempfile.tempdir = None
         os.chdir(request["folder"])
         sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
         function, arguments = request["call"]

@@ -240,6 +240,9 @@ def _died(label: str, returncode: int, peak_bytes: int, log: Path) -> EdgecError
             f"The stage '{label}' was killed by the system, most likely for want of memory ({peak}). Close other "
             "programs, build with --jobs 1, or use a machine with more memory."
         )
+    # A child that cannot write its answer cannot say why.
+    if shutil.disk_usage(log.parent).free < _MEBIBYTE:
+        return UnusableInput(disk_full_message(None))
     how = f"signal {signal.Signals(-returncode).name}" if returncode < 0 else f"exit code {returncode}"
     return UnusableInput(f"The stage '{label}' ended with {how}; {peak}. {_last_words(log)}")
 
