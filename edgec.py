@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from compiler.build import BuildReport
+from compiler.build import BUILD_CHECKS, BuildReport
 from compiler.build import build as _build
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.estimate import Estimate, estimate
@@ -146,14 +146,15 @@ def build(
         keep: is asked of the finished packages, before any appears in `out`, which of them may; `verify` can be asked there.
     """
     from runtimes.kinds import kind_of_task
-    from runtimes.verify.verify import limits_of
+    from runtimes.verify.verify import own_limits, require_known_checks
 
+    require_known_checks(allow, BUILD_CHECKS)
     parsed = [parse_recipe(each, TARGET_NAMES) if isinstance(each, str) else each for each in recipes]
     task = task_of(parsed)
     opened = open_model(model, task=task, executor=executor) if isinstance(model, str) else model
     for recipe in parsed:
         if recipe.thresholds:
-            limits_of(kind_of_task(opened.task), recipe)
+            own_limits(kind_of_task(opened.task), recipe)
     return _build(opened, parsed, load_target, Path(out), allow=allow, require=require, executor=executor, keep=keep)
 
 
@@ -177,11 +178,12 @@ def verify(
     max_tokens: int | None = None,
     threads: int = 2,
     allow: Sequence[str] = (),
+    min_quality: str | None = None,
     trust: bool = False,
     executor: Executor | None = None,
     on_progress: Callable[[Package], Progress] | None = None,
 ) -> list[Verification]:
-    """Hold packages to the fp32 model, one after the other; what is found lies beside each manifest as verification.json.
+    """Hold packages to their stored weights and to the fp32 model; what is found lies beside each manifest.
 
     A package that fails is told by `passed`; `require_passed` raises for it.
 
@@ -192,6 +194,7 @@ def verify(
         max_tokens: tokens of it to use at most.
         threads: threads that runtimes may use.
         allow: names of checks whose failure is accepted and recorded.
+        min_quality: the least quality that passes, in the place of the recipes' own.
         trust: run native code of packages that another machine built.
         executor: what runs the Reference.
         on_progress: gives each package's progress a place to go.
@@ -217,6 +220,7 @@ def verify(
                 max_tokens=max_tokens or MAX_TEXT_TOKENS,
                 threads=threads,
                 allow=allow,
+                min_quality=min_quality,
                 executor=executor,
                 on_progress=on_progress(package) if on_progress else None,
             )
@@ -232,10 +236,18 @@ def require_passed(packages: Packages, found: Sequence[Verification]) -> None:
     require(list(zip(read, found, strict=True)))
 
 
-def use(package: Package | Path | str, request: Request, *, threads: int = 2, trust: bool = False) -> Outcome:
+def use(
+    package: Package | Path | str,
+    request: Request,
+    *,
+    threads: int = 2,
+    context_length: int | None = None,
+    trust: bool = False,
+) -> Outcome:
     """Use a package once: generate, embed, classify, or answer a question from a passage.
 
-    With `trust`, native code of a package that another machine built is run.
+    A language model's cache holds `context_length` tokens. With `trust`, native code of a package that another machine built
+    is run.
     """
     from runtimes.kinds import kind_of_task
     from runtimes.registry import open_session, require_trusted
@@ -244,7 +256,7 @@ def use(package: Package | Path | str, request: Request, *, threads: int = 2, tr
     require_trusted(opened, trust)
     kind = kind_of_task(opened.model.task)
     kind.check(opened, request)
-    session = open_session(opened, threads)
+    session = open_session(opened, threads, context_length)
     try:
         return kind.use(opened, session, request)
     finally:
@@ -279,6 +291,7 @@ def compare(
     *,
     against: str | None = None,
     effect: float = 0.05,
+    metrics: Sequence[str] | None = None,
     across_schemes: bool = False,
     allow: Sequence[str] = (),
 ) -> list[Comparison]:
@@ -289,15 +302,20 @@ def compare(
         champion: the run that it is compared with.
         against: a recipe of the challenger's own that its other recipes are compared with.
         effect: how much worse is a regression.
+        metrics: what is compared: `quality`, `size`, `memory`, `speed`; all where nothing is said.
         across_schemes: compare packages although their schemes or bits per weight differ.
-        allow: names of checks whose failure is accepted: `missing`, `quality`.
+        allow: names of checks whose failure is accepted: `missing`, `machine`, `runtime`, `quality`.
     """
+    from benchmarks.compare import METRICS, compare_recipes
     from benchmarks.compare import compare as compare_runs
-    from benchmarks.compare import compare_recipes
 
-    after, options = _measurements(challenger), {"across_schemes": across_schemes, "allow": allow}
-    found = [] if champion is None else compare_runs(_measurements(champion), after, effect, **options)  # type: ignore[arg-type]
-    return found if against is None else found + compare_recipes(after, against, effect, **options)  # type: ignore[arg-type]
+    after, found = _measurements(challenger), []
+    options: Any = {"metrics": metrics or METRICS, "across_schemes": across_schemes, "allow": allow}
+    if champion is not None:
+        found += compare_runs(_measurements(champion), after, effect, **options)
+    if against is not None:
+        found += compare_recipes(after, against, effect, **options)
+    return found
 
 
 def require_no_regression(comparisons: Sequence[Comparison], effect: float = 0.05) -> None:

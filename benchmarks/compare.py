@@ -6,18 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from benchmarks.comparable import CHECKS, MISSING_CHECK, QUALITY_CHECK, require_like_runs, require_no_worse_quality
 from benchmarks.measurement import Measurement
 from benchmarks.statistics import Interval, ratio_interval
 from compiler.errors import CheckFailed, UnusableInput
 from runtimes.kinds import kind_of_task
 
+# What can be compared. A runner that others use can tell the first two.
+METRICS = ("quality", "size", "memory", "speed")
 # Figures of which there is one each; smaller is better.
-_SINGLE = ("peak_rss_bytes", "peak_anon_bytes", "package_bytes")
+_SINGLE = {"size": ("package_bytes",), "memory": ("peak_rss_bytes", "peak_anon_bytes")}
 _BITS_TOLERANCE = 0.02
-
-MISSING_CHECK = "missing"
-MACHINE_CHECK = "machine"
-QUALITY_CHECK = "quality"
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ def compare(
     challenger: Sequence[Measurement],
     effect: float,
     *,
+    metrics: Sequence[str] = METRICS,
     across_schemes: bool = False,
     allow: Sequence[str] = (),
 ) -> list[Comparison]:
@@ -52,14 +52,17 @@ def compare(
 
     Args:
         effect: how much worse is a regression, e.g. 0.05 for 5 %.
+        metrics: what is compared, of METRICS.
         across_schemes: compare packages although their schemes or bits per weight differ.
-        allow: names of checks whose failure is accepted.
+        allow: names of checks whose failure is accepted, of CHECKS.
 
     Raises:
-        UnusableInput: no package and workload is in both, a measurement is invalid, or two packages are not
-            comparable.
-        CheckFailed: a package of the champion was not measured, or one of the challenger's failed `verify`.
+        UnusableInput: no package and workload is in both, a name is unknown, or two packages are not comparable.
+        CheckFailed: a package of the champion was not measured, what was measured cannot be compared or believed, or one of
+            the challenger's failed `verify` or was not verified.
     """
+    _require_known(metrics, METRICS, "metrics")
+    _require_known(allow, CHECKS, "checks")
     known = {_identity(measurement): measurement for measurement in champion}
     pairs = [(known[_identity(each)], each) for each in challenger if _identity(each) in known]
     if not pairs:
@@ -74,28 +77,17 @@ def compare(
             f"{missing[0][0]} ({missing[0][3]}). Measure it too; --allow {MISSING_CHECK} compares what there is.",
         )
     for before, after in pairs:
-        if _machine(before) != _machine(after) and MACHINE_CHECK not in allow:
-            raise CheckFailed(
-                MACHINE_CHECK,
-                f"{after.recipe} of {after.model} was measured on {after.environment.cpu} with "
-                f"{after.environment.logical_cores} cores, and the baseline on {before.environment.cpu} with "
-                f"{before.environment.logical_cores}: the ratio would be that of the machines. Measure both on one; --allow "
-                f"{MACHINE_CHECK} compares them all the same.",
-            )
-    for _, after in pairs:
-        if after.quality and not after.quality.passed and QUALITY_CHECK not in allow:
-            raise CheckFailed(
-                QUALITY_CHECK,
-                f"{after.recipe} of {after.model} failed `edgec verify`, so its figures are those of another function. "
-                f"--allow {QUALITY_CHECK} compares them all the same.",
-            )
-    for measurement in (each for pair in pairs for each in pair):
-        if measurement.verdict.word == "invalid":
-            reasons = "; ".join(measurement.verdict.reasons)
-            raise UnusableInput(f"The measurement of {measurement.package} is invalid ({reasons}). Measure it again.")
-    for before, after in pairs:
+        if "speed" in metrics or "memory" in metrics:
+            require_like_runs(before, after, allow)
+        if "quality" in metrics and QUALITY_CHECK not in allow:
+            require_no_worse_quality(before, after)
         _require_comparable(before, before.recipe, after, across_schemes)
-    return [comparison for pair in pairs for comparison in _compare_pair(*pair, effect)]
+    return [comparison for pair in pairs for comparison in _compare_pair(*pair, effect, metrics)]
+
+
+def _require_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise UnusableInput(f"{unknown[0]!r} is none of the {what} of compare; those are {', '.join(known)}.")
 
 
 def compare_recipes(
@@ -103,14 +95,15 @@ def compare_recipes(
     champion: str,
     effect: float,
     *,
+    metrics: Sequence[str] = METRICS,
     across_schemes: bool = False,
     allow: Sequence[str] = (),
 ) -> list[Comparison]:
     """Compare the other recipes of a run with the recipe `champion`, model by model.
 
     Raises:
-        UnusableInput: no or every measurement has that recipe, a measurement is invalid, or two packages are not
-            comparable.
+        UnusableInput: no or every measurement has that recipe, or two packages are not comparable.
+        CheckFailed: as of `compare`.
     """
     champions = [measurement for measurement in measurements if measurement.recipe == champion]
     if not champions:
@@ -122,7 +115,7 @@ def compare_recipes(
         for other in others:
             _require_comparable(each, champion, other, across_schemes)
             renamed = replace(each, recipe=other.recipe)
-            found += compare([renamed], [other], effect, across_schemes=True, allow=allow)
+            found += compare([renamed], [other], effect, metrics=metrics, across_schemes=True, allow=allow)
     if not found:
         raise UnusableInput(f"The results have nothing beside {champion} that could be compared with it.")
     return found
@@ -150,10 +143,6 @@ def _require_comparable(champion: Measurement, recipe: str, challenger: Measurem
         )
 
 
-def _machine(measurement: Measurement) -> tuple[str, int | None]:
-    return measurement.environment.cpu, measurement.environment.logical_cores
-
-
 def _bits(measurement: Measurement) -> float | None:
     return measurement.figure("effective_bits_per_weight")
 
@@ -163,21 +152,23 @@ def _identity(measurement: Measurement) -> tuple[str, ...]:
     return (measurement.model, measurement.recipe, measurement.device, workload)
 
 
-def _compare_pair(champion: Measurement, challenger: Measurement, effect: float) -> list[Comparison]:
+def _compare_pair(
+    champion: Measurement, challenger: Measurement, effect: float, metrics: Sequence[str]
+) -> list[Comparison]:
     label = f"{challenger.model} {challenger.recipe}"
     kind, found = kind_of_task(challenger.task), []
-    for metric, key in kind.timed:
+    for metric, key in kind.timed if "speed" in metrics else ():
         ratio = ratio_interval(champion.samples[key], challenger.samples[key])
         # Put so that what is not a number is a regression.
         found.append(Comparison(label, metric, ratio, not (ratio.value <= 1 + effect or ratio.low <= 1)))
-    for metric in _SINGLE:
+    for metric in (name for group, names in _SINGLE.items() if group in metrics for name in names):
         before, after = champion.figure(metric), challenger.figure(metric)
         if before and after:
             found.append(_single(label, metric, after / before, effect))
-    for metric, floor in kind.compared:
-        before, after = champion.distance(metric), challenger.distance(metric)
+    for each in kind.compared if "quality" in metrics else ():
+        before, after = (each.distance(found_in.distance(each.key)) for found_in in (champion, challenger))
         if before is not None and after is not None:
-            found.append(_single(label, metric, _at_least(floor, after) / _at_least(floor, before), effect))
+            found.append(_single(label, each.key, _at_least(each.floor, after) / _at_least(each.floor, before), effect))
     return [replace(each, champion_bits=_bits(champion), challenger_bits=_bits(challenger)) for each in found]
 
 

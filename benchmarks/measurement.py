@@ -18,7 +18,7 @@ from runtimes.kinds import kind_of_task
 from runtimes.verify.verification import Verification
 from runtimes.workload import Workload
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)

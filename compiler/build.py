@@ -13,7 +13,7 @@ from compiler.errors import CheckFailed, UnusableInput
 from compiler.inputs.identity import identify, remember_model
 from compiler.model import Model, model_files
 from compiler.package import Deviation, FileRecord, Lowered, ModelIdentity, Package, write_manifest
-from compiler.placement import Requirement, check_account, check_placement
+from compiler.placement import PLACEMENT, Requirement, check_account, check_placement
 from compiler.recipe import Recipe, folder_names
 from compiler.records import from_json
 from compiler.scheme import find_scheme
@@ -24,6 +24,8 @@ from compiler.target import Target, check_taken, reason_against
 from compiler.trust import remember_built
 
 TYPE_FALLBACK = "type-fallback"
+# The checks that can be accepted here.
+BUILD_CHECKS = (TYPE_FALLBACK, PLACEMENT)
 _BITS_TOLERANCE = 0.005
 _COPY_BYTES = 8 * 1024 * 1024
 

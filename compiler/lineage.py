@@ -79,6 +79,7 @@ def _write_model_card(model: Model, recipe: str, folder: Path) -> None:
         f"{model.architecture} with {model.parameters:,} parameters, made from {model.source} by edgec.",
         f"Licence: {model.licence or 'not stated by the model'}.",
         "`package.json` names every file's SHA-256, the recipe with its defaults, and the tools that were used.",
+        "What `edgec verify` found of this package, its quality among it, is in `VERIFICATION.md` beside it.",
         "",
     ]
     (folder / "README.md").write_text("\n".join(head + body), encoding="utf-8")

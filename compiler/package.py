@@ -20,7 +20,8 @@ from compiler.stages.cache import write_atomically
 
 MANIFEST = "package.json"
 # What verify found of the package, beside it.
-VERIFICATION = "verification.json"
+# What verify leaves beside the manifest, for programs and for people.
+VERIFICATION, CARD = "verification.json", "VERIFICATION.md"
 SCHEMA_VERSION = 2
 _LONGEST_NAME = 255
 
@@ -130,9 +131,9 @@ class FixedShapes:
     """The sizes that a package was made with; None, or empty, where the container leaves them free.
 
     Attributes:
-        context_length: tokens that the cache of a language model holds.
+        context_length: tokens that the cache of a language model holds, or is to hold where nothing else is asked.
         sequence_lengths: tokens that an encoder's input must have, one of these.
-        longest_sequence: tokens that it may have at most.
+        longest_sequence: tokens that it may have at most, or that a language model can be given.
         batch: inputs at once.
         vocabulary: width of the logits.
     """
@@ -347,8 +348,8 @@ def check_files(package: Package) -> None:
             )
     present = {p.relative_to(package.folder).as_posix() for p in package.folder.rglob("*") if p.is_file()}
     # Another verify may be writing what it found.
-    present = {name for name in present if not name.startswith(f".{VERIFICATION}-")}
-    if extra := sorted(present - set(package.files) - {MANIFEST, VERIFICATION}):
+    present = {name for name in present if not name.startswith((f".{VERIFICATION}-", f".{CARD}-"))}
+    if extra := sorted(present - set(package.files) - {MANIFEST, VERIFICATION, CARD}):
         raise CheckFailed("files", f"{package.name}: the file {extra[0]} does not belong to the package. Remove it.")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from compiler.errors import UnusableInput
+from compiler.quality import LEAST, QUALITIES
 from compiler.quantization import Quantization, quantization_from_full
 from compiler.scheme import ALIASES, SCHEMES, Scheme, find_scheme
 
@@ -42,8 +43,9 @@ class Recipe:
     """How one package is to be made. `str(recipe)` is the short form; `full()` has every default resolved.
 
     Attributes:
-        thresholds: limits of its own that `verify` holds the package to, `max_FIGURE` or `min_FIGURE`, in the place of the
-            scheme's (each kind in runtimes/kinds/ has its figures).
+        thresholds: limits of its own that `verify` holds the package to beside its quality, `max_FIGURE` or `min_FIGURE`
+            (each kind in runtimes/kinds/ has its figures).
+        min_quality: the least quality that `verify` lets pass, a word of compiler/quality.py.
     """
 
     target: str
@@ -54,6 +56,7 @@ class Recipe:
     task: str | None = None
     thresholds: tuple[tuple[str, float], ...] = ()
     quantization: Quantization = field(default_factory=Quantization)
+    min_quality: str = LEAST
 
     def __str__(self) -> str:
         variant = f"@{self.variant}" if self.variant else ""
@@ -80,6 +83,7 @@ class Recipe:
             "task": self.task,
             "thresholds": dict(self.thresholds),
             "quantization": self.quantization.full() if self.uses_quantization else None,
+            "min_quality": self.min_quality,
         }
 
 
@@ -126,6 +130,7 @@ def recipe_from_full(full: dict) -> Recipe:
             full["task"],
             tuple(sorted((str(name), float(limit)) for name, limit in full["thresholds"].items())),
             quantization_from_full(full["quantization"]) if full.get("quantization") else Quantization(),
+            QUALITIES[QUALITIES.index(full["min_quality"])],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnusableInput(

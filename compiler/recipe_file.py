@@ -3,6 +3,7 @@
 [[recipe]]
 recipe = "gguf:int4-gptq-g32"
 context_length = 2048
+min_quality = "good"
 [recipe.quantization]
 calibration = "text.txt"
 damping = 0.02
@@ -22,6 +23,7 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_regular
+from compiler.quality import QUALITIES
 from compiler.quantize.options import QuantizationOptions, require_mixed, with_options
 from compiler.recipe import LARGEST, Recipe, Shapes, parse_recipe
 from compiler.records import from_json
@@ -30,7 +32,7 @@ _LIMIT = re.compile(r"(max|min)_[a-z0-9_]+")
 _LIMIT_BYTES = 1 << 20
 _TABLES = ("thresholds", "quantization")
 _SHAPES = tuple(field.name for field in fields(Shapes))
-_KEYS = ("recipe", "task", *_SHAPES, *_TABLES)
+_KEYS = ("recipe", "task", "min_quality", *_SHAPES, *_TABLES)
 
 
 def read_recipe_file(path: Path, targets: Sequence[str]) -> list[Recipe]:
@@ -77,7 +79,13 @@ def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe
     recipe = parse_recipe(table["recipe"], targets)
     shapes = replace(Shapes(), **{name: table[name] for name in _SHAPES if name in table})
     limited = tuple(sorted(limits.items()))
-    recipe = replace(recipe, shapes=shapes, task=table.get("task"), thresholds=limited)
+    recipe = replace(
+        recipe,
+        shapes=shapes,
+        task=table.get("task"),
+        thresholds=limited,
+        min_quality=table.get("min_quality", recipe.min_quality),
+    )
     if said and not recipe.uses_quantization:
         raise UnusableInput(
             f"Recipe file {path}: {recipe} is not quantized by edgec, so its table `quantization` says nothing. Remove it."
@@ -88,11 +96,14 @@ def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe
 
 
 def _check_values(table: Mapping[str, Any], limits: Mapping[str, Any], path: Path) -> None:
+    quality = f"one of {', '.join(QUALITIES)}"
     wanted = dict.fromkeys(_SHAPES, "a whole number above 0") | {"recipe": "a string", "task": "a string"}
+    wanted["min_quality"] = quality
     for name, value in {**table, **limits}.items():
         what = wanted.get(name, "a number")
         right = {
             "a string": isinstance(value, str),
+            quality: value in QUALITIES,
             "a number": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
             "a whole number above 0": type(value) is int and 0 < value <= LARGEST,
         }

@@ -82,6 +82,12 @@ def reason_against(target: Target, model: Model, recipe: Recipe) -> str | None:
     return target.refuse(model, recipe)
 
 
+def longest_context(model: Model) -> int | None:
+    """Tokens that a runtime which attends to all of them can be given: as many as the model was trained for and looks back."""
+    known = [length for length in (model.geometry.context_length, model.attention_window) if length]
+    return min(known, default=None)
+
+
 def refuse_window(model: Model, recipe: Recipe) -> str | None:
     """Why not, where the runtime attends to all tokens (llama.cpp, GenAI), and no layer of the model does."""
     window, asked = model.attention_window, recipe.shapes.context_length

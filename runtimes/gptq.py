@@ -22,15 +22,15 @@ from runtimes.session import GenerationSession
 from runtimes.text import HuggingFaceText
 
 
-def open_session(package: Package, threads: int) -> GenerationSession:
+def open_session(package: Package, threads: int, context_length: int) -> GenerationSession:
     """A session on the package's folder."""
-    return GptqSession(package, threads)
+    return GptqSession(package, threads, context_length)
 
 
 class GptqSession:
     """A decoder in torch, weights dequantized while it is opened."""
 
-    def __init__(self, package: Package, threads: int) -> None:
+    def __init__(self, package: Package, threads: int, context_length: int) -> None:
         torch.set_num_threads(threads)
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         with tempfile.TemporaryDirectory(prefix="edgec-gptq-") as temporary:
@@ -45,8 +45,7 @@ class GptqSession:
                     f"torch cannot load {package.name}: its weights do not fit its config.json. Build it again."
                 ) from error
         self.vocabulary = int(self._model.config.vocab_size)
-        trained = int(self._model.config.max_position_embeddings)
-        self.context_length = package.lowered.shapes.context_length or trained
+        self.context_length = context_length
         self._cache: Any = None
 
     def _run(self, token_ids: Sequence[int], cache: Any) -> NDArray[np.float32]:

@@ -18,18 +18,14 @@ from compiler.task import GENERATION, find_task
 from compiler.time_limit import TEMPLATE_S, at_most
 from runtimes.session import EncodingSession, GenerationSession, Message
 
-_DEFAULT_CONTEXT = 2048
 _BATCH = 512
 
 
-def open_session(package: Package, threads: int) -> GenerationSession | EncodingSession:
+def open_session(package: Package, threads: int, context_length: int) -> GenerationSession | EncodingSession:
     """A session on the package's GGUF file; embeddings come unpooled, one row a token."""
-    metadata = read_gguf_header(package.artifact).metadata
-    trained = int(metadata.get(f"{metadata['general.architecture']}.context_length", _DEFAULT_CONTEXT))
-    context = package.lowered.shapes.context_length or min(trained, _DEFAULT_CONTEXT)
     if find_task(package.model.task).kind == GENERATION:
-        return LlamaDecoder(package, context, threads)
-    return LlamaEncoder(package, context, threads)
+        return LlamaDecoder(package, context_length, threads)
+    return LlamaEncoder(package, context_length, threads)
 
 
 def _load(package: Package, context: int, batch: int, threads: int, **options: Any) -> llama_cpp.Llama:

@@ -15,19 +15,18 @@ from compiler.formats.json_file import read_object
 from compiler.package import Package
 from runtimes.session import GenerationSession, Message
 
-_DEFAULT_CONTEXT = 2048
 _LETTER = "a"
 
 
-def open_session(package: Package, threads: int) -> GenerationSession:
+def open_session(package: Package, threads: int, context_length: int) -> GenerationSession:
     """A session on the package's GenAI folder."""
-    return GenAiSession(package, threads)
+    return GenAiSession(package, threads, context_length)
 
 
 class GenAiSession:
     """A decoder in ONNX Runtime GenAI. Logits come from the generator; the next token is appended by the caller."""
 
-    def __init__(self, package: Package, threads: int) -> None:
+    def __init__(self, package: Package, threads: int, context_length: int) -> None:
         _refuse_code(package)
         config = og.Config(str(package.folder))
         options = {"intra_op_num_threads": threads}
@@ -41,8 +40,7 @@ class GenAiSession:
             ) from error
         described = read_object(package.folder / "genai_config.json")["model"]
         self.vocabulary = int(described["vocab_size"])
-        trained = int(described["context_length"])
-        self.context_length = package.lowered.shapes.context_length or min(trained, _DEFAULT_CONTEXT)
+        self.context_length = context_length
         self.text = GenAiText(self._model, package.folder, described["eos_token_id"])
         # Where layers look back a window only, what fell out of the cache cannot be rewound to.
         self._forgets = "sliding_window" in described["decoder"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 from compiler.errors import UnusableInput, missing_extra
 from compiler.package import Package, require_usable
 from compiler.trust import is_built_here
+from runtimes.context import choose_context, require_context
 from runtimes.kinds import kind_of_task
+from runtimes.stored.matrix import StoredMatrix
 
 # Elsewhere than on macOS packages are evaluated, which says what they compute and nothing of how fast.
 _COREML = "runtimes.coreml.macos" if sys.platform == "darwin" else "runtimes.coreml.evaluator"
@@ -30,6 +33,9 @@ class Runtime:
         extra: what brings them.
         targets: those that write packages for it.
         artifact: how the files are called that it opens.
+        stored: the module that reads what its packages store; empty where that is the model's weights as they are.
+        float16_inside: it computes parts in float16 whatever the weights are.
+        context_when_opened: how many tokens fit is decided when a package is opened: `open_session` takes it as well.
         native: whether it runs native code out of the package.
     """
 
@@ -39,28 +45,58 @@ class Runtime:
     extra: str
     targets: tuple[str, ...]
     artifact: str
+    stored: str = ""
+    float16_inside: bool = False
+    context_when_opened: bool = False
     native: bool = False
 
 
+_STORED = "runtimes.stored."
 RUNTIMES: tuple[Runtime, ...] = (
-    Runtime("llamacpp", "runtimes.llamacpp", ("llama-cpp-python",), "gguf", ("gguf",), "*.gguf"),
-    Runtime("ortgenai", "runtimes.ortgenai", ("onnxruntime-genai", "onnxruntime"), "onnx", ("onnx",), "*.onnx"),
-    Runtime("onnxruntime", "runtimes.onnxruntime", ("onnxruntime",), "onnx", ("onnx",), "*.onnx"),
-    Runtime("coreml", _COREML, ("coremltools", "torch"), "coreml", ("coreml",), "*.mlpackage"),
+    Runtime(
+        "llamacpp", "runtimes.llamacpp", ("llama-cpp-python",), "gguf", ("gguf",), "*.gguf", f"{_STORED}gguf",
+        # Keys and values are kept in float16.
+        float16_inside=True, context_when_opened=True,
+    ),
+    Runtime(
+        "ortgenai", "runtimes.ortgenai", ("onnxruntime-genai", "onnxruntime"), "onnx", ("onnx",), "*.onnx", f"{_STORED}onnx",
+        context_when_opened=True,
+    ),
+    Runtime("onnxruntime", "runtimes.onnxruntime", ("onnxruntime",), "onnx", ("onnx",), "*.onnx", f"{_STORED}onnx"),
+    Runtime(
+        "coreml", _COREML, ("coremltools", "torch"), "coreml", ("coreml",), "*.mlpackage", f"{_STORED}coreml",
+        float16_inside=True,
+    ),
     Runtime("litert", "runtimes.litert", ("ai-edge-litert",), "tflite", ("tflite",), "*.tflite"),
     Runtime("tvm", "runtimes.tvm", ("apache-tvm",), "neo", ("neo",), "*.so", native=True),
-    Runtime("gptq", "runtimes.gptq", ("torch", "transformers"), "reference", ("gptq",), "*.safetensors"),
-)
+    Runtime(
+        "gptq", "runtimes.gptq", ("torch", "transformers"), "reference", ("gptq",), "*.safetensors", f"{_STORED}gptq",
+        context_when_opened=True,
+    ),
+)  # fmt: skip
 
 
-def open_session(package: Package, threads: int) -> Any:
+def open_session(package: Package, threads: int, context_length: int | None = None, at_least: int = 0) -> Any:
     """Open a package with its runtime; what the session can do is told by the kind of its task (runtimes/session.py).
 
+    Args:
+        package: the package.
+        threads: threads that the runtime may use.
+        context_length: tokens that a language model's cache is to hold; None for the package's own.
+        at_least: tokens that it must hold where nothing is asked and the model can.
+
     Raises:
-        UnusableInput: the runtime is unknown or not installed, or this machine cannot use the package.
+        UnusableInput: the runtime is unknown or not installed, this machine cannot use the package, or the context is more
+            than the package can hold.
     """
     require_usable(package)
-    return kind_of_task(package.model.task).wrap(import_runtime(package).open_session(package, threads), package)
+    module = import_runtime(package)
+    if runtime_of(package).context_when_opened:
+        session = module.open_session(package, threads, choose_context(package, context_length, at_least))
+    else:
+        require_context(package, context_length)
+        session = module.open_session(package, threads)
+    return kind_of_task(package.model.task).wrap(session, package)
 
 
 def import_runtime(package: Package) -> ModuleType:
@@ -113,6 +149,13 @@ def require_trusted(package: Package, trust: bool) -> None:
             f"{package.name} is native code ({package.artifact.name}), which can do whatever you can, and this machine has no "
             "record of having built it. Where you know who built it, add --trust; else build it here from the model."
         )
+
+
+def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
+    """The matrices that a package stores, read from its files alone; none where they are the model's own."""
+    name = runtime_of(package).stored
+    if name:
+        yield from importlib.import_module(name).stored_matrices(package)
 
 
 def runtime_distributions(name: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ class Workload:
         repetitions: runs in one round, where a round is made of runs.
         warmup_repetitions: untimed runs before the first round, memory is observed in them.
         threads: threads that the runtime may use.
+        context_length: tokens that a language model's cache holds.
     """
 
     prompt_tokens: int | None = 128
@@ -28,6 +29,7 @@ class Workload:
     repetitions: int | None = 20
     warmup_repetitions: int | None = 2
     threads: int = 2
+    context_length: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UnusableInput for what cannot be run."""

@@ -110,7 +110,7 @@ def pack(
             runtime="gptq",
             graphs=(Graph("main", ("model.safetensors",), inputs, outputs),),
             weights=_weights(layout, bits),
-            shapes=FixedShapes(context_length=context_length, vocabulary=read.geometry.vocabulary),
+            shapes=FixedShapes(context_length, (), read.geometry.context_length, None, read.geometry.vocabulary),
         )
     )
 

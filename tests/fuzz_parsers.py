@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tiny
 from lowering import lower
-from measurements import measurement
+from measurements import found, measurement
 from safetensors.numpy import save_file
 
 import edgec
@@ -34,7 +34,7 @@ from compiler.tokenizer import end_of_text_ids, load_tokenizer
 from runtimes.coreml.mil_program import read_mil
 from runtimes.registry import runtime_of
 from runtimes.verify.strings import render_chats
-from runtimes.verify.verification import Verification, read_verification, write_verification
+from runtimes.verify.verification import read_verification, write_verification
 from targets.registry import TARGET_NAMES
 
 
@@ -156,7 +156,7 @@ def _package(lowered: Package) -> Path:
     files = {name: FileRecord("0" * 64, (lowered.folder / name).stat().st_size) for name in names}
     package = replace(lowered, files=files)
     write_manifest(package)
-    write_verification(package, Verification(package.digest, True, "edgec passages", {"min_cosine": 0.99}))
+    write_verification(package, replace(found({"min_cosine": 0.99}), package=package.digest))
     return package.folder
 
 

@@ -27,7 +27,7 @@ import tiny
 
 _ROOT = Path(__file__).resolve().parent.parent
 # What a build says of a package, as against what the package is made of; `coreml.json` went into the manifest.
-_ASIDE = ("package.json", "verification.json", "coreml.json")
+_ASIDE = ("package.json", "verification.json", "VERIFICATION.md", "coreml.json")
 _CALIBRATION = ("--calibration-samples", "6", "--calibration-tokens", "32")
 
 

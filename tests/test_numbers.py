@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from measurements import measurement
+from measurements import found, measurement
 
 from benchmarks.agent import environment
 from benchmarks.compare import compare, compare_recipes
@@ -18,7 +18,6 @@ from benchmarks.report.charts import pareto_front
 from benchmarks.statistics import ratio_interval
 from benchmarks.validity import Disturbance, Validity, judge
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.scheme import find_scheme
 from runtimes.kinds import encoding, generation
 from runtimes.kinds.kind import Figures, percentile, percentile_ms
 from runtimes.verify.metrics import (
@@ -32,7 +31,7 @@ from runtimes.verify.metrics import (
     spread_error,
 )
 from runtimes.verify.verification import Verification
-from runtimes.verify.verify import check_numbers
+from runtimes.verify.verify import check_numbers, quality_of
 
 _QUIET = Disturbance(0.0, 0.0, 0, None)
 
@@ -90,14 +89,10 @@ def test_outputs_of_the_right_direction_and_the_wrong_size_fail() -> None:
     pairs = [(reference[:2], tenth[:2]), (reference[2:], tenth[2:])]
     assert np.concatenate(row_cosines(pairs)).tolist() == pytest.approx([1] * 4)
     assert relative_error(pairs) == pytest.approx(0.9)
-    for name in ("fp32", "fp16", "int8", "Q4_0", "int4-gptq-g32", "lut6"):
-        scheme = find_scheme(name)
-        assert scheme is not None
-        limits = encoding.limits(scheme)
-        good: Figures = {"relative_error": 0.0, "spread_error": 0.0, "min_cosine": 1.0}
-        assert check_numbers({**good, "relative_error": 0.9}, limits, encoding.KIND.limited), name
-        assert check_numbers({**good, "spread_error": 0.9}, limits, encoding.KIND.limited), name
-        assert check_numbers(good, limits, encoding.KIND.limited) == []
+    good: Figures = {"relative_error": 0.0, "spread_error": 0.0, "min_cosine": 1.0}
+    assert quality_of({**good, "relative_error": 0.9}, encoding.KIND) == "unusable"
+    assert quality_of({**good, "spread_error": 0.9}, encoding.KIND) == "unusable"
+    assert quality_of(good, encoding.KIND) == "near-lossless"
 
 
 def test_outputs_that_tell_no_text_from_another_fail_however_near_they_are() -> None:
@@ -174,7 +169,7 @@ def _measurement(scale: float = 1.0, **changes: object) -> Measurement:
 
 
 def _found(distance: float, passed: bool = True, text: str = "edgec passages") -> Verification:
-    return Verification("0" * 64, passed, text, {"max_abs_difference": distance})
+    return replace(found({"max_abs_difference": distance}), passed=passed, text=text)
 
 
 def test_a_slower_challenger_is_a_regression_beyond_the_effect_only() -> None:
@@ -194,8 +189,41 @@ def test_worse_quality_and_larger_packages_are_regressions() -> None:
 def test_runs_that_share_nothing_or_are_invalid_are_refused() -> None:
     with pytest.raises(UnusableInput, match="in common"):
         compare([_measurement()], [_measurement(recipe="onnx:fp32")], 0.05)
-    with pytest.raises(UnusableInput, match="invalid"):
-        compare([_measurement()], [_measurement(verdict=Validity("invalid", ("swap",)))], 0.05)
+    invalid = _measurement(verdict=Validity("invalid", ("swap",)))
+    with pytest.raises(CheckFailed, match=r"cannot be believed: swap.*--metrics quality,size"):
+        compare([_measurement()], [invalid], 0.05)
+    assert {c.metric for c in compare([_measurement()], [invalid], 0.05, metrics=("quality", "size"))} == {
+        "package_bytes",
+        "max_abs_difference",
+    }
+
+
+def test_names_that_compare_does_not_know_are_refused() -> None:
+    with pytest.raises(UnusableInput, match="'speeed' is none of the metrics"):
+        compare([_measurement()], [_measurement()], 0.05, metrics=("speeed",))
+    with pytest.raises(UnusableInput, match="'nonsense' is none of the checks"):
+        compare([_measurement()], [_measurement()], 0.05, allow=["nonsense"])
+
+
+def test_quality_that_one_side_lacks_or_that_got_a_worse_word_fails() -> None:
+    unverified = replace(_measurement(), quality=None)
+    for pair, side in (([unverified, _measurement()], "the baseline"), ([_measurement(), unverified], "this run")):
+        with pytest.raises(CheckFailed, match=f"was not verified in {side}"):
+            compare(pair[:1], pair[1:], 0.05)
+        assert compare(pair[:1], pair[1:], 0.05, allow=["quality"])
+        assert compare(pair[:1], pair[1:], 0.05, metrics=["speed"])
+    worse = _measurement(quality=replace(_found(0.1), quality="degraded"))
+    with pytest.raises(CheckFailed, match="is degraded, and the baseline was near-lossless"):
+        compare([_measurement()], [worse], 0.05)
+
+
+def test_encoders_are_compared_by_what_their_cosines_lack_to_one() -> None:
+    def near(cosine: float) -> Measurement:
+        return _measurement(quality=found({"min_cosine": cosine, "mean_cosine": 0.999, "spread_error": 0.1}))
+
+    compared = {c.metric: c for c in compare([near(0.99)], [near(0.97)], 0.05)}
+    assert compared["min_cosine"].ratio.value == pytest.approx(3) and compared["min_cosine"].regression
+    assert not compared["mean_cosine"].regression and not compared["spread_error"].regression
 
 
 def test_a_comparison_that_leaves_something_out_fails() -> None:
@@ -242,7 +270,7 @@ def test_results_are_read_back_and_other_schemas_refused(tmp_path: Path) -> None
     both = [_measurement(), replace(_measurement(2.0), package="q")]
     write_measurements(path, both)
     assert read_measurements(path) == both
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 7'))
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 7'))
     with pytest.raises(UnusableInput, match="7"):
         read_measurements(path)
 
@@ -273,6 +301,15 @@ def test_figures_of_two_machines_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(CheckFailed, match="Cortex-A76"):
         compare([_measurement()], [other], 0.05)
     assert compare([_measurement()], [other], 0.05, allow=["machine"])
+    assert compare([_measurement()], [other], 0.05, metrics=["quality", "size"])
+
+
+def test_figures_of_two_versions_of_a_runtime_are_not_compared() -> None:
+    environment_before = _measurement().environment
+    newer = replace(_measurement(), environment=replace(environment_before, tools={"x": "2"}))
+    with pytest.raises(CheckFailed, match=r"ran on x 2, and the baseline on 1"):
+        compare([_measurement()], [newer], 0.05)
+    assert compare([_measurement()], [newer], 0.05, allow=["runtime"])
 
 
 def test_the_pareto_front_has_no_beaten_point() -> None:

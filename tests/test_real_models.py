@@ -29,7 +29,7 @@ def built(smollm2_gguf: Path, smollm2: Model, edgec: Run, tmp_path_factory: pyte
 
 
 def _bytes(folder: Path) -> dict[str, str]:
-    told = ("package.json", "verification.json")
+    told = ("package.json", "verification.json", "VERIFICATION.md")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in told)
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.errors import UnusableInput
+from compiler.quality import QUALITIES, UNUSABLE
 from compiler.quantization import Calibration, Quantization
 from compiler.quantize.options import QuantizationOptions
 from compiler.recipe import Recipe, Shapes, folder_names, parse_recipe, recipe_from_full
 from compiler.recipe_file import read_recipe_file
 from compiler.scheme import SCHEMES, find_scheme
 from runtimes.kinds import find_kind
-from runtimes.verify.verify import limits_of
+from runtimes.verify.verify import own_limits
 from targets.registry import TARGET_NAMES
 
 _words = st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True)
@@ -78,18 +80,20 @@ def test_short_names_of_llama_quantize_are_known() -> None:
     assert parse_recipe("gguf:Q4_K", TARGET_NAMES).scheme.name == "Q4_K_M"
 
 
-def test_every_scheme_has_limits_for_verify() -> None:
+def test_every_kind_has_the_words_for_quality_in_order_and_each_asks_less_than_the_one_before() -> None:
     for kind in (find_kind("generation"), find_kind("encoding")):
-        for scheme in SCHEMES:
-            limits = kind.limits(scheme)
-            assert limits and set(limits) <= set(kind.limited), scheme.name
+        assert [grade.word for grade in kind.grades] == [word for word in QUALITIES if word != UNUSABLE]
+        for better, worse in pairwise(kind.grades):
+            assert set(better.limits) == set(worse.limits) <= set(kind.limited)
+            for name, limit in better.limits.items():
+                assert limit < worse.limits[name] if name.startswith("max_") else limit > worse.limits[name]
 
 
 def test_a_recipe_may_limit_what_its_kind_has_and_nothing_else() -> None:
     own = replace(parse_recipe("gguf:Q8_0", TARGET_NAMES), thresholds=(("max_mean_kl", 0.5),))
-    assert limits_of(find_kind("generation"), own)["max_mean_kl"] == 0.5
+    assert own_limits(find_kind("generation"), own)["max_mean_kl"] == 0.5
     with pytest.raises(UnusableInput, match=r"max_mean_kl.*no such figure of encoders.*min_cosine"):
-        limits_of(find_kind("encoding"), own)
+        own_limits(find_kind("encoding"), own)
 
 
 def test_a_recipe_file_sets_shapes_and_limits(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from compiler.errors import UnusableInput
-from runtimes.kinds.kind import Chart, Column, Expectation, Findings, Kind, Outcome, Prepared, percentile
+from runtimes.kinds.kind import Chart, Column, Compared, Expectation, Findings, Grade, Kind, Outcome, Prepared, percentile
 
 
 def write_expected(model, out):
@@ -44,7 +44,7 @@ def write_expected(model, out):
     (Path(out) / "expected.json").write_text(json.dumps(values.tolist()))
 
 
-def probe(session, package, expected, on_progress):
+def probe(session, package, expected, stored, on_progress):
     wanted = json.loads((expected / "expected.json").read_text())
     got = session.predict(np.load(expected / "points.npy"))
     on_progress(1, 1)
@@ -76,7 +76,7 @@ KIND = Kind(
     title="Regressions",
     expect=lambda model, shapes, text, tokens: Expectation("runtimes.kinds.regression:write_expected", {}, ("numpy",)),
     probe=probe,
-    limits=lambda scheme: {"max_worst_error": 1e-5},
+    grades=(Grade("near-lossless", {"max_worst_error": 1e-5}),),
     limited={"max_worst_error": "worst_error"},
     figures=(Column("worst_error", "worst error", 4),),
     prepare=prepare,
@@ -85,7 +85,7 @@ KIND = Kind(
         "predict_ms_p50": 1e3 * percentile([value for part in samples["predict_s"] for value in part], 0.5)
     },
     speed=(Column("predict_ms_p50", "ms a prediction", 3),),
-    compared=(("worst_error", 1e-6),),
+    compared=(Compared("worst_error", 1e-6),),
     chart=Chart("regressions", ("predict_ms_p50", "ms a prediction"), ("worst_error", "error"), ("predict_s", "Times")),
     check=check,
     use=use,

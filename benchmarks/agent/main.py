@@ -51,7 +51,9 @@ class _Opened:
         before = resident_bytes(os.getpid())
         self._watch.begin()
         started = time.perf_counter()
-        session = open_session(self._package, self._workload.threads)
+        work = self._workload
+        tokens = (work.prompt_tokens or 0) + (work.generated_tokens or 0)
+        session = open_session(self._package, work.threads, work.context_length, tokens)
         prepare = kind_of_task(self._package.model.task).prepare
         self._prepared = prepare(session, self._package, self._workload)
         seconds = time.perf_counter() - started

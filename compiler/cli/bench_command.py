@@ -35,6 +35,11 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
 )
 @click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
 @click.option("--device", default="local", show_default=True, metavar="TRANSPORT[:ADDRESS]", help="Where it runs.")
+@click.option(
+    "--context-length",
+    type=click.IntRange(1, LARGEST),
+    help="Tokens that a language model's cache holds [the package's own, or what the workload needs].",
+)
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -47,6 +52,7 @@ def command(
     repetitions: int,
     threads: int,
     device: str,
+    context_length: int | None,
     trust: bool,
     as_json: bool,
 ) -> None:
@@ -60,6 +66,7 @@ def command(
         rounds=rounds,
         repetitions=repetitions,
         threads=threads,
+        context_length=context_length,
     )
     measurements = bench_with_bar(packages, workload, device, quiet=as_json, trust=trust)
     if out is not None:

@@ -11,11 +11,12 @@ from typing import Any
 import click
 
 import edgec
-from compiler.build import BuildReport
+from compiler.build import BUILD_CHECKS, BuildReport
 from compiler.cli.display import StageBars, format_bytes, print_json, print_stages, print_table, progress_bars
 from compiler.cli.placement_command import placement_line, require_option
 from compiler.cli.quantize_options import quantize_options
 from compiler.cli.verify_command import print_verifications, verification_json, verify_with_bars
+from compiler.cli.verify_options import allow_option, min_quality_option
 from compiler.errors import EdgecError, UnusableInput
 from compiler.package import Package
 from compiler.placement import Requirement
@@ -41,10 +42,11 @@ from targets.registry import TARGET_NAMES
 @quantize_options
 @click.option("--jobs", type=click.IntRange(1, LARGEST), default=min(2, os.cpu_count() or 1), show_default=True)
 @require_option
-@click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
+@allow_option
 @click.option(
-    "--verify", "verify_too", is_flag=True, help="Hold the new packages to the fp32 model, as `edgec verify`."
+    "--verify", "verify_too", is_flag=True, help="Hold the new packages to the model, as `edgec verify` does."
 )
+@min_quality_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(
@@ -62,6 +64,7 @@ def command(
     require: tuple[Requirement, ...],
     allow: tuple[str, ...],
     verify_too: bool,
+    min_quality: str | None,
     as_json: bool,
     **quantization: Any,
 ) -> None:
@@ -73,7 +76,8 @@ def command(
     recipes += [parse_recipe(text, TARGET_NAMES) for text in recipe_texts]
     if not recipes:
         raise UnusableInput("No recipe is given. Add for instance -r gguf:Q8_0; `edgec targets` lists what there is.")
-    recipes = [_with_options(recipe, context_length, sequence_length, task) for recipe in recipes]
+    recipes = [_with_options(recipe, context_length, sequence_length, task, min_quality) for recipe in recipes]
+    verify_too = verify_too or min_quality is not None
     options = QuantizationOptions(**quantization)
     require_mixed(recipes, options)
     recipes = [with_options(recipe, options) for recipe in recipes]
@@ -85,7 +89,8 @@ def command(
         found: list[tuple[Package, Verification]] = []
 
         def keep(packages: Sequence[Package]) -> list[bool]:
-            found.extend(verify_with_bars(packages, progress, model=source, allow=allow, debug=debug))
+            accepted = [name for name in allow if name not in BUILD_CHECKS]
+            found.extend(verify_with_bars(packages, progress, model=source, allow=accepted, debug=debug))
             return [each.passed for _, each in found]
 
         report = edgec.build(
@@ -112,13 +117,19 @@ def _require_kept(report: BuildReport, found: Sequence[tuple[Package, Verificati
         raise
 
 
-def _with_options(recipe: Recipe, context_length: int | None, sequence_length: int | None, task: str | None) -> Recipe:
+def _with_options(
+    recipe: Recipe,
+    context_length: int | None,
+    sequence_length: int | None,
+    task: str | None,
+    min_quality: str | None,
+) -> Recipe:
     shapes = recipe.shapes
     if context_length is not None:
         shapes = replace(shapes, context_length=context_length)
     if sequence_length is not None:
         shapes = replace(shapes, sequence_length=sequence_length)
-    return replace(recipe, shapes=shapes, task=task or recipe.task)
+    return replace(recipe, shapes=shapes, task=task or recipe.task, min_quality=min_quality or recipe.min_quality)
 
 
 def report_json(report: BuildReport) -> dict[str, object]:

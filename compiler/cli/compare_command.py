@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 import edgec
-from benchmarks.compare import Comparison
+from benchmarks.comparable import CHECKS
+from benchmarks.compare import METRICS, Comparison
+from compiler.cli.bench_command import print_measurements
 from compiler.cli.display import print_json, print_table
-from compiler.errors import UnusableInput
 from compiler.output_file import check_output
 
 
@@ -24,8 +25,13 @@ from compiler.output_file import check_output
 )
 @click.option("--across-schemes", is_flag=True, help="Compare packages of different schemes or bits per weight.")
 @click.option(
-    "--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check: missing, machine, quality."
+    "--metrics",
+    metavar="NAMES",
+    default=",".join(METRICS),
+    show_default=True,
+    help="What is compared. On a machine that others use, quality,size.",
 )
+@click.option("--allow", multiple=True, metavar="CHECK", help=f"Accept the failure of a check: {', '.join(CHECKS)}.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report of RESULTS to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -34,16 +40,13 @@ def command(
     against: str | None,
     max_regression: float,
     across_schemes: bool,
+    metrics: str,
     allow: tuple[str, ...],
     html: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare RESULTS with a baseline, or report them; exit 1 on a regression."""
+    """Compare RESULTS with a baseline or among themselves; exit 1 on a regression. Alone, show them."""
     measurements = edgec.read_measurements(results)
-    if baseline is None and against is None and html is None:
-        raise UnusableInput(
-            "There is nothing to do. Add --baseline FILE or --against RECIPE to compare, or --html FILE for the report."
-        )
     if html is not None:
         check_output(html, [results, *([baseline] if baseline else [])])
     comparisons = edgec.compare(
@@ -51,15 +54,21 @@ def command(
         baseline,
         against=against,
         effect=max_regression,
+        metrics=metrics.split(","),
         across_schemes=across_schemes,
         allow=allow,
     )
     if html is not None:
         edgec.write_report(html, measurements)
+    alone = baseline is None and against is None
     if as_json:
-        print_json([asdict(comparison) for comparison in comparisons])
-    elif comparisons:
+        print_json([asdict(each) for each in (measurements if alone else comparisons)])
+    elif alone:
+        print_measurements(measurements)
+    else:
         _print(comparisons, max_regression)
+        if "quality" in metrics and all(each.quality is None for each in measurements):
+            print("Quality was not compared: no package was verified before it was measured.")
     edgec.require_no_regression(comparisons, max_regression)
 
 

@@ -9,6 +9,7 @@ import click
 import edgec
 from compiler.cli.display import print_json, print_table
 from compiler.cli.trust_option import trust_option
+from compiler.recipe import LARGEST
 from runtimes.registry import only_evaluated
 
 
@@ -23,6 +24,7 @@ from runtimes.registry import only_evaluated
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--raw", is_flag=True, help="Do not put the prompt into the chat template.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--context-length", type=click.IntRange(1, LARGEST), help="Tokens that a language model is to hold.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -34,6 +36,7 @@ def command(
     max_tokens: int,
     raw: bool,
     threads: int,
+    context_length: int | None,
     trust: bool,
     as_json: bool,
 ) -> None:
@@ -51,7 +54,7 @@ def command(
 
     timed = not only_evaluated(opened)
     request = edgec.Request(prompts, passage, image, max_tokens, not raw, timed, tell, note, prompt_name)
-    outcome = edgec.use(opened, request, threads=threads, trust=trust)
+    outcome = edgec.use(opened, request, threads=threads, context_length=context_length, trust=trust)
     if as_json:
         print_json(outcome.document)
         return

@@ -12,14 +12,16 @@ import click
 import edgec
 from compiler.cli.display import StageBars, print_json, print_table, progress_bars
 from compiler.cli.trust_option import trust_option
+from compiler.cli.verify_options import allow_option, min_quality_option
 from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.package import Package, read_package
 from compiler.recipe import LARGEST
 from compiler.stages.executor import LocalExecutor
 from runtimes.kinds import find_kind, kind_of_task
-from runtimes.kinds.kind import Kind
-from runtimes.verify.verification import Verification
+from runtimes.kinds.kind import Column, Kind
+from runtimes.verify.card import limit_words
+from runtimes.verify.verification import Lowering, Verification
 from runtimes.verify.verify import MAX_TEXT_TOKENS
 
 _SHOWN_FAILURES = 6
@@ -36,7 +38,8 @@ Found = Sequence[tuple[Package, Verification]]
     "--max-tokens", type=click.IntRange(1, LARGEST), default=MAX_TEXT_TOKENS, show_default=True, help="Of --text."
 )
 @click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
-@click.option("--allow", multiple=True, metavar="CHECK", help="Accept the failure of a check by its name.")
+@min_quality_option
+@allow_option
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -49,10 +52,11 @@ def command(
     max_tokens: int,
     threads: int,
     trust: bool,
+    min_quality: str | None,
     allow: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Hold each PACKAGE to its hashes and to the fp32 model; exit 1 when one fails."""
+    """Hold each PACKAGE to its hashes, to its own stored weights and to the fp32 model; exit 1 when one fails."""
     if adapter is not None and model_text is None:
         raise UnusableInput("--adapter is merged into the model that --model names, and there is none. Add --model.")
     model = edgec.open_model(model_text, adapter=adapter) if model_text else None
@@ -67,6 +71,7 @@ def command(
             max_tokens=max_tokens,
             threads=threads,
             trust=trust,
+            min_quality=min_quality,
             allow=allow,
         )
     if as_json:
@@ -107,14 +112,40 @@ def print_verifications(found: Found) -> None:
 
 
 def _print_kind(kind: Kind, found: Found) -> None:
-    columns = [column for column in kind.figures if any(column.key in each.figures for _, each in found)]
+    """Whether packages compute what their stored weights say, then how near they are to the fp32 model."""
+    if kind.stored is not None:
+        columns = [
+            "package",
+            f"{kind.stored.figure} to its own weights",
+            "at most",
+            "by the runtime's rounding",
+            "lowered",
+        ]
+        rows = [
+            [package.name, *_lowering_cells(each.lowering), "right" if each.lowered_right else "WRONG"]
+            for package, each in found
+        ]
+        print_table(f"{kind.title} against their stored weights", columns, rows)
+    shown = [column for column in kind.figures if any(column.key in each.figures for _, each in found)]
     rows = []
     for package, each in found:
-        figures: list[Any] = [each.figures.get(column.key) for column in columns]
         bits = f"{package.lowered.weights.effective_bits_per_weight:.2f}"
-        shown = [column.show(value) for column, value in zip(columns, figures, strict=True)]
-        rows.append(
-            [package.name, bits, *shown, "FAILED" if not each.passed else "accepted" if each.failures else "passed"]
-        )
-    title = f"{kind.title} against the fp32 model"
-    print_table(title, ["package", "bits", *(column.title for column in columns), "verified"], rows)
+        cells = [_with_limit(column, each, kind) for column in shown]
+        verdict = "FAILED" if not each.passed else "accepted" if each.failures else "passed"
+        rows.append([package.name, bits, *cells, each.quality, verdict])
+    columns = ["package", "bits", *(column.title for column in shown), "quality", "verified"]
+    print_table(f"{kind.title} against the fp32 model", columns, rows)
+
+
+def _lowering_cells(lowering: Lowering | None) -> list[str]:
+    if lowering is None:
+        return ["-", "-", "-"]
+    distance = "-" if lowering.distance is None else f"{lowering.distance:.2g}"
+    return [distance, f"{lowering.limit:.2g}", f"{lowering.explained:.2g}"]
+
+
+def _with_limit(column: Column, found: Verification, kind: Kind) -> str:
+    """A figure, and the limit that it is held to where it has one."""
+    value: Any = found.figures.get(column.key)
+    words = limit_words(column, found.limits, kind)
+    return f"{column.show(value)} ({words})" if words else column.show(value)

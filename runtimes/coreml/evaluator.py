@@ -6,7 +6,8 @@ types float16 is rounded to it, sums being kept wider, as the Neural Engine does
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,16 @@ _MOVES = frozenset(
     ("concat", "expand_dims", "gather", "identity", "reshape", "slice_by_index", "slice_by_size", "slice_update", "split",
      "squeeze", "stack", "tile", "transpose")
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant of a program: its values as they are computed with, and the kinds of operators that take it."""
+
+    name: str
+    values: NDArray[np.float32]
+    compressed: bool
+    takers: tuple[str, ...]
 
 
 class Evaluator:
@@ -76,6 +87,34 @@ class Evaluator:
             for key in forget:
                 del values[key]
         return {key: values[key].numpy() for key in program.outputs}
+
+    def operations(self) -> tuple[Operation, ...]:
+        """The operators of the default function, in order."""
+        return self.package.functions[self.package.default].operations
+
+    @torch.inference_mode()
+    def constants(self) -> Iterator[Constant]:
+        """The float constants of the default function, decompressed one by one."""
+        takers: dict[str, list[str]] = {}
+        for operation in self.operations():
+            for held in operation.arguments.values():
+                for each in held:
+                    if isinstance(each, Reference):
+                        takers.setdefault(each.name, []).append(operation.kind)
+        for operation in self.operations():
+            name, declared = operation.outputs[0] if operation.outputs else ("", None)
+            compressed = operation.kind.startswith("constexpr_")
+            if (
+                declared is None
+                or declared.dtype not in ("fp16", "fp32")
+                or not (compressed or operation.kind == "const")
+            ):
+                continue
+            values: dict[str, Any] = {}
+            self._step(operation, values, in_place=False)
+            if len(declared.shape) > 1:
+                yield Constant(name, values[name].numpy(), compressed, tuple(takers.get(name, ())))
+            self._constants.clear()
 
     def _state(self, key: str, declared: TensorType) -> Tensor:
         if key not in self._states:

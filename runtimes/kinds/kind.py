@@ -16,7 +16,6 @@ import numpy as np
 from compiler.model import Model
 from compiler.package import Package
 from compiler.recipe import Shapes
-from compiler.scheme import Scheme
 from runtimes.session import Session
 from runtimes.workload import Workload
 
@@ -73,10 +72,64 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a package said beside the Reference: figures, and a sentence for each miss on the side of text."""
+    """What a package said.
+
+    Attributes:
+        figures: distances from the Reference.
+        text_misses: a sentence for each miss on the side of text.
+        from_stored: the distance from what its stored weights compute in torch, where that was asked.
+    """
 
     figures: Figures
     text_misses: tuple[str, ...] = ()
+    from_stored: float | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A figure of quality that runs are compared by.
+
+    Attributes:
+        key: the figure.
+        floor: the distance below which a difference is noise.
+        from_one: the distance is what the figure lacks to 1.
+    """
+
+    key: str
+    floor: float
+    from_one: bool = False
+
+    def distance(self, value: float | None) -> float | None:
+        """The distance that a figure tells; smaller is better."""
+        return 1 - value if self.from_one and value is not None else value
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A word for how near a package is to the fp32 model, and what its figures must hold to deserve it."""
+
+    word: str
+    limits: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StoredCheck:
+    """How a package is held to what its stored weights compute in torch.
+
+    Attributes:
+        function: `module:function` of a stage that is given `model`, `package`, `expected` (what the Reference wrote) and
+            `task`, and writes `stored.json` and what `probe` compares with.
+        figure: the distance, in words.
+        factor: how many times what the runtime's rounding explains the distance may be.
+        floor: what it may be beside that, for a runtime that computes in float32.
+        floor_float16: the same for one that computes parts in float16.
+    """
+
+    function: str
+    figure: str
+    factor: float
+    floor: float
+    floor_float16: float
 
 
 @dataclass(frozen=True)
@@ -170,36 +223,39 @@ class Kind:
         name: its file's name.
         title: heading of its tables.
         expect: what the Reference is asked, for shapes, a text of the user's or None, and at most so many tokens of it.
-        probe: a session beside what the Reference wrote into a folder; the last argument is told of progress.
-        limits: the limits of a scheme's packages, by the names that a recipe may set too.
-        limited: those names, and the figure that each limits; they begin with `max_` or `min_`.
+        probe: a session beside what the Reference wrote into a folder, and what the stored weights' stage wrote into
+            another, where there is one; the last argument is told of progress.
+        grades: the words for quality, the best first.
+        limited: the names of limits, and the figure that each limits; they begin with `max_` or `min_`.
         figures: what verify found, for tables.
         prepare: a session made ready to be measured.
         timed: what is judged and compared: the name in comparisons, and the samples' name; the first is judged.
         summarize: figures of all samples; the last argument is the memory bandwidth in bytes per second, None where unknown.
         speed: those figures, for tables.
-        compared: figures of quality that are compared, smaller being better, and the floor below which a difference is noise.
+        compared: figures of quality that runs are compared by.
         chart: the axes of the report's charts.
         check: raise UnusableInput for a request that does not suit the package.
         use: answer a request.
         wrap: what stands between a session and whoever uses it.
+        stored: how packages are held to their stored weights; None where they are not.
         only_with_text: figures that mean something only on a text of the user's.
     """
 
     name: str
     title: str
     expect: Callable[[Model, Shapes, str | None, int], Expectation]
-    probe: Callable[[Any, Package, Path, Callable[[int, int], None]], Findings]
-    limits: Callable[[Scheme], dict[str, float]]
+    probe: Callable[[Any, Package, Path, Path | None, Callable[[int, int], None]], Findings]
+    grades: tuple[Grade, ...]
     limited: Mapping[str, str]
     figures: tuple[Column, ...]
     prepare: Callable[[Any, Package, Workload], Prepared]
     timed: tuple[tuple[str, str], ...]
     summarize: Callable[[Samples, Workload, Package, float | None], Figures]
     speed: tuple[Column, ...]
-    compared: tuple[tuple[str, float], ...]
+    compared: tuple[Compared, ...]
     chart: Chart
     check: Callable[[Package, Request], None]
     use: Callable[[Package, Any, Request], Outcome]
     wrap: Callable[[Any, Package], Session] = field(default=lambda session, package: session)
+    stored: StoredCheck | None = None
     only_with_text: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from compiler.package import VERIFICATION, Package
 from compiler.records import from_json
 from compiler.stages.cache import write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,51 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Lowering:
+    """How far a package is from what its stored weights compute in torch.
+
+    Attributes:
+        figure: which distance that is.
+        distance: it; None where it could not be taken.
+        explained: how far the runtime's own rounding of activations takes it, done in torch on this very model.
+        limit: the most that is taken for that rounding.
+        weight_error: what rounding changed of the weights, over them (norms).
+    """
+
+    figure: str
+    distance: float | None
+    explained: float
+    limit: float
+    weight_error: float
+
+
+@dataclass(frozen=True)
 class Verification:
-    """What verify found.
+    """What verify found: whether the package was lowered right, and what quality it has.
 
     Attributes:
         package: the digest of the package.
         passed: no failure is left that was not accepted.
+        lowered_right: it computes what its stored weights say, and reads and writes text as the model does.
+        quality: how near it is to the fp32 model, a word of compiler/quality.py.
+        asked: the least quality that passes.
+        limits: what its figures must hold for the quality that is asked, and the recipe's own limits.
         text: what it was held to: the name of the user's text, or edgec's own passages.
         figures: distances from the Reference, by name.
+        lowering: the distance from its stored weights; None where it could not be opened, or its kind has none.
         failures: all of them, accepted or not.
         accepted: the checks whose failure was accepted by name.
     """
 
     package: str
     passed: bool
+    lowered_right: bool
+    quality: str
+    asked: str
+    limits: dict[str, float]
     text: str
     figures: dict[str, float | int | str | None]
+    lowering: Lowering | None = None
     failures: tuple[Failure, ...] = ()
     accepted: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION

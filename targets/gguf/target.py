@@ -27,7 +27,7 @@ from compiler.scheme import SCHEMES as ALL_SCHEMES
 from compiler.scheme import find_scheme
 from compiler.sentence import OUTPUT
 from compiler.stages.stage import Stage
-from compiler.target import Target, refuse_window
+from compiler.target import Target, longest_context, refuse_window
 from compiler.task import GENERATION, tasks_of
 from compiler.tokenizer import end_of_text_ids
 from targets.gguf import converter as llama_converter
@@ -261,7 +261,7 @@ def _finish(
         Lowered(
             runtime="llamacpp",
             graphs=(Graph("main", (artifact,), inputs, outputs),),
-            shapes=FixedShapes(context_length=context_length),
+            shapes=FixedShapes(context_length=context_length, longest_sequence=longest_context(read)),
             weights=weights
             if read.is_decoder
             else StoredWeights(weights.effective_bits_per_weight, weights.types, weights.deviations),

@@ -18,6 +18,7 @@ from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Port
 from compiler.quantize.allocation import Budget, write_allocation
 from compiler.quantize.plan import copy_tables
+from compiler.target import longest_context
 from targets.onnx.codes import CHOICES, carry, weight_bytes
 from targets.onnx.tokenizer import carry_tokenizer
 from targets.onnx.weights import read_weights
@@ -106,7 +107,7 @@ def _lowered(folder: Path, scheme: str, model: Model, context_length: int | None
             runtime="ortgenai",
             graphs=(Graph("main", ("model.onnx",), inputs, outputs),),
             weights=read_weights(folder / "model.onnx", scheme),
-            shapes=FixedShapes(context_length=context_length, vocabulary=model.geometry.vocabulary),
+            shapes=FixedShapes(context_length, (), longest_context(model), None, model.geometry.vocabulary),
         )
     )
 

@@ -26,7 +26,7 @@ def prepare(session: EncodingSession, package: Package, workload: Workload) -> P
     if repetitions is None or warmup is None:
         raise UnusableInput("An encoder is measured with repetitions and warmup_repetitions; the workload lacks one.")
     length = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
-    ran = replace(workload, prompt_tokens=None, generated_tokens=None, sequence_length=length)
+    ran = replace(workload, prompt_tokens=None, generated_tokens=None, context_length=None, sequence_length=length)
 
     def run(count: int) -> Round:
         latencies = []

@@ -106,11 +106,16 @@ def draw_images(shape: tuple[int, int, int]) -> list[NDArray[np.float32]]:
 
 
 def probe(
-    session: EncodingSession, package: Package, expected: Path, on_progress: Callable[[int, int], None]
+    session: EncodingSession,
+    package: Package,
+    expected: Path,
+    stored: Path | None,
+    on_progress: Callable[[int, int], None],
 ) -> Findings:
     """Run every case that the package takes, padded as the container needs it; distances over rows that are not padding."""
     told = read_object(expected / "expected.json")
     pairs: dict[str, Pairs] = {}
+    apart: dict[str, Pairs] = {}
     largest, worst = 0.0, ""
     for number in range(told["cases"]):
         with np.load(expected / f"case-{number}.npz") as case:
@@ -123,6 +128,9 @@ def probe(
         for name, reference in wanted.items():
             observed = got[name][tuple(slice(0, size) for size in reference.shape)]
             pairs.setdefault(name, []).append((reference, observed))
+            if stored:
+                with np.load(stored / f"stored-{number}.npz") as own:
+                    apart.setdefault(name, []).append((own[name], observed))
             difference = float(np.abs(reference - observed).max())
             if not np.isfinite(difference) or difference >= largest:
                 largest, worst = difference, name
@@ -137,7 +145,8 @@ def probe(
         "worst_output": worst,
     }
     misses = string_misses(_tokenizer_of(session, package), told["strings"], "package")
-    return Findings(figures, (*misses, *_picture_misses(package, expected / _PICTURE)))
+    from_stored = max((relative_error(each) for each in apart.values()), default=None)
+    return Findings(figures, (*misses, *_picture_misses(package, expected / _PICTURE)), from_stored)
 
 
 def _picture_misses(package: Package, file: Path) -> list[str]:

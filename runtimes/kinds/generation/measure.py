@@ -32,7 +32,13 @@ def prepare(session: GenerationSession, package: Package, workload: Workload) ->
     def timed() -> Round:
         return time_round(session, prompt, generated)
 
-    ran = replace(workload, sequence_length=None, repetitions=None, warmup_repetitions=None)
+    ran = replace(
+        workload,
+        sequence_length=None,
+        repetitions=None,
+        warmup_repetitions=None,
+        context_length=session.context_length,
+    )
     return Prepared(timed, timed, ran)
 
 

@@ -147,17 +147,25 @@ def _answers(
 
 
 def probe(
-    session: GenerationSession, package: Package, expected: Path, on_progress: Callable[[int, int], None]
+    session: GenerationSession,
+    package: Package,
+    expected: Path,
+    stored: Path | None,
+    on_progress: Callable[[int, int], None],
 ) -> Findings:
     """Score the windows, continue the prompts and tokenize the strings."""
     told = read_object(expected / "expected.json")
     first = told["first_scored"]
-    parts = []
+    parts, apart = [], []
+    beside = read_object(stored / "stored.json")["windows"] if stored else 0
     total = len(told["windows"]) + len(told["prompts"])
     for number, window in enumerate(told["windows"]):
         reference = np.load(expected / f"window-{number}.npy", mmap_mode="r")
         following = np.asarray([*window[1:], -1], np.int64)[first:]
-        parts.append(measure_logits(reference, session.score(window)[first:], following))
+        scored = session.score(window)[first:]
+        parts.append(measure_logits(reference, scored, following))
+        if stored and number < beside:
+            apart.append(measure_logits(np.load(stored / f"stored-{number}.npy"), scored, following).kl)
         on_progress(number + 1, total)
     agreed = counted = 0
     for number, (prompt, continuation) in enumerate(zip(told["prompts"], told["continuations"], strict=True)):
@@ -177,7 +185,8 @@ def probe(
         "reference_perplexity": perplexity(distances.reference_loss),
         "greedy_agreement": agreed / counted if counted else 1.0,
     }
-    return Findings(figures, tuple(text_misses(session, told)))
+    from_stored = float(np.concatenate(apart).mean()) if apart else None
+    return Findings(figures, tuple(text_misses(session, told)), from_stored)
 
 
 def text_misses(session: GenerationSession, told: dict[str, Any]) -> list[str]:

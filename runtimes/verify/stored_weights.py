@@ -1,0 +1,230 @@
+"""The model with the weights that a package stores, in torch: what the package ought to compute.
+
+Converters rename, fuse, reorder and turn matrices. Which matrix of the model a stored one is, its rows tell: they are the
+model's, rounded, and rows of other matrices are far away. What a runtime rounds beside the weights is done here too, so
+that it is known how much of a difference that explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from runtimes.stored.matrix import EXACT, Rounding, StoredMatrix
+
+# Beyond this distance, over the norm of what is stored, two rows are no likely pair: unrelated rows are at 1.4, those of
+# two bits at 0.5.
+_ALIKE = 0.75
+_SAMPLED_ROWS = 16
+_PROJECTED = 64
+_ROWS_AT_ONCE = 1024
+_TINY = 1e-12
+_FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A matrix of the torch model: a view of a parameter, (rows, columns)."""
+
+    name: str
+    values: torch.Tensor
+    looked_up: bool
+    module: torch.nn.Module | None
+
+
+@dataclass
+class PutIn:
+    """What became of a package's matrices.
+
+    Attributes:
+        rounded: the modules whose input the runtime rounds, and to what.
+        unknown: names of quantized matrices that are none of the model's.
+        squared_error, squared: of all values that were put in: what they are off by, and the model's own.
+    """
+
+    rounded: dict[torch.nn.Module, Rounding] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    squared_error: float = 0.0
+    squared: float = 0.0
+
+    @property
+    def weight_error(self) -> float:
+        """The norm of what rounding changed over the norm of the model's weights."""
+        return (self.squared_error / self.squared) ** 0.5 if self.squared else 0.0
+
+
+def put_stored_weights(model: torch.nn.Module, matrices: Iterable[StoredMatrix]) -> PutIn:
+    """Give a float32 model the values that a package stores, in place; what a package has no matrix for stays."""
+    _untie(model)
+    places, done = list(_places(model)), PutIn()
+    with torch.no_grad():
+        for matrix in matrices:
+            for looked_up in (use for use, has in ((True, matrix.looked_up), (False, matrix.multiplied)) if has):
+                _put(matrix, [place for place in places if place.looked_up == looked_up], done)
+    return done
+
+
+def _untie(model: torch.nn.Module) -> None:
+    """Give every module parameters of its own: a container may store a tied table twice, each in another type."""
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.data_ptr() in seen:
+                setattr(module, name, torch.nn.Parameter(parameter.detach().clone(), requires_grad=False))
+            seen.add(parameter.data_ptr())
+
+
+def _places(model: torch.nn.Module) -> Iterator[_Place]:
+    for prefix, module in model.named_modules():
+        looked_up = isinstance(module, torch.nn.Embedding)
+        for name, parameter in module.named_parameters(recurse=False):
+            values, title = parameter.detach(), f"{prefix}.{name}"
+            if values.ndim == 2:
+                turned = type(module).__name__ == "Conv1D"
+                yield _Place(title, values.T if turned else values, looked_up, module)
+            elif values.ndim == 3:
+                for each in values:
+                    yield _Place(title, each, looked_up, None)
+            elif values.ndim == 4:
+                yield _Place(title, values.reshape(len(values), -1), looked_up, module)
+
+
+def _put(matrix: StoredMatrix, places: Sequence[_Place], done: PutIn) -> None:
+    stored = torch.from_numpy(matrix.values)
+    for values in (stored, stored.T):
+        alike = [place for place in places if place.values.shape[1] == values.shape[1]]
+        named = [place for place in alike if place.name == matrix.name and place.values.shape == values.shape]
+        rows = torch.arange(len(values))
+        found = [(place, rows, rows) for place in named] or _whole(values, alike) or _row_by_row(values, alike)
+        for place, rows, chosen in found:
+            new = values[chosen]
+            done.squared_error += float((new - place.values[rows]).double().square().sum())
+            done.squared += float(place.values[rows].double().square().sum())
+            place.values[rows] = new
+            if place.module is not None and matrix.rounding != EXACT and not place.looked_up:
+                done.rounded[place.module] = matrix.rounding
+        if found:
+            return
+    if matrix.quantized:
+        done.unknown.append(matrix.name)
+
+
+_Found = list[tuple[_Place, torch.Tensor, torch.Tensor]]
+
+
+def _whole(values: torch.Tensor, places: Sequence[_Place]) -> _Found:
+    """The place whose rows these are, in order."""
+    rows = torch.arange(len(values))
+    sample = rows[:: max(1, len(values) // _SAMPLED_ROWS)]
+    errors = [
+        (_error(values[sample], place.values[sample]), place) for place in places if place.values.shape == values.shape
+    ]
+    error, place = min(errors, key=lambda each: each[0], default=(1.0, None))
+    return [(place, rows, rows)] if place is not None and error < _ALIKE else []
+
+
+def _row_by_row(values: torch.Tensor, places: Sequence[_Place]) -> _Found:
+    """The places whose rows these are, in another order, or those of several one after the other."""
+    if not places:
+        return []
+    same = [place for place in places if place.values.shape == values.shape]
+    sample = values[:: max(1, len(values) // _SAMPLED_ROWS)]
+    owners: list[_Place] = []
+    for among in (same, places):
+        if among:
+            nearest = _nearest(sample, torch.cat([place.values for place in among]))
+            owners = [among[number] for number in sorted(set(_split(nearest, among)[0].tolist()))]
+            if _error(sample, torch.cat([place.values for place in among])[nearest]) < _ALIKE:
+                break
+    else:
+        return []
+    every = torch.cat([place.values for place in owners])
+    found = _in_a_row(values, every) if len(owners) == 1 else None
+    nearest = _nearest(values, every) if found is None else found
+    if len(set(nearest.tolist())) != len(values) or _error(values, every[nearest]) >= _ALIKE:
+        return []
+    of, own = _split(nearest, owners)
+    return [
+        (place, own[chosen], chosen)
+        for number, place in enumerate(owners)
+        for chosen in [torch.nonzero(of == number).flatten()]
+    ]
+
+
+def _in_a_row(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
+    """The rows that these are where they follow one another: a part of a matrix."""
+    first = int(_nearest(values[:1], rows))
+    found = torch.arange(first, first + len(values))
+    return found if found[-1] < len(rows) and _error(values, rows[found]) < _ALIKE else None
+
+
+def _split(rows: torch.Tensor, places: Sequence[_Place]) -> tuple[torch.Tensor, torch.Tensor]:
+    """For rows of several places one after the other: which place, and which row of it."""
+    ends = torch.tensor([len(place.values) for place in places]).cumsum(0)
+    of = torch.bucketize(rows, ends, right=True)
+    starts = torch.cat([torch.zeros(1, dtype=ends.dtype), ends[:-1]])
+    return of, rows - starts[of]
+
+
+def _nearest(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """For each of `values`, the row that points the most its way; in fewer dimensions where there are many."""
+    if rows.shape[1] > _PROJECTED and len(values) > _SAMPLED_ROWS * 2:
+        generator = torch.Generator().manual_seed(0)
+        turn = torch.randn(rows.shape[1], _PROJECTED, generator=generator)
+        values, rows = values @ turn, rows @ turn
+    turned = torch.nn.functional.normalize(rows, dim=1).T
+    return torch.cat([(part @ turned).argmax(1) for part in values.split(_ROWS_AT_ONCE)])
+
+
+def _error(stored: torch.Tensor, own: torch.Tensor) -> float:
+    norm = float(own.norm())
+    return float((stored - own).norm()) / norm if norm else float(stored.norm() > 0)
+
+
+@contextmanager
+def rounded_as_by_the_runtime(done: PutIn) -> Iterator[None]:
+    """Round what goes into products as the runtime does."""
+    hooks = []
+    for module, rounding in done.rounded.items():
+        hooks.append(module.register_forward_pre_hook(_rounding_hook(rounding)))
+        if rounding.results:
+            hooks.append(module.register_forward_hook(_result_hook(rounding)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _rounding_hook(rounding: Rounding) -> Any:
+    def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (round_as(inputs[0], rounding), *inputs[1:])
+
+    return hook
+
+
+def _result_hook(rounding: Rounding) -> Any:
+    return lambda module, inputs, result: round_as(result, rounding)
+
+
+def round_as(values: torch.Tensor, rounding: Rounding) -> torch.Tensor:
+    """Float32 values as they are after rounding, in the same shape."""
+    if rounding.to in _FLOATS:
+        return values.to(_FLOATS[rounding.to]).float()
+    if rounding.to == "uint8":
+        low, high = values.min().clamp(max=0), values.max().clamp(min=0)
+        step = (high - low).clamp(min=_TINY) / 255
+        zero = (-low / step).round()
+        return ((values / step).round() + zero).clamp(0, 255).sub(zero) * step
+    group = rounding.group
+    if not group:
+        step = values.abs().max().clamp(min=_TINY) / 127
+        return (values / step).round() * step
+    padding = -values.shape[-1] % group
+    groups = torch.nn.functional.pad(values, (0, padding)).unflatten(-1, (-1, group))
+    step = groups.abs().amax(-1, keepdim=True).clamp(min=_TINY) / 127
+    return ((groups / step).round() * step).flatten(-2)[..., : values.shape[-1]]
