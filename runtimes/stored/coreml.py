@@ -20,7 +20,7 @@ def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
     for file in sorted({file for graph in package.lowered.graphs for file in graph.files}):
         evaluator = Evaluator(Path(package.folder) / file)
         ranges = any(operation.kind == "quantize" for operation in evaluator.operations())
-        rounding = Rounding("int8", results=True) if ranges else Rounding("float16", results=True)
+        rounding = Rounding("int8") if ranges else Rounding("float16", results=True)
         for constant in evaluator.constants():
             values = constant.values.squeeze()
             if values.ndim < 2:

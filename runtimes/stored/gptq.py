@@ -14,13 +14,16 @@ from compiler.networks.weights import read_float
 from compiler.package import Package
 from runtimes.stored.matrix import StoredMatrix
 
+_HEAD = "lm_head.weight"
+
 
 def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
     """Each matrix of the checkpoint; torch computes with it in float32."""
     with tempfile.TemporaryDirectory(prefix="edgec-gptq-") as temporary:
         import_gptq(str(package.folder), temporary)
-        for info in find_tensors(Path(temporary)):
-            if len(info.shape) == 2:
-                looked_up = "embed" in info.name
-                values = np.array(read_float(info))
-                yield StoredMatrix(info.name, values, looked_up, not looked_up, quantized=False)
+        infos = [info for info in find_tensors(Path(temporary)) if len(info.shape) == 2]
+        tied = not any(info.name == _HEAD for info in infos)
+        for info in infos:
+            looked_up = "embed" in info.name
+            multiplied = not looked_up or tied
+            yield StoredMatrix(info.name, np.array(read_float(info)), looked_up, multiplied, quantized=False)

@@ -28,10 +28,19 @@ _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 @dataclass(frozen=True)
 class _Place:
-    """A matrix of the torch model: a view of a parameter, (rows, columns)."""
+    """A matrix of the torch model.
+
+    Attributes:
+        name: of the parameter.
+        values: a view of it, (rows, columns).
+        marks: where its rows point, as the model has them.
+        looked_up: rows of it are looked up.
+        module: whose it is; None for one of several experts.
+    """
 
     name: str
     values: torch.Tensor
+    marks: torch.Tensor
     looked_up: bool
     module: torch.nn.Module | None
 
@@ -63,8 +72,10 @@ def put_stored_weights(model: torch.nn.Module, matrices: Iterable[StoredMatrix])
     places, done = list(_places(model)), PutIn()
     with torch.no_grad():
         for matrix in matrices:
-            for looked_up in (use for use, has in ((True, matrix.looked_up), (False, matrix.multiplied)) if has):
-                _put(matrix, [place for place in places if place.looked_up == looked_up], done)
+            uses = [looked_up for looked_up, is_so in ((True, matrix.looked_up), (False, matrix.multiplied)) if is_so]
+            found = [_put(matrix, [place for place in places if place.looked_up == use], done) for use in uses]
+            if matrix.quantized and not any(found):
+                done.unknown.append(matrix.name)
     return done
 
 
@@ -84,16 +95,17 @@ def _places(model: torch.nn.Module) -> Iterator[_Place]:
         for name, parameter in module.named_parameters(recurse=False):
             values, title = parameter.detach(), f"{prefix}.{name}"
             if values.ndim == 2:
-                turned = type(module).__name__ == "Conv1D"
-                yield _Place(title, values.T if turned else values, looked_up, module)
+                found = [values.T if type(module).__name__ == "Conv1D" else values]
             elif values.ndim == 3:
-                for each in values:
-                    yield _Place(title, each, looked_up, None)
-            elif values.ndim == 4:
-                yield _Place(title, values.reshape(len(values), -1), looked_up, module)
+                found = list(values)
+            else:
+                found = [values.reshape(len(values), -1)] if values.ndim == 4 else []
+            for each in found:
+                yield _Place(title, each, _marks(each), looked_up, module if values.ndim != 3 else None)
 
 
-def _put(matrix: StoredMatrix, places: Sequence[_Place], done: PutIn) -> None:
+def _put(matrix: StoredMatrix, places: Sequence[_Place], done: PutIn) -> bool:
+    """Put a matrix where it belongs; False where it belongs nowhere."""
     stored = torch.from_numpy(matrix.values)
     for values in (stored, stored.T):
         alike = [place for place in places if place.values.shape[1] == values.shape[1]]
@@ -102,15 +114,15 @@ def _put(matrix: StoredMatrix, places: Sequence[_Place], done: PutIn) -> None:
         found = [(place, rows, rows) for place in named] or _whole(values, alike) or _row_by_row(values, alike)
         for place, rows, chosen in found:
             new = values[chosen]
-            done.squared_error += float((new - place.values[rows]).double().square().sum())
-            done.squared += float(place.values[rows].double().square().sum())
+            own = place.values[rows]
+            done.squared_error += float((new - own).square().sum(dtype=torch.float64))
+            done.squared += float(own.square().sum(dtype=torch.float64))
             place.values[rows] = new
             if place.module is not None and matrix.rounding != EXACT and not place.looked_up:
                 done.rounded[place.module] = matrix.rounding
         if found:
-            return
-    if matrix.quantized:
-        done.unknown.append(matrix.name)
+            return True
+    return False
 
 
 _Found = list[tuple[_Place, torch.Tensor, torch.Tensor]]
@@ -129,23 +141,19 @@ def _whole(values: torch.Tensor, places: Sequence[_Place]) -> _Found:
 
 def _row_by_row(values: torch.Tensor, places: Sequence[_Place]) -> _Found:
     """The places whose rows these are, in another order, or those of several one after the other."""
-    if not places:
-        return []
     same = [place for place in places if place.values.shape == values.shape]
-    sample = values[:: max(1, len(values) // _SAMPLED_ROWS)]
-    owners: list[_Place] = []
+    marks = _marks(values)
+    sample = torch.arange(0, len(values), max(1, len(values) // _SAMPLED_ROWS))
     for among in (same, places):
-        if among:
-            nearest = _nearest(sample, torch.cat([place.values for place in among]))
-            owners = [among[number] for number in sorted(set(_split(nearest, among)[0].tolist()))]
-            if _error(sample, torch.cat([place.values for place in among])[nearest]) < _ALIKE:
-                break
+        nearest = _nearest(marks[sample], among) if among else sample[:0]
+        owners = [among[number] for number in sorted(set(_split(nearest, among)[0].tolist()))] if among else []
+        if owners and _error(values[sample], _rows(nearest, among)) < _ALIKE:
+            break
     else:
         return []
-    every = torch.cat([place.values for place in owners])
-    found = _in_a_row(values, every) if len(owners) == 1 else None
-    nearest = _nearest(values, every) if found is None else found
-    if len(set(nearest.tolist())) != len(values) or _error(values, every[nearest]) >= _ALIKE:
+    found = _in_a_row(values, marks, owners[0]) if len(owners) == 1 else None
+    nearest = _nearest(marks, owners) if found is None else found
+    if len(set(nearest.tolist())) != len(values) or _error(values, _rows(nearest, owners)) >= _ALIKE:
         return []
     of, own = _split(nearest, owners)
     return [
@@ -155,11 +163,17 @@ def _row_by_row(values: torch.Tensor, places: Sequence[_Place]) -> _Found:
     ]
 
 
-def _in_a_row(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor | None:
+def _in_a_row(values: torch.Tensor, marks: torch.Tensor, place: _Place) -> torch.Tensor | None:
     """The rows that these are where they follow one another: a part of a matrix."""
-    first = int(_nearest(values[:1], rows))
+    first = int(_nearest(marks[:1], [place]))
     found = torch.arange(first, first + len(values))
-    return found if found[-1] < len(rows) and _error(values, rows[found]) < _ALIKE else None
+    return found if found[-1] < len(place.values) and _error(values, place.values[found]) < _ALIKE else None
+
+
+def _rows(numbers: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
+    """Rows of several places one after the other."""
+    of, own = _split(numbers, places)
+    return torch.stack([places[place].values[row] for place, row in zip(of.tolist(), own.tolist(), strict=True)])
 
 
 def _split(rows: torch.Tensor, places: Sequence[_Place]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,14 +184,18 @@ def _split(rows: torch.Tensor, places: Sequence[_Place]) -> tuple[torch.Tensor, 
     return of, rows - starts[of]
 
 
-def _nearest(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """For each of `values`, the row that points the most its way; in fewer dimensions where there are many."""
-    if rows.shape[1] > _PROJECTED and len(values) > _SAMPLED_ROWS * 2:
-        generator = torch.Generator().manual_seed(0)
-        turn = torch.randn(rows.shape[1], _PROJECTED, generator=generator)
-        values, rows = values @ turn, rows @ turn
-    turned = torch.nn.functional.normalize(rows, dim=1).T
-    return torch.cat([(part @ turned).argmax(1) for part in values.split(_ROWS_AT_ONCE)])
+def _marks(values: torch.Tensor) -> torch.Tensor:
+    """Where rows point, in fewer dimensions: (rows, at most 64), each of length 1."""
+    columns = values.shape[1]
+    if columns > _PROJECTED:
+        values = values @ torch.randn(columns, _PROJECTED, generator=torch.Generator().manual_seed(columns))
+    return torch.nn.functional.normalize(values, dim=1)
+
+
+def _nearest(marks: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
+    """For each of these rows, the one of the places that points the most its way."""
+    every = torch.cat([place.marks for place in places]).T
+    return torch.cat([(part @ every).argmax(1) for part in marks.split(_ROWS_AT_ONCE)])
 
 
 def _error(stored: torch.Tensor, own: torch.Tensor) -> float:

@@ -39,7 +39,7 @@ KIND = Kind(
         Column("reference_perplexity", "fp32 perplexity", 3),
     ),
     stored=StoredCheck(
-        "runtimes.kinds.generation.stored:write_stored", "mean KL", factor=4, floor=1e-6, floor_float16=1e-4
+        "runtimes.kinds.generation.stored:write_stored", "mean KL", factor=2, floor=1e-6, floor_float16=1e-4
     ),
     only_with_text=("perplexity", "reference_perplexity"),
     prepare=prepare,
