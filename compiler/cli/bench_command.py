@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import click
 
 import edgec
 from benchmarks.measurement import Measurement
-from compiler.cli.display import format_bytes, print_json, print_table, progress_bars
+from compiler.cli.display import format_bytes, print_json, print_table
+from compiler.cli.steps import shown_steps
 from compiler.cli.trust_option import trust_option
 from compiler.output_file import check_output
 from compiler.recipe import LARGEST
@@ -80,16 +80,15 @@ def command(
 def bench_with_bar(
     packages: edgec.Packages, workload: Workload, device: str, quiet: bool = False, trust: bool = False
 ) -> list[Measurement]:
-    """Measure packages, with a progress bar."""
-    with progress_bars(quiet) as progress:
-        task = progress.add_task(f"bench {len(packages)} packages, {workload.rounds} rounds", total=None)
-        update = partial(progress.update, task)
+    """Measure packages and tell of it."""
+    with shown_steps(quiet) as steps:
+        step = steps.begin(f"bench {len(packages)} packages", f"{workload.rounds} rounds")
         return edgec.bench(
             packages,
             workload,
             device=device,
             trust=trust,
-            on_progress=lambda done, total: update(completed=done, total=total),
+            on_progress=step.update,
         )
 
 

@@ -12,9 +12,10 @@ import click
 
 import edgec
 from compiler.build import BUILD_CHECKS, BuildReport
-from compiler.cli.display import StageBars, format_bytes, print_json, print_stages, print_table, progress_bars
+from compiler.cli.display import format_bytes, print_json, print_stages, print_table
 from compiler.cli.placement_command import placement_line, require_option
 from compiler.cli.quantize_options import quantize_options
+from compiler.cli.steps import ShownStages, shown_steps
 from compiler.cli.verify_command import print_verifications, verification_json, verify_with_bars
 from compiler.cli.verify_options import allow_option, min_quality_option
 from compiler.errors import EdgecError, UnusableInput
@@ -81,8 +82,8 @@ def command(
     options = QuantizationOptions(**quantization)
     require_mixed(recipes, options)
     recipes = [with_options(recipe, options) for recipe in recipes]
-    with progress_bars(quiet=as_json) as progress:
-        executor = LocalExecutor(jobs, StageBars(progress), debug)
+    with shown_steps(quiet=as_json) as steps:
+        executor = LocalExecutor(jobs, ShownStages(steps), debug)
         source = edgec.open_model(
             model, task=edgec.task_of(recipes), name=name, adapter=adapter, executor=replace(executor, jobs=1)
         )
@@ -90,7 +91,7 @@ def command(
 
         def keep(packages: Sequence[Package]) -> list[bool]:
             accepted = [name for name in allow if name not in BUILD_CHECKS]
-            found.extend(verify_with_bars(packages, progress, model=source, allow=accepted, debug=debug))
+            found.extend(verify_with_bars(packages, steps, model=source, allow=accepted, debug=debug))
             return [each.passed for _, each in found]
 
         report = edgec.build(

