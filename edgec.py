@@ -25,7 +25,8 @@ from compiler.estimate import Estimate, estimate
 from compiler.inputs.identity import check_identity, find_identified
 from compiler.inputs.open import open_model
 from compiler.model import Model
-from compiler.package import Package, check_files, read_package, require_usable
+from compiler.package import Package, read_package
+from compiler.package_checks import check_files, require_usable
 from compiler.placement import Requirement
 from compiler.quantize.options import QuantizationOptions, with_options
 from compiler.recipe import Recipe, Shapes, parse_recipe
@@ -37,7 +38,7 @@ from compiler.target import reason_against
 from runtimes.kinds.kind import Outcome, Request
 from runtimes.verify.verification import Verification, read_verification
 from runtimes.workload import Workload
-from targets.registry import TARGET_NAMES, load_target
+from targets.registry import TARGET_NAMES, load_target, schemes_of
 
 if TYPE_CHECKING:
     from benchmarks.compare import Comparison
@@ -109,7 +110,7 @@ def _capability(target_name: str, model: Model) -> Capability:
 
 def read_recipes(file: Path | str) -> list[Recipe]:
     """Recipes from a TOML file with `[[recipe]]` tables."""
-    return read_recipe_file(Path(file), TARGET_NAMES)
+    return read_recipe_file(Path(file), TARGET_NAMES, schemes_of)
 
 
 def task_of(recipes: Sequence[Recipe]) -> str | None:
@@ -131,6 +132,7 @@ def build(
     *,
     allow: Sequence[str] = (),
     require: Sequence[Requirement] = (),
+    force: bool = False,
     executor: Executor | None = None,
     keep: Callable[[Sequence[Package]], Sequence[bool]] | None = None,
 ) -> BuildReport:
@@ -142,6 +144,7 @@ def build(
         out: the folder that packages go into.
         allow: names of checks whose failure is accepted and recorded.
         require: shares of operators that must stay on an engine.
+        force: replace packages of these names that are there.
         executor: how many stages run at a time, and who is told of them.
         keep: is asked of the finished packages, before any appears in `out`, which of them may; `verify` can be asked there.
     """
@@ -149,13 +152,15 @@ def build(
     from runtimes.verify.verify import own_limits, require_known_checks
 
     require_known_checks(allow, BUILD_CHECKS)
-    parsed = [parse_recipe(each, TARGET_NAMES) if isinstance(each, str) else each for each in recipes]
+    parsed = [parse_recipe(each, TARGET_NAMES, schemes_of) if isinstance(each, str) else each for each in recipes]
     task = task_of(parsed)
     opened = open_model(model, task=task, executor=executor) if isinstance(model, str) else model
     for recipe in parsed:
         if recipe.thresholds:
             own_limits(kind_of_task(opened.task), recipe)
-    return _build(opened, parsed, load_target, Path(out), allow=allow, require=require, executor=executor, keep=keep)
+    return _build(
+        opened, parsed, load_target, Path(out), allow=allow, require=require, force=force, executor=executor, keep=keep
+    )
 
 
 def open_package(folder: Path | str) -> Package:

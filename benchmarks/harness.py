@@ -13,7 +13,8 @@ from benchmarks.agent.observe import Observed, Resident
 from benchmarks.measurement import Measurement
 from benchmarks.validity import Disturbance, judge
 from compiler.errors import UnusableInput
-from compiler.package import Package, require_finished, require_usable
+from compiler.package import Package
+from compiler.package_checks import require_finished, require_usable
 from compiler.records import from_json
 from runtimes.devices.device import Agent, Device
 from runtimes.devices.registry import open_device
@@ -46,7 +47,7 @@ class _Runner:
         try:
             return self.agent.ask(line)
         except UnusableInput as error:
-            raise UnusableInput(f"{self.package.name} could not be measured: {error}") from error
+            raise UnusableInput(f"{self.package.title} could not be measured: {error}") from error
 
 
 def bench(

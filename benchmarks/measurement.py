@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,6 +58,12 @@ class Measurement:
     disturbance: Disturbance
     absent: dict[str, str]
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def title(self) -> str:
+        """The package's recipe, and its folder's name where that says more."""
+        plain = re.sub("[:@+]", "-", self.recipe)
+        return self.recipe if self.package == plain else f"{self.recipe} ({self.package})"
 
     def figure(self, name: str) -> float | None:
         """A figure of the summary; None where there is none."""

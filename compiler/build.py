@@ -12,7 +12,8 @@ from compiler.digest import digest_code, digest_json
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.inputs.identity import identify, remember_model
 from compiler.model import Model, model_files
-from compiler.package import Deviation, FileRecord, Lowered, ModelIdentity, Package, write_manifest
+from compiler.package import Deviation, FileRecord, Lowered, ModelIdentity, Package, read_package, write_manifest
+from compiler.package_checks import foreign_files
 from compiler.placement import PLACEMENT, Requirement, check_account, check_placement
 from compiler.recipe import Recipe, folder_names
 from compiler.records import from_json
@@ -58,6 +59,7 @@ def build(
     *,
     allow: Sequence[str] = (),
     require: Sequence[Requirement] = (),
+    force: bool = False,
     executor: Executor | None = None,
     keep: Callable[[Sequence[Package]], Sequence[bool]] | None = None,
 ) -> BuildReport:
@@ -70,6 +72,7 @@ def build(
         out: the folder that the packages go into; it is made when absent.
         allow: names of checks whose failure is accepted and recorded.
         require: what packages must hold that have an account of where their operators run.
+        force: packages of these names that are there are replaced; nothing else is.
         executor: what runs the stages.
         keep: is asked of the finished packages, before any appears, which of them may.
 
@@ -85,7 +88,7 @@ def build(
         check_account(target.engines, str(recipe), require)
         _check_forced(target.foresee(model, recipe), None, recipe, model, target, allow)
     names = dict(zip(recipes, folder_names(recipes), strict=True))
-    _refuse_existing(out, names.values())
+    _refuse_existing(out, names.values(), force)
     reading = executor.watcher.reading()
     stamp = stamp_of(model_files(model.folder))
     identity = identify(model, reading)
@@ -113,17 +116,22 @@ def build(
             packages.append(_assemble(folder, model, identity, each, executor.tools(each.stage)))
         passed = list(keep(packages)) if keep else [True] * len(packages)
         kept = [package for package, good in zip(packages, passed, strict=True) if good]
-        _move(kept, out)
+        _move(kept, out, temporary if force else None)
     final = tuple(replace(package, folder=out / package.name) for package in kept)
     dropped = tuple(package for package, good in zip(packages, passed, strict=True) if not good)
     return BuildReport(final, results.reports, dropped)
 
 
-def _move(packages: Sequence[Package], out: Path) -> None:
-    """Put all packages into their place, or none."""
+def _move(packages: Sequence[Package], out: Path, aside: Path | None) -> None:
+    """Put all packages into their place, or none; those that are there go `aside` where that is a folder."""
     moved: list[Package] = []
+    replaced: list[str] = []
     try:
         for package in packages:
+            if aside is not None and (out / package.name).exists():
+                _require_replaceable(out / package.name)
+                (out / package.name).rename(aside / f"old-{package.name}")
+                replaced.append(package.name)
             if (out / package.name).exists():
                 raise UnusableInput(f"The output folder {out / package.name} appeared while the packages were made.")
             package.folder.rename(out / package.name)
@@ -131,15 +139,39 @@ def _move(packages: Sequence[Package], out: Path) -> None:
     except BaseException:
         for package in moved:
             (out / package.name).rename(package.folder)
+        for name in replaced:
+            assert aside is not None
+            (aside / f"old-{name}").rename(out / name)
         raise
 
 
-def _refuse_existing(out: Path, names: Iterable[str]) -> None:
+def _require_replaceable(folder: Path) -> None:
+    """Refuse to replace what is no package, or holds files of the user's.
+
+    Raises:
+        UnusableInput: it is such a folder.
+    """
+    try:
+        foreign = foreign_files(read_package(folder))
+    except UnusableInput:
+        raise UnusableInput(
+            f"{folder} is no package of edgec's, so --force does not replace it. Remove it by hand."
+        ) from None
+    if foreign:
+        raise UnusableInput(
+            f"{folder} holds {foreign[0]}, which is not the package's, so --force does not replace it. Move that file away."
+        )
+
+
+def _refuse_existing(out: Path, names: Iterable[str], force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UnusableInput(f"The output {out} is a file. Name a folder.")
-    for name in names:
-        if (out / name).exists():
-            raise UnusableInput(f"The output folder {out / name} exists already. Remove it, or choose another with -o.")
+    for name in (name for name in names if (out / name).exists()):
+        if not force:
+            raise UnusableInput(
+                f"The output folder {out / name} exists already. --force replaces a package, or choose another with -o."
+            )
+        _require_replaceable(out / name)
 
 
 def _check_budget(entry: Entry, lowered: Lowered, recipe: Recipe) -> None:

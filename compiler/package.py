@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
-import stat
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compiler.digest import digest_file
-from compiler.errors import CheckFailed, UnusableInput
+from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_json
 from compiler.records import from_json
 from compiler.sentence import SentenceVector
@@ -234,6 +231,12 @@ class Package:
     sentence: SentenceVector | None = None
 
     @property
+    def title(self) -> str:
+        """Its recipe, and its folder's name where that says more."""
+        plain = re.sub("[:@+]", "-", self.recipe)
+        return self.recipe if self.name == plain else f"{self.recipe} ({self.name})"
+
+    @property
     def name(self) -> str:
         return self.folder.name
 
@@ -328,67 +331,3 @@ class _Stored:
     def package(self) -> Package:
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         return Package(folder=Path(), **own)
-
-
-def check_files(package: Package) -> None:
-    """Hold every file to its SHA-256.
-
-    Raises:
-        CheckFailed: a file is missing, changed, or not in the manifest.
-    """
-    _require_plain(package)
-    for name, record in package.files.items():
-        path = package.folder / name
-        if not path.is_file():
-            raise CheckFailed("files", f"{package.name}: the file {name} is missing. Build the package again.")
-        if path.stat().st_size != record.nbytes or digest_file(path) != record.sha256:
-            raise CheckFailed(
-                "files",
-                f"{package.name}: the file {name} is not the one that was built (SHA-256 differs). Build it again.",
-            )
-    present = {p.relative_to(package.folder).as_posix() for p in package.folder.rglob("*") if p.is_file()}
-    # Another verify may be writing what it found.
-    present = {name for name in present if not name.startswith((f".{VERIFICATION}-", f".{CARD}-"))}
-    if extra := sorted(present - set(package.files) - {MANIFEST, VERIFICATION, CARD}):
-        raise CheckFailed("files", f"{package.name}: the file {extra[0]} does not belong to the package. Remove it.")
-
-
-def _require_plain(package: Package) -> None:
-    """Refuse a package in which something is a link, a pipe or a device: what is opened would not be what was hashed."""
-    for path in package.folder.rglob("*"):
-        mode = path.lstat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            what = "a link" if stat.S_ISLNK(mode) else "no regular file"
-            raise CheckFailed(
-                "files",
-                f"{package.name}: {path.relative_to(package.folder)} is {what}, which no package holds. Remove it.",
-            )
-
-
-def require_finished(package: Package) -> None:
-    """Refuse a package of which another machine must still do a part.
-
-    Raises:
-        UnusableInput: it is unfinished.
-    """
-    unfinished = package.lowered.unfinished
-    if unfinished is not None:
-        raise UnusableInput(
-            f"{package.name} is unfinished: {unfinished.step} is still to be done on {unfinished.where}. Finish it there; "
-            "until then it cannot be run."
-        )
-
-
-def require_usable(package: Package) -> None:
-    """Refuse a package that this machine cannot use.
-
-    Raises:
-        UnusableInput: it is unfinished, or made for another machine.
-    """
-    require_finished(package)
-    needs = package.lowered.platform
-    if needs is not None and (needs.system, needs.machine) != (platform.system(), platform.machine()):
-        raise UnusableInput(
-            f"{package.name} is for {needs.machine} on {needs.system}, and this machine is {platform.machine()} on "
-            f"{platform.system()}. Use it there, or build it anew for this machine."
-        )

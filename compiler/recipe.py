@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from compiler.errors import UnusableInput
@@ -138,8 +138,15 @@ def recipe_from_full(full: dict) -> Recipe:
         ) from error
 
 
-def parse_recipe(text: str, targets: Sequence[str]) -> Recipe:
+def parse_recipe(
+    text: str, targets: Sequence[str], schemes_of: Callable[[str], Sequence[str]] = lambda target: ()
+) -> Recipe:
     """Parse `target:scheme[@variant][+option...]`.
+
+    Args:
+        text: the short form.
+        targets: those that there are.
+        schemes_of: the schemes that a target takes; what is suggested exists there.
 
     Raises:
         UnusableInput: the text is not of that form, or names a target or scheme that does not exist; the message
@@ -149,15 +156,15 @@ def parse_recipe(text: str, targets: Sequence[str]) -> Recipe:
     if match is None:
         raise UnusableInput(
             f"Recipe {text!r} is not of the form target:scheme[@variant][+option], as in gguf:Q4_K_M or "
-            f"onnx:int4-rtn-g32.{_suggest(text, targets)}"
+            f"onnx:int4-rtn-g32.{_suggest(text, targets, schemes_of)}"
         )
     target, options = match["target"], tuple(match["options"].split("+")[1:])
     if target not in targets:
-        raise UnusableInput(f"Recipe {text!r}: there is no target {target!r}.{_suggest(text, targets)}")
+        raise UnusableInput(f"Recipe {text!r}: there is no target {target!r}.{_suggest(text, targets, schemes_of)}")
     scheme = find_scheme(match["scheme"])
     if scheme is None:
         raise UnusableInput(
-            f"Recipe {text!r}: there is no scheme {match['scheme']!r}.{_suggest(text, targets)} "
+            f"Recipe {text!r}: there is no scheme {match['scheme']!r}.{_suggest(text, (target,), schemes_of)} "
             "`edgec targets` lists them all."
         )
     if len(set(options)) != len(options):
@@ -165,8 +172,10 @@ def parse_recipe(text: str, targets: Sequence[str]) -> Recipe:
     return Recipe(target, scheme, match["variant"], options)
 
 
-def _suggest(text: str, targets: Sequence[str]) -> str:
-    names = [scheme.name for scheme in SCHEMES] + [alias for alias, _ in ALIASES]
-    known = {f"{target}:{name}".lower(): f"{target}:{name}" for target in targets for name in names}
+def _suggest(text: str, targets: Sequence[str], schemes_of: Callable[[str], Sequence[str]]) -> str:
+    every = [scheme.name for scheme in SCHEMES]
+    pairs = [(target, name) for target in targets for name in schemes_of(target) or every]
+    pairs += [(target, alias) for target, name in pairs for alias, full in ALIASES if full == name]
+    known = {f"{target}:{name}".lower(): f"{target}:{name}" for target, name in pairs}
     nearest = difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.5)
     return f" Did you mean {known[nearest[0]]}?" if nearest else f" Targets are: {', '.join(targets)}."

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ _SHAPES = tuple(field.name for field in fields(Shapes))
 _KEYS = ("recipe", "task", "min_quality", *_SHAPES, *_TABLES)
 
 
-def read_recipe_file(path: Path, targets: Sequence[str]) -> list[Recipe]:
+def read_recipe_file(
+    path: Path, targets: Sequence[str], schemes_of: Callable[[str], Sequence[str]] = lambda target: ()
+) -> list[Recipe]:
     """The recipes of a file. A calibration file is looked for beside it.
 
     Raises:
@@ -57,10 +59,10 @@ def read_recipe_file(path: Path, targets: Sequence[str]) -> list[Recipe]:
     tables = document.get("recipe")
     if not isinstance(tables, list) or not tables:
         raise UnusableInput(f"Recipe file {path} has no [[recipe]] table. Write one for each package.")
-    return [_recipe_from_table(table, path, targets) for table in tables]
+    return [_recipe_from_table(table, path, lambda text: parse_recipe(text, targets, schemes_of)) for table in tables]
 
 
-def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe:
+def _recipe_from_table(table: Any, path: Path, parse: Callable[[str], Recipe]) -> Recipe:
     if not isinstance(table, dict) or not all(isinstance(table.get(name, {}), dict) for name in _TABLES):
         raise UnusableInput(
             f"Recipe file {path}: `recipe` must be [[recipe]] tables, and {' and '.join(_TABLES)} tables in one."
@@ -76,7 +78,7 @@ def _recipe_from_table(table: Any, path: Path, targets: Sequence[str]) -> Recipe
             f"quantization {', '.join(known)}."
         )
     _check_values(table, limits, path)
-    recipe = parse_recipe(table["recipe"], targets)
+    recipe = parse(table["recipe"])
     shapes = replace(Shapes(), **{name: table[name] for name in _SHAPES if name in table})
     limited = tuple(sorted(limits.items()))
     recipe = replace(

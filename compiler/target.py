@@ -9,12 +9,13 @@ finished elsewhere (a compiler on another machine) says in `Lowered.unfinished` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.package import Deviation
 from compiler.recipe import Recipe
+from compiler.scheme import find_scheme
 from compiler.stages.stage import Stage
 
 
@@ -62,13 +63,24 @@ def check_taken(target: Target, model: Model, recipe: Recipe) -> None:
         UnusableInput: with the reason and what would be taken.
     """
     if reason := reason_against(target, model, recipe):
-        raise UnusableInput(f"{recipe} cannot be made of {model.name}: {reason}")
+        raise UnusableInput(f"{recipe} cannot be made of {model.name}: {reason}{_suggestion(target, model, recipe)}")
+
+
+def _suggestion(target: Target, model: Model, recipe: Recipe) -> str:
+    """The scheme of nearest bits that the target makes of this model, where it has not the one that is asked for."""
+    if recipe.scheme.name in target.schemes:
+        return ""
+    schemes = [scheme for scheme in map(find_scheme, target.schemes) if scheme is not None]
+    known = [replace(recipe, scheme=scheme, options=()) for scheme in schemes]
+    known.sort(key=lambda each: abs(each.scheme.bits_per_weight - recipe.scheme.bits_per_weight))
+    nearest = next((each for each in known if reason_against(target, model, each) is None), None)
+    return "" if nearest is None else f" Nearest in bits is {nearest}."
 
 
 def reason_against(target: Target, model: Model, recipe: Recipe) -> str | None:
     """Why `target` does not take `model` by `recipe`; None when it does."""
     if recipe.scheme.name not in target.schemes:
-        return f"the target {target.name} takes the schemes {', '.join(target.schemes)}."
+        return f"the target {target.name} has no scheme {recipe.scheme.name}; `edgec targets` lists those that it has."
     for option in recipe.options:
         if option not in target.options:
             known = ", ".join(target.options) or "none"

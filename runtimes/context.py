@@ -33,4 +33,6 @@ def require_context(package: Package, asked: int | None) -> None:
     own = package.lowered.shapes.context_length
     if asked is not None and asked != own:
         holds = "takes no context" if own is None else f"was built for {own} tokens"
-        raise UnusableInput(f"{package.name} {holds}. Build it with --context-length {asked}, or leave the option out.")
+        raise UnusableInput(
+            f"{package.title} {holds}. Build it with --context-length {asked}, or leave the option out."
+        )

@@ -42,7 +42,7 @@ class GptqSession:
                 self.text = HuggingFaceText(Path(temporary))
             except (OSError, ValueError, KeyError) as error:
                 raise UnusableInput(
-                    f"torch cannot load {package.name}: its weights do not fit its config.json. Build it again."
+                    f"torch cannot load {package.title}: its weights do not fit its config.json. Build it again."
                 ) from error
         self.vocabulary = int(self._model.config.vocab_size)
         self.context_length = context_length

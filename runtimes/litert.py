@@ -28,7 +28,7 @@ class LiteRtSession:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise UnusableInput(
-                f"LiteRT cannot load {package.name}: the file is damaged, or has an operator that this release does not "
+                f"LiteRT cannot load {package.title}: the file is damaged, or has an operator that this release does not "
                 "know. Build it again here; --debug shows what it says."
             ) from error
         self.input_names = tuple(port.name for port in package.lowered.main.inputs)

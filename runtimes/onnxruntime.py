@@ -38,7 +38,7 @@ class OnnxSession:
             )
         except Exception as error:
             raise UnusableInput(
-                f"ONNX Runtime cannot load {package.name}: the file is damaged, or has an operator or a version of ONNX "
+                f"ONNX Runtime cannot load {package.title}: the file is damaged, or has an operator or a version of ONNX "
                 "that this release does not know. Build it again here; --debug shows what it says."
             ) from error
         self.input_names = tuple(port.name for port in self._session.get_inputs())

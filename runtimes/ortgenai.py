@@ -35,7 +35,7 @@ class GenAiSession:
             self._model = og.Model(config)
         except RuntimeError as error:
             raise UnusableInput(
-                f"ONNX Runtime GenAI cannot load {package.name}: a file is damaged, or the model has an operator or a "
+                f"ONNX Runtime GenAI cannot load {package.title}: a file is damaged, or the model has an operator or a "
                 "setting that this release does not know. Build it again here; --debug shows what it says."
             ) from error
         described = read_object(package.folder / "genai_config.json")["model"]
@@ -86,7 +86,7 @@ def _refuse_code(package: Package) -> None:
         if isinstance(value, dict):
             if name := next((key for key in value if "library" in key.lower()), None):
                 raise UnusableInput(
-                    f"genai_config.json of {package.name} names a library of native code ({name}), and edgec runs none of a "
+                    f"genai_config.json of {package.title} names a library of native code ({name}), and edgec runs none of a "
                     "package. Build it again."
                 )
             level += value.values()

@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from compiler.errors import UnusableInput, missing_extra
-from compiler.package import Package, require_usable
+from compiler.package import Package
+from compiler.package_checks import require_usable
 from compiler.trust import is_built_here
 from runtimes.context import choose_context, require_context
 from runtimes.kinds import kind_of_task
@@ -122,17 +123,17 @@ def runtime_of(package: Package) -> Runtime:
     runtime = next((each for each in RUNTIMES if each.name == named), None)
     if runtime is None:
         known = ", ".join(each.name for each in RUNTIMES)
-        raise UnusableInput(f"{package.name} wants the runtime {named!r}; this edgec has {known}.")
+        raise UnusableInput(f"{package.title} wants the runtime {named!r}; this edgec has {known}.")
     target = package.recipe.partition(":")[0]
     if target not in runtime.targets:
         raise UnusableInput(
-            f"{package.name} is of the target {target!r} and names the runtime {named}, which that target does not write for. "
-            "It is refused: the package was not made by edgec, or was changed."
+            f"{package.title} is of the target {target!r} and names the runtime {named}, which that target does not write "
+            "for. It is refused: the package was not made by edgec, or was changed."
         )
     for file in (file for graph in package.lowered.graphs for file in graph.files):
         if not fnmatch.fnmatchcase(file, runtime.artifact):
             raise UnusableInput(
-                f"{package.name} has {named} open {file!r:.80}, and packages of {target} have {runtime.artifact}. It is "
+                f"{package.title} has {named} open {file!r:.80}, and packages of {target} have {runtime.artifact}. It is "
                 "refused: the package was not made by edgec, or was changed."
             )
     return runtime
@@ -146,8 +147,8 @@ def require_trusted(package: Package, trust: bool) -> None:
     """
     if runtime_of(package).native and not trust and not is_built_here(package):
         raise UnusableInput(
-            f"{package.name} is native code ({package.artifact.name}), which can do whatever you can, and this machine has no "
-            "record of having built it. Where you know who built it, add --trust; else build it here from the model."
+            f"{package.title} is native code ({package.artifact.name}), which can do whatever you can, and this machine has "
+            "no record of having built it. Where you know who built it, add --trust; else build it here from the model."
         )
 
 
@@ -171,8 +172,8 @@ def require_measurable(package: Package) -> None:
     """
     if only_evaluated(package):
         raise UnusableInput(
-            f"{package.name} is only evaluated on this machine, which says nothing of its speed on a device. Leave it out, or "
-            "measure it on macOS."
+            f"{package.title} is only evaluated on this machine, which says nothing of its speed on a device. Leave it out, "
+            "or measure it on macOS."
         )
 
 

@@ -21,6 +21,11 @@ TARGETS: tuple[tuple[str, str], ...] = (
 TARGET_NAMES: tuple[str, ...] = tuple(name for name, _ in TARGETS)
 
 
+def schemes_of(name: str) -> tuple[str, ...]:
+    """The schemes that a target takes."""
+    return load_target(name).schemes
+
+
 def load_target(name: str) -> Target:
     """The target of that name. KeyError when there is none."""
     target: Target = importlib.import_module(dict(TARGETS)[name]).TARGET

@@ -119,7 +119,7 @@ def test_a_workload_that_the_package_cannot_hold_is_said(packages: Path) -> None
     command = [sys.executable, "-P", "-m", "benchmarks.agent.main", str(packages / "decoder" / "gguf-Q8_0")]
     agent = LocalAgent([*command, json.dumps(asdict(Workload(prompt_tokens=4000)))], dict(os.environ))
     try:
-        with pytest.raises(UnusableInput, match=r"gguf-Q8_0 holds 256 tokens.*4064.*--prompt-tokens"):
+        with pytest.raises(UnusableInput, match=r"gguf:Q8_0 holds 256 tokens.*4064.*--prompt-tokens"):
             agent.ask("load")
     finally:
         agent.close()

@@ -111,7 +111,7 @@ def print_bytes(package: Package) -> None:
     weights = package.lowered.weights
     own = sum(weights.types.values()) * weights.effective_bits_per_weight / 8 / 1e6
     stored = sum(path.stat().st_size for path in package.folder.rglob("weight.bin")) / 1e6
-    print_ratio(f"{package.name}: bytes against the weights' own bits", stored, own, "MB", 1.03)
+    print_ratio(f"{package.title}: bytes against the weights' own bits", stored, own, "MB", 1.03)
 
 
 def main() -> None:

@@ -98,16 +98,16 @@ def print_measurements(measurements: Sequence[Measurement]) -> None:
         _print_kind(find_kind(name), [each for each in measurements if kind_of_task(each.task).name == name])
     for measurement in measurements:
         if measurement.verdict.reasons:
-            print(f"  {measurement.package}: {measurement.verdict.word}: {'; '.join(measurement.verdict.reasons)}")
+            print(f"  {measurement.title}: {measurement.verdict.word}: {'; '.join(measurement.verdict.reasons)}")
 
 
 def _print_kind(kind: Kind, measurements: Sequence[Measurement]) -> None:
     columns = (_LOAD, *kind.speed)
     rows = [
-        [each.package, *(column.show(each.figure(column.key)) for column in columns), each.verdict.word]
+        [each.title, *(column.show(each.figure(column.key)) for column in columns), each.verdict.word]
         for each in measurements
     ]
     print_table(f"{kind.title}: speed", ["package", *(column.title for column in columns), "verdict"], rows)
-    rows = [[each.package, *(format_bytes(each.figure(name)) for name in _MEMORY)] for each in measurements]
+    rows = [[each.title, *(format_bytes(each.figure(name)) for name in _MEMORY)] for each in measurements]
     titles = [name.removesuffix("_bytes").replace("_", " ") for name in _MEMORY]
     print_table(f"{kind.title}: memory", ["package", *titles], rows)

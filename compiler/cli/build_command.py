@@ -25,7 +25,7 @@ from compiler.quantize.options import QuantizationOptions, require_mixed, with_o
 from compiler.recipe import LARGEST, Recipe, parse_recipe
 from compiler.stages.executor import LocalExecutor
 from runtimes.verify.verification import Verification
-from targets.registry import TARGET_NAMES
+from targets.registry import TARGET_NAMES, schemes_of
 
 
 @click.command("build")
@@ -33,6 +33,7 @@ from targets.registry import TARGET_NAMES
 @click.option("-r", "--recipe", "recipe_texts", multiple=True, metavar="RECIPE", help="target:scheme; may be repeated.")
 @click.option("-f", "--file", "recipe_file", type=click.Path(path_type=Path), help="TOML file with [[recipe]] tables.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder that the packages go into.")
+@click.option("--force", is_flag=True, help="Replace packages of these names that are there.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Folder of a LoRA adapter (peft) to merge first.")
 @click.option("--task", help="The model's task, when its architecture does not tell.")
 @click.option("--name", help="The model's name in files and cards [its folder's or repository's].")
@@ -56,6 +57,7 @@ def command(
     recipe_texts: tuple[str, ...],
     recipe_file: Path | None,
     out: Path,
+    force: bool,
     adapter: Path | None,
     task: str | None,
     name: str | None,
@@ -74,7 +76,7 @@ def command(
     MODEL is a Hugging Face folder, a hub id (org/name or org/name@revision) or a .gguf file.
     """
     recipes = edgec.read_recipes(recipe_file) if recipe_file else []
-    recipes += [parse_recipe(text, TARGET_NAMES) for text in recipe_texts]
+    recipes += [parse_recipe(text, TARGET_NAMES, schemes_of) for text in recipe_texts]
     if not recipes:
         raise UnusableInput("No recipe is given. Add for instance -r gguf:Q8_0; `edgec targets` lists what there is.")
     recipes = [_with_options(recipe, context_length, sequence_length, task, min_quality) for recipe in recipes]
@@ -95,7 +97,14 @@ def command(
             return [each.passed for _, each in found]
 
         report = edgec.build(
-            source, recipes, out, allow=allow, require=require, executor=executor, keep=keep if verify_too else None
+            source,
+            recipes,
+            out,
+            allow=allow,
+            require=require,
+            force=force,
+            executor=executor,
+            keep=keep if verify_too else None,
         )
     if as_json:
         verifications = {"verifications": [verification_json(*each) for each in found]} if verify_too else {}
@@ -112,7 +121,7 @@ def _require_kept(report: BuildReport, found: Sequence[tuple[Package, Verificati
         edgec.require_passed([package for package, _ in found], [each for _, each in found])
     except EdgecError as error:
         error.args = (
-            f"{error} Not kept: {', '.join(package.name for package in report.dropped)}. What was built is cached: the same "
+            f"{error} Not kept: {', '.join(package.title for package in report.dropped)}. What was built is cached: the same "
             "command without --verify leaves it for a closer look.",
         )
         raise

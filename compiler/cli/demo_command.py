@@ -72,7 +72,7 @@ def command(debug: bool, out: Path, rounds: int) -> None:
     for (_, _, prompts), report in zip(models, reports, strict=True):
         for package in report.packages:
             line = edgec.use(package, edgec.Request(prompts, max_tokens=32)).line
-            print(f"  {package.model.name} {package.name}: {line}")
+            print(f"  {package.model.name} {package.title}: {line}")
     print(f"Report: {out / 'report.html'}   results: {out / 'results.jsonl'}   packages: {out}/*/*")
 
 

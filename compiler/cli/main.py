@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import shutil
 import signal
 import sys
 from typing import Any
@@ -148,4 +149,8 @@ def _system_error(error: OSError) -> str:
 
 
 def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        from compiler.cli.display import fill
+
+        text = fill(text, shutil.get_terminal_size().columns - len("edgec: "))
     click.echo(f"edgec: {text}", err=True)

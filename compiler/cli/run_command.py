@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -9,13 +11,23 @@ import click
 import edgec
 from compiler.cli.display import print_json, print_table
 from compiler.cli.trust_option import trust_option
+from compiler.errors import UnusableInput
 from compiler.recipe import LARGEST
+from compiler.task import GENERATION, find_task
 from runtimes.registry import only_evaluated
+
+_LONGEST_INPUT = 1 << 24
 
 
 @click.command("run")
 @click.argument("package", type=click.Path(path_type=Path))
-@click.option("-p", "--prompt", "prompts", multiple=True, help="Text; two of them are compared by an embedding model.")
+@click.option(
+    "-p",
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="Text, - for standard input; two are compared by an embedding model. Without one a language model chats.",
+)
 @click.option(
     "--passage", help="The text in which the answer to --prompt is looked for; for a reranker the second of the pair."
 )
@@ -40,8 +52,10 @@ def command(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Use PACKAGE once: generate, embed, classify or answer."""
+    """Use PACKAGE: generate, chat, embed, classify or answer."""
     opened = edgec.open_package(package)
+    prompts = tuple(_read_input() if prompt == "-" else prompt for prompt in prompts)
+    chats = not prompts and find_task(opened.model.task).kind == GENERATION and passage is None and image is None
     told: list[str] = []
 
     def tell(piece: str) -> None:
@@ -53,7 +67,10 @@ def command(
         click.echo(text, err=True)
 
     timed = not only_evaluated(opened)
-    request = edgec.Request(prompts, passage, image, max_tokens, not raw, timed, tell, note, prompt_name)
+    if chats and (raw or as_json):
+        raise UnusableInput("A chat has a template and no JSON. Add --prompt TEXT, or leave --raw and --json out.")
+    messages = _spoken() if chats else None
+    request = edgec.Request(prompts, passage, image, max_tokens, not raw, timed, tell, note, prompt_name, messages)
     outcome = edgec.use(opened, request, threads=threads, context_length=context_length, trust=trust)
     if as_json:
         print_json(outcome.document)
@@ -62,3 +79,33 @@ def command(
         print_table(table.title, table.columns, table.rows)
     if not outcome.tables and not told:
         click.echo(outcome.line)
+
+
+def _read_input() -> str:
+    """All of standard input.
+
+    Raises:
+        UnusableInput: it is empty, or no text.
+    """
+    try:
+        text = sys.stdin.buffer.read(_LONGEST_INPUT).decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise UnusableInput("Standard input is no text in UTF-8.") from None
+    if not text:
+        raise UnusableInput("Standard input is empty, and --prompt - reads the prompt there.")
+    return text
+
+
+def _spoken() -> Iterator[str]:
+    """The lines that a user types, until the end of input or an empty line."""
+    typed = sys.stdin.isatty()
+    if typed:
+        click.echo("Type a message; an empty line or Ctrl-D ends the chat.", err=True)
+    while True:
+        try:
+            line = input("> " if typed else "")
+        except EOFError:
+            return
+        if not line.strip():
+            return
+        yield line.strip()

@@ -88,7 +88,7 @@ def verify_with_bars(
     """Verify packages; `steps` shows them."""
 
     def bar(package: Package) -> Any:
-        return steps.begin("verify", package.name).update
+        return steps.begin("verify", package.title).update
 
     executor = LocalExecutor(watcher=ShownStages(steps), debug=debug)
     found = edgec.verify(packages, model=model, executor=executor, on_progress=bar, **options)
@@ -106,9 +106,9 @@ def print_verifications(found: Found) -> None:
         _print_kind(find_kind(name), [each for each in found if kind_of_task(each[0].model.task).name == name])
     for package, each in found:
         for failure in each.failures[:_SHOWN_FAILURES]:
-            print(f"  {package.name}: {failure.check}: {failure.sentence}")
+            print(f"  {package.title}: {failure.check}: {failure.sentence}")
         if (hidden := len(each.failures) - _SHOWN_FAILURES) > 0:
-            print(f"  {package.name}: and {hidden} more; --json lists all")
+            print(f"  {package.title}: and {hidden} more; --json lists all")
 
 
 def _print_kind(kind: Kind, found: Found) -> None:
@@ -122,7 +122,7 @@ def _print_kind(kind: Kind, found: Found) -> None:
             "lowered",
         ]
         rows = [
-            [package.name, *_lowering_cells(each.lowering), "right" if each.lowered_right else "WRONG"]
+            [package.title, *_lowering_cells(each.lowering), "right" if each.lowered_right else "WRONG"]
             for package, each in found
         ]
         print_table(f"{kind.title} against their stored weights", columns, rows)
@@ -132,7 +132,7 @@ def _print_kind(kind: Kind, found: Found) -> None:
         bits = f"{package.lowered.weights.effective_bits_per_weight:.2f}"
         cells = [_with_limit(column, each, kind) for column in shown]
         verdict = "FAILED" if not each.passed else "accepted" if each.failures else "passed"
-        rows.append([package.name, bits, *cells, each.quality, verdict])
+        rows.append([package.title, bits, *cells, each.quality, verdict])
     columns = ["package", "bits", *(column.title for column in shown), "quality", "verified"]
     print_table(f"{kind.title} against the fp32 model", columns, rows)
 

@@ -71,7 +71,7 @@ def open_session(package: Package, threads: int) -> GenerationSession | Encoding
     """
     if sys.platform != "darwin":
         raise UnusableInput(
-            f"{package.name} runs in Core ML, which needs macOS. Here `edgec verify` and `edgec run` evaluate it instead."
+            f"{package.title} runs in Core ML, which needs macOS. Here `edgec verify` and `edgec run` evaluate it instead."
         )
     import coremltools
 

@@ -6,7 +6,7 @@ that a device does not have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,7 @@ class Request:
         tell: is given pieces of a text as they come.
         note: is given remarks.
         prompt_name: which of the prompts of an embedding model goes before the texts; None for its default.
+        messages: in the place of prompts, what a user says in a conversation, one after the other.
     """
 
     prompts: tuple[str, ...] = ()
@@ -195,6 +196,7 @@ class Request:
     tell: Callable[[str], None] = _nothing
     note: Callable[[str], None] = _nothing
     prompt_name: str | None = None
+    messages: Iterable[str] | None = None
 
 
 @dataclass(frozen=True)

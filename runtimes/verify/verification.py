@@ -102,5 +102,5 @@ def read_verification(package: Package) -> Verification | None:
         return from_json(Verification, document)
     except (OSError, ValueError) as error:
         raise UnusableInput(
-            f"{VERIFICATION} of {package.name} cannot be read: {error}. Run `edgec verify` on it again."
+            f"{VERIFICATION} of {package.title} cannot be read: {error}. Run `edgec verify` on it again."
         ) from error

@@ -15,7 +15,8 @@ from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.formats.json_file import read_object, read_regular
 from compiler.inputs.identity import digest_model
 from compiler.model import Model
-from compiler.package import Package, check_files, read_package, require_usable
+from compiler.package import Package, read_package
+from compiler.package_checks import check_files, require_usable
 from compiler.quality import UNUSABLE, is_at_least
 from compiler.recipe import Recipe, Shapes, recipe_from_full
 from compiler.stages.cache import Entry
@@ -95,8 +96,8 @@ def verify(
     require_usable(package)
     if not os.access(package.folder, os.W_OK):
         raise UnusableInput(
-            f"What is found of {package.name} is left beside its manifest, and its folder cannot be written. Copy the package "
-            "to where it can."
+            f"What is found of {package.title} is left beside its manifest, and its folder cannot be written. Copy the "
+            "package to where it can."
         )
     recipe, kind = recipe_from_full(package.recipe_full), kind_of_task(package.model.task)
     asked, own = min_quality or recipe.min_quality, own_limits(kind, recipe)
@@ -118,7 +119,7 @@ def verify(
                 "stored": str(stored.files) if stored else None,
                 "threads": threads,
             },
-            label=f"verify {package.name}",
+            label=f"verify {package.title}",
             on_progress=on_progress,
             debug=executor.debug,
             # Pictures go through transformers' image processors.
@@ -192,7 +193,7 @@ def _run_stored(
         ("stored.json",),
         ("model", "package"),
     )
-    return executor.run_one(stage, sources, package.name)
+    return executor.run_one(stage, sources, package.title)
 
 
 def judge_lowering(
@@ -334,12 +335,12 @@ def require_passed(found: Sequence[tuple[Package, Verification]]) -> None:
     if failed:
         package, first = failed[0]
         if all(failure.check == OPENING_CHECK for _, failure in failed):
-            raise UnusableInput(f"{package.name} cannot be verified: {first.sentence}")
+            raise UnusableInput(f"{package.title} cannot be verified: {first.sentence}")
         if first.check == OPENING_CHECK:
             package, first = next(each for each in failed if each[1].check != OPENING_CHECK)
         more = f" ({len(failed) - 1} more failures are listed above.)" if len(failed) > 1 else ""
         raise CheckFailed(
             first.check,
-            f"{package.name} {_VERDICTS.get(first.check, _WRONG)}: {_told(first)}.{more} The package is not to be "
+            f"{package.title} {_VERDICTS.get(first.check, _WRONG)}: {_told(first)}.{more} The package is not to be "
             f"shipped; {_acceptance([failure.check for each, failure in failed if each is package])}.",
         )

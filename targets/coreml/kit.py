@@ -178,13 +178,15 @@ def _refuse(package: Package, out: Path) -> None:
         raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
     if package.lowered.runtime != "coreml":
         raise UnusableInput(
-            f"{package.name} is run by {package.lowered.runtime}; a kit for iOS needs a coreml package."
+            f"{package.title} is run by {package.lowered.runtime}; a kit for iOS needs a coreml package."
         )
     if len(package.lowered.main.files) > 1:
-        raise UnusableInput(f"{package.name} is cut into parts, which the kit's wrapper does not know. Use fewer bits.")
+        raise UnusableInput(
+            f"{package.title} is cut into parts, which the kit's wrapper does not know. Use fewer bits."
+        )
     if _is_decoder(package) and package.recipe_full["variant"] not in (None, "ios18"):
         raise UnusableInput(
-            f"{package.name} has no states; the kit's wrapper of language models needs a package for iOS 18."
+            f"{package.title} has no states; the kit's wrapper of language models needs a package for iOS 18."
         )
 
 

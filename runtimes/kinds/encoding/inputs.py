@@ -36,7 +36,7 @@ def require_tokenizer(package: Package) -> Any:
     """
     tokenizer = packaged_tokenizer(package)
     if tokenizer is None:
-        raise UnusableInput(f"{package.name} has no {TOKENIZER}, so it takes no text. Build it again.")
+        raise UnusableInput(f"{package.title} has no {TOKENIZER}, so it takes no text. Build it again.")
     return tokenizer
 
 

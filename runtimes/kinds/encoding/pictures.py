@@ -25,7 +25,7 @@ def picture_inputs(package: Package, file: Path) -> dict[str, NDArray[np.float32
     """
     if not (package.folder / CONFIG).is_file():
         raise UnusableInput(
-            f"{package.name} has no {CONFIG}, which tells how a picture becomes numbers: the model came without it. Add the "
+            f"{package.title} has no {CONFIG}, which tells how a picture becomes numbers: the model came without it. Add the "
             "file from the model's repository to the model and build again."
         )
     try:
@@ -48,7 +48,7 @@ def picture_inputs(package: Package, file: Path) -> dict[str, NDArray[np.float32
     wanted: tuple[Any, ...] = package.lowered.main.inputs[0].shape[1:]
     if any(isinstance(size, int) and size != made for size, made in zip(wanted, values.shape[1:], strict=True)):
         raise UnusableInput(
-            f"{CONFIG} of {package.name} makes pictures of {list(values.shape[1:])}, and the package takes {list(wanted)} "
+            f"{CONFIG} of {package.title} makes pictures of {list(values.shape[1:])}, and the package takes {list(wanted)} "
             "(channels, height, width). Correct the model's file and build again."
         )
     return {"pixel_values": values}

@@ -49,7 +49,7 @@ def _check_prompt_name(package: Package, name: str) -> None:
     prompts = package.sentence.prompts if package.sentence else {}
     if name not in prompts:
         known = f"It has {', '.join(sorted(prompts))}." if prompts else "The model came without any."
-        raise UnusableInput(f"{package.name} has no prompt of the name {name!r:.60}. {known}")
+        raise UnusableInput(f"{package.title} has no prompt of the name {name!r:.60}. {known}")
 
 
 def use(package: Package, session: EncodingSession, request: Request) -> Outcome:

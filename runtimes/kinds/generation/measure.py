@@ -24,7 +24,7 @@ def prepare(session: GenerationSession, package: Package, workload: Workload) ->
     needed = asked + generated
     if needed > session.context_length:
         raise UnusableInput(
-            f"{package.name} holds {session.context_length} tokens, and the workload needs {needed}. Ask for fewer with "
+            f"{package.title} holds {session.context_length} tokens, and the workload needs {needed}. Ask for fewer with "
             "--prompt-tokens and --generated-tokens."
         )
     prompt = np.random.default_rng(0).integers(5, session.vocabulary // 2, needed)[:asked].tolist()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
 from runtimes.kinds.kind import Outcome, Request
-from runtimes.session import GenerationSession
+from runtimes.session import GenerationSession, Message
 
 
 def greedy_tokens(session: GenerationSession, prompt: Sequence[int]) -> Iterator[int]:
@@ -36,18 +36,19 @@ def generate(
     max_tokens: int,
     *,
     chat: bool = True,
+    earlier: Sequence[Message] = (),
     on_text: Callable[[str], None] = lambda text: None,
 ) -> Generated:
     """Continue `prompt` greedily until an end of text or `max_tokens`.
 
-    With `chat` the prompt goes into the package's chat template, when it has one. `on_text` is given each new piece of text as
-    soon as it is whole characters.
+    With `chat` the prompt goes into the package's chat template, when it has one, after the `earlier` messages. `on_text` is
+    given each new piece of text as soon as it is whole characters.
 
     Raises:
         UnusableInput: the prompt does not fit the context.
     """
     text = session.text
-    rendered = text.render_chat([{"role": "user", "content": prompt}]) if chat else None
+    rendered = text.render_chat([*earlier, {"role": "user", "content": prompt}]) if chat else None
     # A chat template writes the begin token itself.
     ids = text.encode(rendered) if rendered is not None else [*text.begin, *text.encode(prompt)]
     room = session.context_length - len(ids)
@@ -73,12 +74,42 @@ def check(package: Package, request: Request) -> None:
     for name, given in (("pictures", request.image), ("passage", request.passage)):
         if given is not None:
             raise UnusableInput(f"This package is for {package.model.task} and takes no {name}. Use --prompt TEXT.")
-    if not request.prompts:
+    if not request.prompts and request.messages is None:
         raise UnusableInput("There is nothing to run on. Add --prompt TEXT.")
 
 
+def converse(
+    session: GenerationSession,
+    messages: Iterable[str],
+    max_tokens: int,
+    tell: Callable[[str], None],
+    note: Callable[[str], None],
+) -> None:
+    """Answer messages one after the other; the oldest turns are forgotten where the context is too short for all.
+
+    Raises:
+        UnusableInput: a message alone does not fit the context.
+    """
+    earlier: list[Message] = []
+    for message in messages:
+        while True:
+            try:
+                made = generate(session, message, max_tokens, earlier=earlier, on_text=tell)
+                break
+            except UnusableInput:
+                if not earlier:
+                    raise
+                note("[the first turn no longer fits the context and is forgotten]")
+                del earlier[:2]
+        tell("\n")
+        earlier += [{"role": "user", "content": message}, {"role": "assistant", "content": made.text}]
+
+
 def use(package: Package, session: GenerationSession, request: Request) -> Outcome:
-    """Continue each prompt."""
+    """Continue each prompt, or answer messages as they come."""
+    if request.messages is not None:
+        converse(session, request.messages, request.max_tokens, request.tell, request.note)
+        return Outcome([], "")
     answers = []
     for prompt in request.prompts:
         made = generate(session, prompt, request.max_tokens, chat=request.chat, on_text=request.tell)
