@@ -20,7 +20,7 @@ def open_session(package: Package, threads: int) -> EncodingSession:
 
 
 class LiteRtSession:
-    """An encoder in LiteRT. Inputs and outputs follow the signature in package.json by position."""
+    """An encoder in LiteRT, called by the signature that package.json names."""
 
     def __init__(self, package: Package, threads: int) -> None:
         try:
@@ -31,21 +31,28 @@ class LiteRtSession:
                 f"LiteRT cannot load {package.title}: the file is damaged, or has an operator that this release does not "
                 "know. Build it again here; --debug shows what it says."
             ) from error
-        self.input_names = tuple(port.name for port in package.lowered.main.inputs)
-        self._output_names = tuple(port.name for port in package.lowered.main.outputs)
-        self._inputs = sorted(self._interpreter.get_input_details(), key=lambda detail: detail["name"])
-        self._outputs = self._interpreter.get_output_details()
+        graph = package.lowered.main
+        self.input_names = tuple(port.name for port in graph.inputs)
+        signatures = self._interpreter.get_signature_list()
+        wanted = {"inputs": sorted(self.input_names), "outputs": sorted(port.name for port in graph.outputs)}
+        found = {side: sorted(names) for side, names in signatures.get(graph.name, {}).items()}
+        if found != wanted:
+            raise UnusableInput(
+                f"{package.title} has no signature {graph.name} with the inputs and outputs that its package.json names. "
+                "Build it again."
+            )
+        self._main = self._interpreter.get_signature_runner(graph.name)
+        details = self._main.get_input_details()
+        self._types = {name: details[name]["dtype"] for name in self.input_names}
         self.fixed_sequence_length = self.longest_sequence = package.lowered.shapes.longest_sequence
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        for name, detail in zip(self.input_names, self._inputs, strict=True):
-            self._interpreter.set_tensor(detail["index"], inputs[name].astype(detail["dtype"], copy=False))
-        self._interpreter.invoke()
-        values = [self._interpreter.get_tensor(detail["index"]) for detail in self._outputs]
-        return dict(zip(self._output_names, values, strict=True))
+        taken = {name: inputs[name].astype(self._types[name], copy=False) for name in self.input_names}
+        given: dict[str, NDArray[np.float32]] = self._main(**taken)
+        return given
 
     def tokenize(self, text: str) -> list[int] | None:
         return None
 
     def close(self) -> None:
-        del self._interpreter
+        del self._main, self._interpreter

@@ -16,7 +16,7 @@ from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes, w
 from compiler.lineage import lineage_of, model_of, write_lineage
 from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
-from compiler.quantize.plan import CODES, IN_BLOCK, experts_of, plan_codes, refuse_rows
+from compiler.quantize.plan import CODES, IN_BLOCK, experts_of, plan_codes, refuse_rows, with_tables_kept
 from compiler.recipe import Recipe
 from compiler.scheme import CODE_SCHEMES
 from compiler.stages.stage import Stage
@@ -55,7 +55,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         "lineage": lineage_of(model, recipe),
         "context_length": recipe.shapes.context_length,
     }
-    codes = plan_codes(model, recipe)
+    codes = plan_codes(model, with_tables_kept(model, recipe))
     label, ensures = f"write {scheme.name} checkpoint", ("model.safetensors",)
     requires = {"codes": (CODES,)}
     return Stage(label, "targets.gptq:pack", arguments, ("numpy",), {"codes": codes}, requires, ensures)

@@ -17,6 +17,8 @@ from compiler.task import ENCODING, tasks_of
 
 NAME = "tflite"
 SCHEMES = ("fp32",)
+# The signature in the file, and the graph in package.json.
+GRAPH = "main"
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
@@ -43,7 +45,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
 
 
 def convert(model: str, out: str, sequence_length: int, batch: int, lineage: dict[str, str]) -> dict[str, Any]:
-    """Write `model.tflite` with one signature, int32 inputs of (batch, sequence_length)."""
+    """Write `model.tflite` with the signature `main`, int32 inputs of (batch, sequence_length), ports by name."""
     import litert_torch
     import torch
 
@@ -52,7 +54,23 @@ def convert(model: str, out: str, sequence_length: int, batch: int, lineage: dic
     examples = tuple(tensor.to(torch.int32) for tensor in example_inputs(encoder, batch, sequence_length))
     with torch.inference_mode():
         shapes = [tuple(value.shape) for value in encoder.module(*examples)]
-    litert_torch.convert(encoder.module, examples).export(str(folder / "model.tflite"))
+
+    class Named(torch.nn.Module):
+        """What goes in and comes out under names, which the converter writes into the signature."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder.module
+
+        def forward(self, **inputs: Any) -> dict[str, Any]:
+            found = self.encoder(*(inputs[name] for name in encoder.input_names))
+            return dict(zip(encoder.output_names, found, strict=True))
+
+    # The converter writes this name into the names of tensors: it stays, wherever the class moves.
+    Named.__module__, Named.__qualname__ = "edgec", "Encoder"
+    named_examples = dict(zip(encoder.input_names, examples, strict=True))
+    made = litert_torch.signature(GRAPH, Named().eval(), sample_kwargs=named_examples).convert()
+    made.export(str(folder / "model.tflite"))
     read = model_of(Path(model), lineage)
     write_lineage(read, lineage, folder, processor=True)
     taken = tuple(Port(each, "int32", (batch, sequence_length)) for each in encoder.input_names)
@@ -61,7 +79,7 @@ def convert(model: str, out: str, sequence_length: int, batch: int, lineage: dic
     return asdict(
         Lowered(
             runtime="litert",
-            graphs=(Graph("main", ("model.tflite",), taken, given),),
+            graphs=(Graph(GRAPH, ("model.tflite",), taken, given),),
             weights=StoredWeights(32.0, {"fp32": read.parameters}),
             shapes=FixedShapes(sequence_lengths=(sequence_length,), longest_sequence=sequence_length, batch=batch),
         )

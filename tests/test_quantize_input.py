@@ -15,6 +15,7 @@ from conftest import Run, assert_refused
 from safetensors.numpy import load_file, save_file
 
 from compiler.corpus import PASSAGES
+from compiler.formats.gguf import read_gguf_header
 from compiler.model import Model
 from compiler.stages.cache import cache_root
 
@@ -150,3 +151,26 @@ def test_damaged_or_unknown_checkpoints(
     folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
     damage(folder)
     _refused(edgec, folder, tmp_path, "gguf:F16", words)
+
+
+def test_a_float16_checkpoint_goes_into_other_containers_with_its_tables_as_asked(
+    checkpoint: Path, tmp_path: Path, edgec_here: Run
+) -> None:
+    """Checkpoints from elsewhere say float16, and keep embedding and head so."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16", "torch_dtype": "float16"}))
+    recipes = ("-r", "gguf:int4-gptq-g32", "-r", "onnx:int4-gptq-g32", "--min-quality", "unusable")
+    for storage, stored in (("auto", "Q8_0"), ("int4", "Q4_0"), ("kept", "F16")):
+        tables = ("--embedding", storage, "--head", storage)
+        done = edgec_here("build", folder, *recipes, *tables, "-o", tmp_path / storage)
+        assert done.returncode == 0, done.stderr
+        tensors = {each.name: each.type for each in read_gguf_header(_gguf(tmp_path / storage)).tensors}
+        assert tensors["token_embd.weight"] == stored
+        assert tensors["blk.0.ffn_up.weight"] == "Q4_0"
+    sizes = [_gguf(tmp_path / storage).stat().st_size for storage in ("int4", "auto", "kept")]
+    assert sizes == sorted(sizes)
+
+
+def _gguf(folder: Path) -> Path:
+    return next((folder / "gguf-int4-gptq-g32").glob("*.gguf"))

@@ -27,7 +27,7 @@ _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def import_gptq(model: str, out: str) -> None:
-    """Write config.json without `quantization_config`, the weights as float32, the codes, and all other model files.
+    """Write config.json of a float32 model, the weights as float32, the codes, and all other model files.
 
     Raises:
         UnusableInput: the checkpoint is of another form or inconsistent.
@@ -45,6 +45,9 @@ def import_gptq(model: str, out: str) -> None:
     layout += [(tensor.name, "F32", tensor.codes.shape) for tensor in codes]
     write_tensors(target / "model.safetensors", layout, _data(kept, codes))
     config.pop("quantization_config", None)
+    # The weights are float32 now: what reads the model by its dtype would round them.
+    config.pop("torch_dtype", None)
+    config["dtype"] = "float32"
     (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     for file in source.iterdir():
         own = file.name in ("config.json", CONFIG) or ".safetensors" in file.name

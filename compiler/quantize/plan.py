@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from compiler.formats.codes import QuantizedInfo, list_quantized
 from compiler.model import Model
-from compiler.quantization import Quantization
+from compiler.quantization import Quantization, Storage
 from compiler.quantize.allocation import TABLE
 from compiler.quantize.solve.grid import fitting_group
 from compiler.recipe import Recipe
@@ -38,7 +38,9 @@ def plan_codes(
     """
     scheme, settings = recipe.scheme, recipe.quantization
     if own_codes(model):
-        return Stage("take over the codes", "compiler.quantize.stage:take_over", {}, ("numpy",), ensures=(CODES,))
+        tables = Quantization(head=settings.head, embedding=settings.embedding).full()
+        function, own = "compiler.quantize.stage:take_over", {"task": model.task, "quantization": tables}
+        return Stage("take over the codes", function, own, _TOOLS, ensures=(CODES,), environment=_ENVIRONMENT)
     inputs: dict[str, Stage] = {}
     method = scheme.method
     if method == "lut":
@@ -117,6 +119,16 @@ def copy_tables(codes: Path, out: Path) -> None:
 def own_codes(model: Model) -> dict[str, QuantizedInfo]:
     """The codes that the model itself came with (a GPTQ checkpoint); empty for others."""
     return list_quantized(model.folder)
+
+
+def with_tables_kept(model: Model, recipe: Recipe) -> Recipe:
+    """For a container that has no place for a table's codes: a model with codes of its own keeps its tables as they are."""
+    settings = recipe.quantization
+    if not own_codes(model):
+        return recipe
+    head: Storage = "kept" if settings.head == "auto" else settings.head
+    embedding: Storage = "kept" if settings.embedding == "auto" else settings.embedding
+    return replace(recipe, quantization=replace(settings, head=head, embedding=embedding))
 
 
 def _own_scheme(entry: QuantizedInfo) -> str:

@@ -91,11 +91,22 @@ def _fitting(network: Network, grid: Grid) -> dict[str, Grid]:
     return found
 
 
-def take_over(model: str, out: str) -> dict[str, Any]:
-    """The codes that a model came with, as they are."""
+def take_over(model: str, out: str, task: str, quantization: dict[str, Any]) -> dict[str, Any]:
+    """The codes that a model came with, as they are; embedding and head, which it has none for, rounded as is asked."""
+    folder, source, settings = Path(out), read_model(Path(model), task=task), quantization_from_full(quantization)
     for file in sorted(Path(model).glob("codes-*.safetensors")):
-        shutil.copyfile(file, Path(out) / file.name)
-    return {"layers": len(_table(Path(out)))}
+        shutil.copyfile(file, folder / file.name)
+    own = list_quantized(folder)
+    first = next(iter(own.values()))
+    network = open_network(source)
+    tables = find_tables(network, source, settings, Grid(first.bits, first.group_size, first.symmetric))
+    for module, grid, part in (
+        (tables.embedding, tables.embedding_grid, "front"),
+        (None if tables.tied else tables.head, tables.head_grid, "tail"),
+    ):
+        if module and grid and network.stored_name(f"{module}.weight") not in own:
+            _round_table(network, module, grid, folder / f"codes-{part}.safetensors")
+    return {"layers": len(_table(folder))}
 
 
 def _rtn(network: Network, grids: Grids, tables: Tables, work: Path) -> None:

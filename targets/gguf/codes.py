@@ -105,21 +105,43 @@ def carry(base: Path, model: Path, codes: Path, target: Path) -> None:
     header, rows = read_gguf_header(base), index_rows(model, codes)
     carried = {each.tensor.name: each for each in _match(base, header, rows)}
     require_all_carried(rows, [each.origin for each in carried.values()])
+    halved = {tensor.name for tensor in header.tensors if tensor.name not in carried and _fits_float16(base, tensor)}
     with base.open("rb") as source, target.open("wb") as sink:
         grids = Counter((each.origin.bits, each.origin.symmetric) for each in carried.values())
-        _write_head(source, sink, header, carried, CONTAINERS[grids.most_common(1)[0][0]][1])
+        _write_head(source, sink, header, carried, halved, CONTAINERS[grids.most_common(1)[0][0]][1])
         for tensor in header.tensors:
             _pad(sink)
             if tensor.name in carried:
                 sink.write(pack_blocks(gather_rows(rows, carried[tensor.name].origin, tensor.name)).tobytes())
+            elif tensor.name in halved:
+                sink.write(_matrix(base, tensor).astype(np.float16).tobytes())
             else:
                 source.seek(tensor.offset)
                 sink.write(source.read(tensor.nbytes))
         _pad(sink)
 
 
+def _matrix(base: Path, tensor: GgufTensor) -> NDArray[Any]:
+    return np.memmap(base, DTYPES[tensor.type], "r", tensor.offset, (tensor.shape[1], tensor.shape[0]))
+
+
+def _fits_float16(base: Path, tensor: GgufTensor) -> bool:
+    """Whether a float32 matrix holds nothing that float16 would change: it was float16 before the codes were unpacked."""
+    if len(tensor.shape) != 2 or tensor.type != "F32":
+        return False
+    values = _matrix(base, tensor)
+    parts = (values[at : at + _ROWS_AT_ONCE] for at in range(0, len(values), _ROWS_AT_ONCE))
+    with np.errstate(over="ignore"):
+        return all(np.array_equal(part.astype(np.float16).astype(np.float32), part) for part in parts)
+
+
 def _write_head(
-    source: BinaryIO, sink: BinaryIO, header: GgufHeader, carried: dict[str, _Carried], file_type: int
+    source: BinaryIO,
+    sink: BinaryIO,
+    header: GgufHeader,
+    carried: dict[str, _Carried],
+    halved: set[str],
+    file_type: int,
 ) -> None:
     source.seek(header.pairs_begin)
     pairs = bytearray(source.read(header.pairs_end - header.pairs_begin))
@@ -129,10 +151,10 @@ def _write_head(
     for tensor in header.tensors:
         each = carried.get(tensor.name)
         name = tensor.name.encode()
-        kind = _TYPE_NUMBERS[each.type if each else tensor.type]
+        kind = _TYPE_NUMBERS[each.type if each else "F16" if tensor.name in halved else tensor.type]
         sink.write(struct.pack("<Q", len(name)) + name + struct.pack("<I", len(tensor.shape)))
         sink.write(struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape) + struct.pack("<IQ", kind, offset))
-        nbytes = each.nbytes if each else tensor.nbytes
+        nbytes = each.nbytes if each else tensor.nbytes // (2 if tensor.name in halved else 1)
         offset += nbytes + -nbytes % DEFAULT_ALIGNMENT
 
 
@@ -145,9 +167,7 @@ def _match(base: Path, header: GgufHeader, rows: Rows) -> Iterator[_Carried]:
     placed: list[Origin] = []
     for tensor in header.tensors:
         if len(tensor.shape) == 2 and tensor.type in DTYPES:
-            shape = (tensor.shape[1], tensor.shape[0])
-            values: NDArray[Any] = np.memmap(base, DTYPES[tensor.type], "r", tensor.offset, shape)
-            origin = find_origin(rows, mark_rows(values, tensor.type), tensor.name, placed)
+            origin = find_origin(rows, mark_rows(_matrix(base, tensor), tensor.type), tensor.name, placed)
             if origin is not None:
                 placed.append(origin)
                 yield _Carried(tensor, origin)
