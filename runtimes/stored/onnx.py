@@ -27,10 +27,12 @@ def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
             yield _in_blocks(graph, node)
         elif node.op_type == "GatherBlockQuantized":
             yield _looked_up_in_blocks(graph, node)
-        elif node.op_type == "Gather" and (table := _constant(graph, node.input[0])) is not None:
+        elif node.op_type == "Gather" and (table := _table(graph, node)) is not None:
             yield StoredMatrix(node.input[0], *_matrix(table.values), True, False, table.quantized)
         elif node.op_type == "MatMulInteger":
             yield from _times_integers(graph, node)
+        elif node.op_type == "QAttention":
+            yield _in_attention(graph, node)
         elif (place := _FACTORS.get(node.op_type)) and (factor := _constant(graph, node.input[place])) is not None:
             rounding = Rounding("float16", results=True) if factor.half else EXACT
             yield StoredMatrix(node.input[place], *_matrix(factor.values), False, True, factor.quantized, rounding)
@@ -41,11 +43,14 @@ class _Graph:
     nodes: tuple[Any, ...]
     constants: Mapping[str, Any]
     makers: Mapping[str, Any]
+    dequantizers: Mapping[str, Any]
 
     @classmethod
     def of(cls, graph: Any) -> _Graph:
         constants = {tensor.name: tensor for tensor in graph.initializer}
-        return cls(tuple(graph.node), constants, {name: node for node in graph.node for name in node.output})
+        makers = {name: node for node in graph.node for name in node.output}
+        dequantizers = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+        return cls(tuple(graph.node), constants, makers, dequantizers)
 
     def array(self, name: str) -> NDArray[Any]:
         from onnx import numpy_helper
@@ -84,6 +89,22 @@ def _constant(graph: _Graph, name: str) -> _Constant | None:
         turned = maker.op_type == "Transpose"
         return _Constant(made.values.T, made.quantized, made.half) if made is not None and turned else made
     return None
+
+
+def _table(graph: _Graph, node: Any) -> _Constant | None:
+    """What rows are looked up in: a float table, or codes that are dequantized after the look-up."""
+    after = graph.dequantizers.get(node.output[0])
+    if after is None or node.input[0] not in graph.constants:
+        return _constant(graph, node.input[0])
+    scale, *zero = [graph.array(each) for each in after.input[1:] if each]
+    return _Constant(_dequantized(graph.array(node.input[0]), scale, zero[0] if zero else None, 0), True, False)
+
+
+def _in_attention(graph: _Graph, node: Any) -> StoredMatrix:
+    """The joined matrix of queries, keys and values; its scale is input 4, its zero point input 7."""
+    zero = graph.array(node.input[7]) if len(node.input) > 7 and node.input[7] else None
+    values = _dequantized(graph.array(node.input[1]), graph.array(node.input[4]), zero, 1)
+    return StoredMatrix(node.input[1], values, False, True, True, Rounding("uint8"))
 
 
 def _dequantized(codes: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any] | None, axis: int) -> NDArray[np.float32]:
