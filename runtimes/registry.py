@@ -65,7 +65,7 @@ RUNTIMES: tuple[Runtime, ...] = (
     ),
     Runtime("onnxruntime", "runtimes.onnxruntime", ("onnxruntime",), "onnx", ("onnx",), "*.onnx", f"{_STORED}onnx"),
     Runtime(
-        "coreml", _COREML, ("coremltools", "torch"), "coreml", ("coreml",), "*.mlpackage", f"{_STORED}coreml",
+        "coreml", _COREML, ("coremltools", "torch"), "coreml", ("coreml",), "*.mlpackage", "runtimes.coreml.stored",
         float16_inside=True,
     ),
     Runtime("litert", "runtimes.litert", ("ai-edge-litert",), "tflite", ("tflite",), "*.tflite"),

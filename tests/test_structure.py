@@ -66,7 +66,7 @@ def _uses(path: Path) -> Iterator[str]:
 
 
 # Beside the runtimes themselves, what they and their users share.
-_SHARED_BY_RUNTIMES = {"context", "stored", 
+_SHARED_BY_RUNTIMES = {"context", "stored",
     "devices", "kinds", "registry", "session", "text", "verify", "workload",
 }  # fmt: skip
 _FAMILIES = _ROOT / "compiler" / "networks" / "families"

@@ -252,7 +252,7 @@ def test_a_package_that_computes_something_else_fails_verify(
     model: Path, edgec_with_toys: Edgec, tmp_path: Path
 ) -> None:
     done = edgec_with_toys("build", model, "-r", "toy:fp32+spoilt", "-o", tmp_path / "out", "--verify")
-    assert_refused(done, 1, "worst_error is 38", "limit is 1e-05", "Not kept: toy-fp32-spoilt")
+    assert_refused(done, 1, "worst_error is 38", "limit is 1e-05", "Not kept: toy:fp32+spoilt")
 
 
 def test_other_targets_say_which_tasks_they_take(model: Path, edgec_with_toys: Edgec, tmp_path: Path) -> None:

@@ -39,14 +39,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "-+" for cell in cells)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=index == 0 or room is None)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     # A name in brackets, such as edgec[gguf], is no markup.
-    console = Console(width=room or _widest(columns, rows, title), highlight=False, markup=False)
+    width = room or max(_narrowest(columns, rows), min(_widest(columns, rows, title), _LOG_COLUMNS))
+    console = Console(width=width, highlight=False, markup=False)
     console.print(table)
 
 
+# Of tables in files and logs.
+_LOG_COLUMNS = 140
 # What a table has beside its cells: a space at both ends and two between columns.
 _GAP, _ENDS = 2, 2
 

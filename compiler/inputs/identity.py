@@ -52,7 +52,9 @@ def remember_model(model: Model, digest: str, on_progress: Progress | None = Non
             if on_progress is not None:
                 on_progress(number, len(model.tensors))
             require_finite([tensor])
-    memo = {"folder": str(model.folder.resolve()), "name": model.name, "source": model.source, "task": model.task}
+    here = str(model.folder.resolve())
+    folders = [here, *(folder for folder in _known_folders(path) if folder != here)][:_MOST_FOLDERS]
+    memo = {"folders": folders, "name": model.name, "source": model.source, "task": model.task}
     write_atomically(path, json.dumps({**memo, "finite": True}))
     if on_progress is not None:
         on_progress(1, 1)
@@ -65,6 +67,19 @@ def _is_known_finite(memo: Path) -> bool:
         return False
 
 
+# Copies of a model come and go; whichever is still there will do.
+_MOST_FOLDERS = 8
+
+
+def _known_folders(memo: Path) -> list[str]:
+    """Where copies of a model were seen, the latest first."""
+    try:
+        folders = json.loads(memo.read_text(encoding="utf-8"))["folders"]
+        return [str(folder) for folder in folders]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def find_identified(identity: ModelIdentity) -> Model:
     """The Model that a package was made from, where `remember_model` noted it on this machine.
 
@@ -72,14 +87,15 @@ def find_identified(identity: ModelIdentity) -> Model:
         UnusableInput: it was never here, is gone, or has changed since.
     """
     hint = "Name its folder or hub id with --model."
-    try:
-        memo = json.loads((cache_root() / "models" / f"{identity.digest}.json").read_text(encoding="utf-8"))
-        folder = Path(memo["folder"])
-    except (OSError, ValueError, KeyError):
-        raise UnusableInput(f"The model {identity.name} of this package is not known on this machine. {hint}") from None
-    if not folder.is_dir():
+    path = cache_root() / "models" / f"{identity.digest}.json"
+    known = [Path(folder) for folder in _known_folders(path)]
+    if not known:
+        raise UnusableInput(f"The model {identity.name} of this package is not known on this machine. {hint}")
+    there = [folder for folder in known if folder.is_dir()]
+    if not there:
         raise UnusableInput(f"The model {identity.name} is no longer where it was when the package was built. {hint}")
-    model = read_model(folder, memo["name"], memo["source"], identity.task)
+    models = [read_model(folder, identity.name, identity.source, identity.task) for folder in there]
+    model = next((each for each in models if digest_model(each) == identity.digest), models[0])
     check_identity(model, identity)
     return model
 

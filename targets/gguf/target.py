@@ -43,7 +43,9 @@ NAME = "gguf"
 SCHEMES = tuple(
     scheme.name
     for scheme in ALL_SCHEMES
-    if scheme.family == "gguf" or scheme.mixed or (scheme.code_bits, scheme.symmetric) in CONTAINERS
+    if scheme.family == "gguf"
+    or scheme.mixed
+    or (scheme.method in ("rtn", "gptq") and (scheme.code_bits, scheme.symmetric) in CONTAINERS)
 )
 
 CHOICES = tuple(
