@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
-.PHONY: demo test lint types check bench gate fuzz kills setup clean
+.PHONY: demo test lint types docs check bench gate fuzz kills setup clean
 
 setup: $(READY)
 
@@ -30,7 +30,12 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-check: lint types test
+# The site in docs/_build. Every warning is an error, a stale table too.
+docs: $(READY)
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+check: lint types docs test
 
 # Long: our commands beside the peers' own, interleaved. Prints ratios.
 bench: $(READY)
@@ -57,4 +62,4 @@ kills: $(READY)
 	$(BIN)/python tests/kills.py --kills 60
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT)
+	rm -rf $(VENV) $(DEMO_OUT) docs/_build

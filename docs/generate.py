@@ -1,8 +1,8 @@
 """Write what README and docs show of edgec itself: tables of commands, schemes and limits, help, and recorded output.
 
-    python docs/generate.py            rewrite the blocks between `<!-- generated: NAME -->` and `<!-- end -->`
-    python docs/generate.py --check    exit 1 where one is not what it would be
-    python docs/generate.py --record MODEL   run the five-minute way on a model and keep what it prints in docs/recorded/
+python docs/generate.py            rewrite the blocks between `<!-- generated: NAME -->` and `<!-- end -->`
+python docs/generate.py --check    exit 1 where one is not what it would be
+python docs/generate.py --record MODEL   run the five-minute way on a model and keep what it prints in docs/recorded/
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ def commands() -> str:
     return _table(["command", "what it does"], [[f"`edgec {name}`", words] for name, words in COMMANDS])
 
 
+def command_names() -> str:
+    """The commands in a line."""
+    return ", ".join(f"`{name}`" for name, _ in COMMANDS) + "."
+
+
 def help_texts() -> str:
     """The help of every command."""
     parts = []
@@ -66,9 +71,7 @@ def _limits(kind: Kind, place: int) -> str:
 def grades() -> str:
     """The words for quality and what deserves them."""
     kinds = [find_kind(name) for name in ("generation", "encoding")]
-    rows = [
-        [grade.word, *(_limits(kind, place) for kind in kinds)] for place, grade in enumerate(kinds[0].grades)
-    ]
+    rows = [[grade.word, *(_limits(kind, place) for kind in kinds)] for place, grade in enumerate(kinds[0].grades)]
     rows.append(["unusable", *("beyond" for _ in kinds)])
     return _table(["quality", *(kind.title.lower() for kind in kinds)], rows)
 
@@ -101,6 +104,7 @@ def five_minutes() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
+    "command-names": command_names,
     "help": help_texts,
     "grades": grades,
     "targets": targets,
