@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks.agent.environment import Environment
 from benchmarks.agent.observe import Observed, Resident
 from benchmarks.measurement import Measurement
 from benchmarks.validity import Disturbance, judge
+from compiler import __version__
 from compiler.errors import UnusableInput
 from compiler.package import Package
 from compiler.package_checks import require_finished, require_usable
@@ -84,6 +86,7 @@ def bench(
             runner.agent.pause()
             runners.append(runner)
             on_progress(len(runners), steps)
+        began = datetime.now(UTC)
         for number in range(workload.rounds):
             turn = number % len(runners)
             for place, runner in enumerate(runners[turn:] + runners[:turn]):
@@ -97,7 +100,7 @@ def bench(
             runner.agent.resume()
             runner.peak_rss_bytes = runner.ask("end")["peak_rss_bytes"]
     pairs = zip(runners, found, strict=True)
-    return [_measurement(runner, opened.name, environment, quality) for runner, quality in pairs]
+    return [_measurement(runner, opened.name, environment, quality, began) for runner, quality in pairs]
 
 
 def _start(device: Device, package: Package, workload: Workload, stack: ExitStack) -> _Runner:
@@ -159,7 +162,9 @@ _ABSENT = {
 }
 
 
-def _measurement(runner: _Runner, device: str, environment: Environment, quality: Verification | None) -> Measurement:
+def _measurement(
+    runner: _Runner, device: str, environment: Environment, quality: Verification | None, began: datetime
+) -> Measurement:
     package, kind = runner.package, kind_of_task(runner.package.model.task)
     samples = {name: tuple(tuple(part[name]) for part in runner.rounds) for name in runner.rounds[0]}
     disturbance = _disturbance(runner.observed, max(1, environment.logical_cores or 1))
@@ -188,4 +193,6 @@ def _measurement(runner: _Runner, device: str, environment: Environment, quality
         verdict=judge(samples[kind.timed[0][1]], disturbance, runner.workload.threads, environment.allowed_cores),
         disturbance=disturbance,
         absent={name: _ABSENT.get(name, "not measured") for name, value in summary.items() if value is None},
+        measured=f"{began:%Y-%m-%d %H:%M}",
+        edgec=__version__,
     )

@@ -38,6 +38,8 @@ class Measurement:
         summary: the figures, each with its unit in its name; null where there is none, with the reason in `absent`.
         quality: what verify found of the package; null when it was not verified.
         environment: the machine.
+        measured: when the first round began, UTC, as `2026-11-28 16:30`.
+        edgec: the version that measured.
         verdict: whether the figures can be believed.
         disturbance: what else happened meanwhile.
         absent: reasons for the nulls of `summary`.
@@ -57,6 +59,8 @@ class Measurement:
     verdict: Validity
     disturbance: Disturbance
     absent: dict[str, str]
+    measured: str
+    edgec: str
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -38,5 +38,7 @@ def measurement(samples: Any, summary: Any, figures: Any, **changes: Any) -> Mea
         "verdict": Validity("valid", ()),
         "disturbance": Disturbance(0.0, 0.0, 0, None),
         "absent": {},
+        "measured": "2026-11-28 12:00",
+        "edgec": "0.1.0",
     }
     return Measurement(**{**fields, **changes})

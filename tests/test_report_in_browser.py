@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,5 +100,45 @@ def test_names_from_models_are_text_and_never_markup(page: Path, browser: Any) -
     browser.get(page.as_uri())
     headings = browser.execute_script("return [...document.querySelectorAll('h2')].map(h => h.textContent)")
     assert headings[0] == "a <decoder>"
-    titles = browser.execute_script("return [...document.querySelectorAll('td.suspect')].map(t => t.title)")
-    assert titles[0] == "<script>alert(1)</script>"
+    reasons = browser.execute_script("return [...document.querySelectorAll('ul.reasons li')].map(t => t.textContent)")
+    assert reasons[0] == "1 gguf:Q4_0 is suspect: <script>alert(1)</script>"
+
+
+@pytest.mark.parametrize("width", [1280, 820, 390])
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_nothing_is_cut_off_and_text_can_be_read_at_any_width(width: int, mode: str, page: Path, browser: Any) -> None:
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": mode}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    wider = "return [...document.querySelectorAll('.scroll')].filter(t => t.scrollWidth > t.clientWidth + 1).length"
+    assert width < 1280 or browser.execute_script(wider) == 0
+    ink, paper = browser.execute_script(
+        "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor].map("
+        "c => c.match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0))"
+    )
+    assert (ink > paper) == (mode == "dark") and abs(ink - paper) > 400
+    drawn = browser.execute_script("return document.querySelector('.xtick text').style.fill")
+    assert (sum(map(int, drawn[4:-1].split(","))) > 400) == (mode == "dark")
+
+
+def test_what_says_nothing_leaves_the_front_and_what_was_not_verified_is_said(tmp_path: Path, browser: Any) -> None:
+    good, fast, bare = (_measurement(f"gguf:Q{number}_0", True, number) for number in (8, 4, 5))
+    valid = Validity("valid", ())
+    measured = [
+        replace(good, verdict=valid),
+        replace(fast, verdict=Validity("invalid", ("other programs used 50% of the machine",))),
+        replace(bare, verdict=valid, quality=None),
+    ]
+    write_page(tmp_path / "report.html", measured)
+    browser.get((tmp_path / "report.html").as_uri())
+    text = browser.execute_script("return document.body.innerText")
+    assert "3 packages of 1 model, measured in turns on 2026-11-28 on a CPU by edgec 0.1.0" in text
+    assert "2 gguf:Q4_0 is invalid: other programs used 50% of the machine" in text
+    assert "not verified" in text
+    front = browser.execute_script(
+        "return document.querySelector('.plotly-graph-div').data.filter(trace => trace.mode === 'lines')[0].x.length"
+    )
+    assert front == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +11,12 @@ from benchmarks.measurement import Measurement
 from runtimes.kinds.kind import Kind
 
 _COLOURS = ("#2f6f9f", "#c8553d", "#588157", "#8e6c8a", "#d4a017", "#3d5a80", "#9c6644", "#6c757d")
-_MARKER_PX = (14, 54)
+_MARKER_PX = (20, 54)
 _LOG_FROM = 20
 _NEGLIGIBLE = 1e-4  # distances below are drawn here, or float packages would press all quantized ones together
-_LABEL_PLACES = ("middle left", "top center", "bottom center", "middle right")
+_SYMBOLS = {"valid": "circle", "suspect": "circle-open", "invalid": "x-open"}
+# Below the chart: names never lie over points, at any width. Sizes of markers are those of packages, not of the legend.
+_LEGEND = {"orientation": "v", "y": -0.2, "yanchor": "top", "x": 0, "itemsizing": "constant"}
 
 
 def _base(title: str, x: str, y: str) -> Any:
@@ -23,6 +26,8 @@ def _base(title: str, x: str, y: str) -> Any:
     figure.update_layout(
         title={"text": title, "x": 0.015, "xanchor": "left", "font": {"size": 17}},
         template="plotly_white",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
         xaxis_title=x,
         yaxis_title=y,
@@ -33,9 +38,22 @@ def _base(title: str, x: str, y: str) -> Any:
     return figure
 
 
-def colour_of(measurements: Sequence[Measurement]) -> dict[str, str]:
+Key = tuple[str, str, str, int]
+
+
+def key_of(measurement: Measurement) -> Key:
+    """What tells one row from another: the package, the device, its processor and the threads."""
+    return measurement.package, measurement.device, measurement.environment.cpu, measurement.workload.threads
+
+
+def colour_of(measurements: Sequence[Measurement]) -> dict[Key, str]:
     """One colour a package, the same in every chart."""
-    return {each.package: _COLOURS[index % len(_COLOURS)] for index, each in enumerate(measurements)}
+    return {key_of(each): _COLOURS[index % len(_COLOURS)] for index, each in enumerate(measurements)}
+
+
+def numbers_of(measurements: Sequence[Measurement]) -> dict[Key, int]:
+    """The number of each package, in charts and tables."""
+    return {key_of(each): number for number, each in enumerate(measurements, 1)}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -49,56 +67,66 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def quality_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any | None:
-    """Distance from the model against time, area by package size, with the Pareto front; None without quality."""
+    """Distance from the model against time, area by package size, with the Pareto front; None without quality.
+
+    What was not measured well is drawn hollow, what says nothing as a cross, and the front is made of the others.
+    """
     import plotly.graph_objects as go
 
     (time_key, time_title), (distance_key, distance_title) = kind.chart.time, kind.chart.distance
-    found = [(each, each.distance(distance_key)) for each in measurements]
-    known = [each for each, value in found if value is not None]
+    known = [each for each in measurements if each.distance(distance_key) is not None]
     if not known:
         return None
-    distance = [value for _, value in found if value is not None]
+    distance = [each.distance(distance_key) or 0.0 for each in known]
     if kind.chart.from_one:
         distance = [max(1 - value, 0.0) for value in distance]
     drawn = [max(value, _NEGLIGIBLE) for value in distance]
     times = [each.figure(time_key) or 0.0 for each in known]
     sizes = [each.figure("package_bytes") or 0.0 for each in known]
     scale = (_MARKER_PX[1] - _MARKER_PX[0]) / max(sizes)
-    colours = colour_of(measurements)
+    colours, numbers = colour_of(measurements), numbers_of(measurements)
     figure = _base(f"Quality, speed and size of {kind.chart.models}", time_title, distance_title)
-    front = pareto_front(list(zip(times, distance, strict=True)))
-    by_time = sorted(range(len(times)), key=lambda index: times[index])
-    places = {index: _LABEL_PLACES[rank % len(_LABEL_PLACES)] for rank, index in enumerate(by_time)}
-    figure.add_trace(
-        go.Scatter(
-            x=[times[index] for index in front],
-            y=[drawn[index] for index in front],
-            mode="lines",
-            line={"dash": "dot", "color": "#888", "shape": "hv"},
-            hoverinfo="skip",
+    believed = [index for index, each in enumerate(known) if each.verdict.word == "valid"]
+    front = [believed[at] for at in pareto_front([(times[index], distance[index]) for index in believed])]
+    if front:
+        figure.add_trace(
+            go.Scatter(
+                x=[times[index] for index in front],
+                y=[drawn[index] for index in front],
+                mode="lines",
+                name="Pareto front of what is valid",
+                line={"dash": "dot", "color": "#888", "shape": "hv"},
+                hoverinfo="skip",
+            )
         )
-    )
-    figure.add_trace(
-        go.Scatter(
-            x=times,
-            y=drawn,
-            mode="markers+text",
-            text=[each.recipe for each in known],
-            textposition=[places[index] for index in range(len(times))],
-            cliponaxis=False,
-            marker={
-                "size": [_MARKER_PX[0] + scale * size for size in sizes],
-                "color": [colours[each.package] for each in known],
-                "opacity": 0.75,
-            },
-            customdata=[[size / 1e6, each] for size, each in zip(sizes, distance, strict=True)],
-            hovertemplate="%{text}<br>%{x:.2f} ms<br>distance %{customdata[1]:.3g}<br>%{customdata[0]:.1f} MB<extra></extra>",
+    for each, x, y, size, exact in zip(known, times, drawn, sizes, distance, strict=True):
+        word = "" if each.verdict.word == "valid" else f", {each.verdict.word}"
+        figure.add_trace(
+            go.Scatter(
+                x=[x],
+                y=[y],
+                mode="markers+text",
+                text=[str(numbers[key_of(each)])],
+                name=f"{numbers[key_of(each)]} {html.escape(each.title)}{word}",
+                cliponaxis=False,
+                marker={
+                    "size": _MARKER_PX[0] + scale * size,
+                    "color": colours[key_of(each)],
+                    "symbol": _SYMBOLS[each.verdict.word],
+                    "line": {"width": 2, "color": colours[key_of(each)]},
+                    "opacity": 0.8,
+                },
+                hovertemplate=f"{html.escape(each.title)}<br>%{{x:.2f}} ms<br>distance {exact:.3g}<br>{size / 1e6:.1f} MB"
+                "<extra></extra>",
+            )
         )
+    figure.update_layout(
+        showlegend=True, legend=_LEGEND, height=470 + 22 * len(known), margin={"b": 60 + 22 * len(known)}
     )
-    figure.update_yaxes(type="log", exponentformat="power", range=_log_range(drawn))
+    low, high = _log_range(drawn)
+    # More than a decade has room for its powers of ten only.
+    figure.update_yaxes(type="log", exponentformat="power", range=[low, high], dtick=1 if high - low > 1 else None)
     _time_axis(figure, times)
-    note = f"area: package size; dotted: Pareto front; lower left is better; below {_NEGLIGIBLE:g} drawn as {_NEGLIGIBLE:g}"
-    figure.add_annotation(text=note, xref="paper", yref="paper", x=1, y=1.06, showarrow=False, font={"size": 11})
     return figure
 
 
@@ -110,20 +138,22 @@ def latency_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any:
     figure = _base(title + " (all samples)", "ms", "")
     colours = colour_of(measurements)
     for each in reversed(measurements):
+        name = html.escape(each.title)
         values = [1e3 * value for part in each.samples[key] for value in part]
         figure.add_trace(
             go.Box(
                 x=values,
-                name=each.recipe,
+                name=name,
                 orientation="h",
-                marker={"color": colours[each.package], "size": 3},
+                marker={"color": colours[key_of(each)], "size": 3},
                 boxpoints="all",
                 jitter=0.5,
                 pointpos=0,
                 line={"width": 1.5},
-                hovertemplate="%{x:.2f} ms<extra>" + each.recipe + "</extra>",
+                hovertemplate="%{x:.2f} ms<extra>" + name + "</extra>",
             )
         )
+    figure.update_yaxes(automargin=True)
     _time_axis(figure, [1e3 * value for each in measurements for part in each.samples[key] for value in part])
     return figure
 
@@ -150,7 +180,7 @@ def memory_chart(measurements: Sequence[Measurement]) -> Any | None:
     if not known:
         return None
     figure = _base("Peak memory", "MB", "")
-    names = [each.recipe for each in reversed(known)]
+    names = [html.escape(each.title) for each in reversed(known)]
     for key, label, colour in (
         ("peak_anon_bytes", "anonymous: must fit", "#c8553d"),
         ("file_mapped_bytes", "file-mapped: can be dropped and read again", "#9fb8cc"),
@@ -160,4 +190,5 @@ def memory_chart(measurements: Sequence[Measurement]) -> Any | None:
             go.Bar(x=values, y=names, orientation="h", name=label, marker_color=colour, hovertemplate="%{x:.0f} MB")
         )
     figure.update_layout(barmode="stack", showlegend=True, legend={"orientation": "h", "y": -0.25, "x": 0})
+    figure.update_yaxes(automargin=True)
     return figure
