@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import click
 
+from compiler.byte_count import parse_bytes
 from compiler.quantization import STORAGES
 from compiler.recipe import LARGEST
-
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 class ByteCount(click.ParamType):
@@ -22,8 +20,7 @@ class ByteCount(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMG]i?B)?", value, re.IGNORECASE)
-        if match is None or not (count := int(float(match[1]) * _UNITS[(match[2] or "").upper()])):
+        if not (count := parse_bytes(value)):
             self.fail(f"{value!r} is not a number of bytes; write 90MB, 1.5GiB or 90000000.", param, ctx)
         return count
 

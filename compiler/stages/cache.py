@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,18 +148,22 @@ def _remove_stale(parent: Path) -> None:
         os.close(handle)
 
 
-def store_entry(folder: Path, key: str, value: Any) -> Entry:
-    """Make `folder` (of `new_entry_folder`) the entry of `key`. When another process was first, its entry stays."""
+def store_entry(folder: Path, key: str, value: Any, sources: Sequence[str] = ()) -> Entry:
+    """Make `folder` (of `new_entry_folder`) the entry of `key`. When another process was first, its entry stays.
+
+    `sources` are the digests of what it was made of.
+    """
     files = sorted(file for file in (folder / "files").rglob("*") if file.is_file())
     names = {file.relative_to(folder / "files").as_posix(): file for file in files}
     record = {
         "digests": {name: digest_file(file) for name, file in names.items()},
         "sizes": {name: file.stat().st_size for name, file in names.items()},
         "value": value,
+        "sources": list(sources),
     }
     (folder / "entry.json").write_text(json.dumps(record), encoding="utf-8")
     target = cache_folder("stages") / key
-    with _exchange():
+    with exchange():
         if find_entry(key) is None:
             shutil.rmtree(target, ignore_errors=True)
             folder.rename(target)
@@ -167,7 +171,7 @@ def store_entry(folder: Path, key: str, value: Any) -> Entry:
 
 
 @contextmanager
-def _exchange() -> Iterator[None]:
+def exchange() -> Iterator[None]:
     """Held while an entry takes another's place, so that nobody removes what someone else has just put there."""
     with (cache_folder("stages") / ".lock").open("a") as lock:
         if sys.platform != "win32":
@@ -199,7 +203,7 @@ def clear_cache() -> list[str]:
 
 def drop_entry(entry: Entry) -> None:
     """Remove an entry that turned out to be damaged, unless another process has put a whole one in its place."""
-    with _exchange():
+    with exchange():
         found = find_entry(entry.key)
         if found is None or not is_whole(found):
             shutil.rmtree(cache_root() / "stages" / entry.key, ignore_errors=True)

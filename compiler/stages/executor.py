@@ -24,6 +24,7 @@ from compiler.stages.cache import (
     stage_environment,
     store_entry,
 )
+from compiler.stages.prune import keep_limit, limit_bytes, touch
 from compiler.stages.stage import Stage, missing_file, stage_key, tool_versions
 from compiler.stages.worker import Children, Ended, Progress, run_in_child
 
@@ -173,6 +174,7 @@ class LocalExecutor:
         Raises:
             EdgecError: the error of the first stage that failed; the others are ended.
         """
+        limit_bytes()  # said wrong, it is refused before any work
         ordered: dict[str, tuple[int, Stage, str]] = {}
 
         def collect(stage: Stage, title: str) -> int:
@@ -244,6 +246,8 @@ class LocalExecutor:
                 children.end()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        if not all(report.cached for report in reports):
+            keep_limit()
         return Results({key: future.result() for key, future in futures.items()}, tuple(reports))
 
     def _found_or_run(
@@ -257,6 +261,7 @@ class LocalExecutor:
     ) -> tuple[Entry, StageReport]:
         entry = find_entry(key)
         if entry is not None:
+            touch(entry.files.parent)
             return entry, StageReport(stage.label, title, True, None, None)
         _require_machine(stage)
         inputs = inputs_of()
@@ -285,7 +290,7 @@ class LocalExecutor:
                 )
             for name in stage.sources:
                 _require_unchanged(sources[name])
-            entry = store_entry(folder, key, finished.value)
+            entry = store_entry(folder, key, finished.value, [sources[name].digest for name in stage.sources])
         return entry, StageReport(stage.label, title, False, finished.seconds, finished.peak_rss_bytes)
 
 
