@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from compiler import __version__
 from compiler.digest import digest_code, digest_json
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.inputs.identity import identify, remember_model
@@ -113,7 +114,9 @@ def build(
     with new_folder(out) as temporary:
         for each in made:
             folder = temporary / names[each.recipe]
-            packages.append(_assemble(folder, model, identity, each, executor.tools(each.stage)))
+            packages.append(
+                _assemble(folder, model, identity, each, {"edgec": __version__, **executor.tools(each.stage)})
+            )
         passed = list(keep(packages)) if keep else [True] * len(packages)
         kept = [package for package, good in zip(packages, passed, strict=True) if good]
         _move(kept, out, temporary if force else None)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from compiler import __version__
 from compiler.model import Model, read_model
 from compiler.recipe import Recipe
 
@@ -31,6 +32,20 @@ def model_of(folder: Path, lineage: Mapping[str, str]) -> Model:
     """The Model in a stage's process, under the name that it has outside."""
     known = Lineage(**lineage)
     return read_model(folder, known.name, known.source, known.task)
+
+
+def about(model: Model, recipe: str) -> dict[str, str]:
+    """What a container's own fields are to say of a package: what is not known is left out."""
+    told = {
+        "name": model.name,
+        "license": model.licence or "",
+        "author": ", ".join(model.authors),
+        "base_model": ", ".join(model.base_model),
+        "source": model.source,
+        "recipe": recipe,
+        "edgec": __version__,
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def write_lineage(model: Model, lineage: Mapping[str, str], out: Path, *, processor: bool = False) -> None:

@@ -59,6 +59,7 @@ class Model:
         licence: its SPDX id or the hub's licence word; None when the model does not say.
         base_model: hub ids that it was made from.
         sentence: how it makes one vector of a text, where it is for feature-extraction and says so.
+        authors: whom its card names, or whose it is on the hub.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Model:
     licence: str | None
     base_model: tuple[str, ...]
     sentence: SentenceVector | None = None
+    authors: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -154,6 +156,7 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
         licence=card.get("license", [None])[0],
         base_model=tuple(card.get("base_model", ())),
         sentence=read_sentence_vector(folder, geometry.hidden_size) if task == VECTORS else None,
+        authors=tuple(card.get("authors") or card.get("author") or (source or "").split("/")[:-1][:1]),
     )
 
 
@@ -300,11 +303,12 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     return positions
 
 
+_CARD_KEYS = ("license", "base_model", "author", "authors")
 _CARD_BYTES = 1 << 20  # More than any model card has.
 
 
 def _model_card(folder: Path) -> dict[str, list[str]]:
-    """`license` and `base_model` of the YAML head of README.md, as lists; only what these two keys need of YAML."""
+    """What the YAML head of README.md says under a few keys, as lists; only what these need of YAML."""
     readme = folder / "README.md"
     text = b""
     if readme.is_file():
@@ -319,4 +323,4 @@ def _model_card(folder: Path) -> dict[str, list[str]]:
             values[key] = [pair[2].strip("'\"")] if pair[2] else []
         elif item := re.match(r"\s*-\s+(.+?)\s*$", line):
             values.setdefault(key, []).append(item[1].strip("'\""))
-    return {name: values[name] for name in ("license", "base_model") if values.get(name)}
+    return {name: values[name] for name in _CARD_KEYS if values.get(name)}

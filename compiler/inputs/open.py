@@ -12,6 +12,7 @@ from compiler.formats.safetensors import FLOATS
 from compiler.inputs.adapter import check_adapter, digest_adapter
 from compiler.inputs.hub import fetch_from_hub, is_hub_id
 from compiler.inputs.identity import digest_model
+from compiler.inputs.real_name import real_name
 from compiler.inputs.tokenizer import TOKENIZER, older_vocabulary
 from compiler.model import Model, model_files, read_model
 from compiler.stages.cache import remembered_digest
@@ -54,7 +55,7 @@ def _open_base(text: str, task: str | None, name: str | None, executor: Executor
     if path.suffix == ".gguf" and not path.is_dir():
         return _import_gguf(path, task, name, executor)
     if path.is_dir():
-        return _prepared(read_model(path, name=name, task=task), executor)
+        return _prepared(read_model(path, name=name or real_name(path), task=task), executor)
     if path.exists():
         raise UnusableInput(
             f"{text} is neither a folder nor a .gguf file. Give a Hugging Face model folder or a hub id."

@@ -13,7 +13,7 @@ import torch
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, types
 
-from compiler.lineage import model_of, write_lineage
+from compiler.lineage import about, model_of, write_lineage
 from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.decoder import Decoder, Tables, cache_shapes
 from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
@@ -63,7 +63,7 @@ def lower_decoder(
     for number, (part, name) in enumerate(zip(parts, files, strict=True)):
         weights = weights_of(source, decoder_sources(source, family, config, part), codes, ios)
         functions = _functions(config, part, tables, layout, ios, greedy, weights)
-        write_mlpackage(folder / name, functions, weights.blobs, SPECIFICATIONS[ios], lineage["source"])
+        write_mlpackage(folder / name, functions, weights.blobs, SPECIFICATIONS[ios], about(source, lineage["recipe"]))
         stored |= weights.stored
         report_progress(number + 1, len(parts))
     if codes is not None:

@@ -15,7 +15,7 @@ from coremltools.converters.mil.mil import get_new_symbol, types
 
 from compiler.formats.codes import list_quantized
 from compiler.formats.json_file import read_object
-from compiler.lineage import model_of, write_lineage
+from compiler.lineage import about, model_of, write_lineage
 from compiler.model import Model
 from compiler.networks.encoder import build_encoder
 from compiler.networks.encoder_family import describe_encoder, encoder_sources
@@ -68,7 +68,9 @@ def lower_encoder(
         function.set_input_types(
             tuple(coremltools.TensorType(name=name, shape=shapes, dtype=np.int32) for name in placeholders)
         )
-    write_mlpackage(folder / ARTIFACT, {"main": function}, weights.blobs, SPECIFICATIONS[ios], lineage["source"])
+    write_mlpackage(
+        folder / ARTIFACT, {"main": function}, weights.blobs, SPECIFICATIONS[ios], about(source, lineage["recipe"])
+    )
     if codes is not None:
         copy_tables(Path(codes), folder)
     lengths = () if config.image else tuple(sequence_lengths)

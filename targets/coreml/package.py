@@ -73,7 +73,7 @@ def _write(writer: _BlobStorageWriter, blob: Blob) -> int:
 
 
 def write_mlpackage(
-    folder: Path, functions: Mapping[str, Function], blobs: Mapping[str, Blob], version: int, source: str
+    folder: Path, functions: Mapping[str, Function], blobs: Mapping[str, Blob], version: int, told: Mapping[str, str]
 ) -> None:
     """Write the package.
 
@@ -82,7 +82,7 @@ def write_mlpackage(
         functions: MIL functions by name; the first is the default one.
         blobs: the values of stand-in constants, by name.
         version: Core ML's specification version (7 is iOS 16, 8 iOS 17, 9 iOS 18).
-        source: what the model was made from, for its metadata.
+        told: what its metadata says of the model (compiler/lineage.py, `about`).
     """
     program = Program()
     for name, function in functions.items():
@@ -101,7 +101,13 @@ def write_mlpackage(
     description = model.description
     for each in description.functions if program.export_as_multifunction else ():
         each.ClearField("predictedFeatureName")
-    description.metadata.shortDescription = source
+    description.metadata.shortDescription = f"{told['name']}, {told['recipe']}"
+    description.metadata.license = told.get("license", "")
+    description.metadata.author = told.get("author", "")
+    description.metadata.versionString = told["edgec"]
+    for name in ("source", "base_model"):
+        if name in told:
+            description.metadata.userDefined[f"edgec.{name}"] = told[name]
     description.metadata.userDefined["com.github.apple.coremltools.version"] = coremltools.__version__
     description.metadata.userDefined["com.github.apple.coremltools.source"] = "edgec"
     (data / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))

@@ -13,13 +13,14 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
-from compiler.lineage import model_of, write_lineage
+from compiler.lineage import about, model_of, write_lineage
 from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Port
 from compiler.quantize.allocation import Budget, write_allocation
 from compiler.quantize.plan import copy_tables
 from compiler.target import longest_context
 from targets.onnx.codes import CHOICES, carry, weight_bytes
+from targets.onnx.metadata import describe
 from targets.onnx.tokenizer import carry_tokenizer
 from targets.onnx.weights import read_weights
 
@@ -42,6 +43,7 @@ def build(model: str, out: str, scheme: str, context_length: int | None, lineage
     write_lineage(source, lineage, folder)
     _write_context(folder / "genai_config.json", context_length)
     carry_tokenizer(Path(model) / "tokenizer.json", folder / "tokenizer.json")
+    describe(folder / "model.onnx", about(source, lineage["recipe"]))
     return _lowered(folder, scheme, source, context_length)
 
 
@@ -96,6 +98,7 @@ def pack_codes(
     copy_tables(Path(codes), folder)
     write_lineage(source, lineage, folder)
     _write_context(folder / "genai_config.json", context_length)
+    describe(folder / "model.onnx", about(source, lineage["recipe"]))
     return _lowered(folder, scheme, source, context_length)
 
 

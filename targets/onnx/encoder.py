@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import CheckFailed
-from compiler.lineage import model_of, write_lineage
+from compiler.lineage import about, model_of, write_lineage
 from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.pretrained import Encoder, example_inputs, load_encoder
 from targets.onnx.codes import carry
 from targets.onnx.fuse import fold_biases, pack_attention, skip_reshapes, unpack_attention
+from targets.onnx.metadata import describe
 from targets.onnx.weights import read_weights
 
 _ATTENTION = "edgec_fused"
@@ -132,6 +133,7 @@ def _finish(model: Path, folder: Path, scheme: str, lineage: dict[str, str]) -> 
     artifact = folder / "model.onnx"
     source = model_of(model, lineage)
     write_lineage(source, lineage, folder, processor=True)
+    describe(artifact, about(source, lineage["recipe"]))
     weights = read_weights(artifact, scheme)
     return asdict(
         Lowered(
