@@ -28,6 +28,7 @@ from compiler.model import Model
 from compiler.package import Package, read_package
 from compiler.package_checks import check_files, require_usable
 from compiler.placement import Requirement
+from compiler.quantization import Quantization
 from compiler.quantize.options import QuantizationOptions, with_options
 from compiler.recipe import Recipe, Shapes, parse_recipe
 from compiler.recipe_file import read_recipe_file
@@ -94,7 +95,8 @@ def _capability(target_name: str, model: Model) -> Capability:
     for name in target.schemes:
         scheme = find_scheme(name)
         assert scheme is not None
-        recipe = Recipe(target_name, scheme)
+        # A mixed scheme asks for a budget; that there is a budget which fits is not told here.
+        recipe = Recipe(target_name, scheme, quantization=Quantization(target_bpw=8.0 if scheme.mixed else None))
         try:
             reason = reason_against(target, model, recipe)
         except EdgecError as error:

@@ -15,7 +15,7 @@ from compiler.build import BUILD_CHECKS, BuildReport
 from compiler.cli.display import format_bytes, print_json, print_stages, print_table
 from compiler.cli.placement_command import placement_line, require_option
 from compiler.cli.quantize_options import quantize_options
-from compiler.cli.steps import ShownStages, shown_steps
+from compiler.cli.steps import ShownStages, shown_steps, time_in_words
 from compiler.cli.verify_command import print_verifications, verification_json, verify_with_bars
 from compiler.cli.verify_options import allow_option, min_quality_option
 from compiler.errors import EdgecError, UnusableInput
@@ -89,6 +89,13 @@ def command(
         source = edgec.open_model(
             model, task=edgec.task_of(recipes), name=name, adapter=adapter, executor=replace(executor, jobs=1)
         )
+        from compiler.quantize.calibrate.price import price_of_writing
+
+        for price in price_of_writing(source, recipes, executor):
+            steps.tell(
+                f"{source.name} will write its own calibration text, {price.samples} samples of {price.tokens} tokens: about "
+                f"{time_in_words(price.seconds)} on this machine. --calibration FILE takes a text of yours, which takes none."
+            )
         found: list[tuple[Package, Verification]] = []
 
         def keep(packages: Sequence[Package]) -> list[bool]:

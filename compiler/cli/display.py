@@ -31,41 +31,48 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.console import Console
     from rich.table import Table
 
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    if room is not None and _narrowest(columns, rows) > room:
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else _LOG_COLUMNS
+    widths = _widths(columns, rows, room)
+    if widths is None and sys.stdout.isatty():
         _print_list(title, columns, rows, room)
         return
+    widths = widths or _longest_words(columns, rows)
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "-+" for cell in cells)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=index == 0)
+        table.add_column(column, justify="right" if numeric else "left", width=widths[index])
     for row in rows:
         table.add_row(*row)
     # A name in brackets, such as edgec[gguf], is no markup.
-    width = room or max(_narrowest(columns, rows), min(_widest(columns, rows, title), _LOG_COLUMNS))
-    console = Console(width=width, highlight=False, markup=False)
-    console.print(table)
+    needed = sum(widths) + _GAP * len(widths) + _ENDS
+    Console(width=max(needed, len(title)), highlight=False, markup=False).print(table)
 
 
 # Of tables in files and logs.
 _LOG_COLUMNS = 140
-# What a table has beside its cells: a space at both ends and two between columns.
-_GAP, _ENDS = 2, 2
+# What a table has beside its cells: three between columns, and both ends.
+_GAP, _ENDS = 3, 1
 
 
-def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """The width below which words would be broken; the first column is not wrapped."""
-    parts = [[row[index] for row in (columns, *rows)] for index in range(len(columns))]
-    words = [max(len(cell) for cell in parts[0])]
-    words += [max((len(word) for cell in cells for word in cell.split()), default=0) for cells in parts[1:]]
-    return sum(words) + _GAP * len(words) + _ENDS
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """The columns' widths, no word broken and the first column whole; None where there is no room for that."""
+    wanted = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
+    widths = _longest_words(columns, rows)
+    left = room - sum(widths) - _GAP * len(widths) - _ENDS
+    if left < 0:
+        return None
+    for index in sorted(range(len(columns)), key=lambda each: wanted[each] - widths[each]):
+        more = min(left, wanted[index] - widths[index])
+        widths[index], left = widths[index] + more, left - more
+    return widths
 
 
-def _widest(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> int:
-    """The width that wraps nothing."""
-    cells = sum(max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns)))
-    return max(cells + (_GAP + 1) * len(columns) + _ENDS, len(title))
+def _longest_words(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """The least widths that break no word; the first column is not wrapped."""
+    every = [[row[index] for row in (columns, *rows)] for index in range(len(columns))]
+    words = [max((len(word) for cell in cells for word in cell.split()), default=0) for cells in every]
+    return [max(len(cell) for cell in every[0]), *words[1:]]
 
 
 def _print_list(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> None:

@@ -45,7 +45,8 @@ class Bars:
     def begin(self, label: str, of: str) -> Step:
         from rich.markup import escape
 
-        task = self._progress.add_task(f"{escape(label)} [dim]{escape(of)}[/dim]", total=None)
+        named = "" if of in label else f" [dim]{escape(of)}[/dim]"
+        task = self._progress.add_task(f"{escape(label)}{named}", total=None)
         return Step(
             lambda done, total: self._progress.update(task, completed=done, total=total),
             lambda: self._progress.update(task, total=1, completed=1),
@@ -59,7 +60,7 @@ class Lines:
     """Lines on standard error, for logs."""
 
     def begin(self, label: str, of: str) -> Step:
-        title = f"{label} ({of})" if of else label
+        title = label if of in label else f"{label} ({of})"
         started = told = time.monotonic()
         self.tell(f"{title} ...")
 
@@ -102,16 +103,17 @@ def shown_steps(quiet: bool = False) -> Iterator[Steps]:
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         BarColumn(bar_width=16),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as progress:
         yield Bars(progress)
 
 

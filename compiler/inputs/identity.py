@@ -74,9 +74,10 @@ _MOST_FOLDERS = 8
 def _known_folders(memo: Path) -> list[str]:
     """Where copies of a model were seen, the latest first."""
     try:
-        folders = json.loads(memo.read_text(encoding="utf-8"))["folders"]
-        return [str(folder) for folder in folders]
-    except (OSError, ValueError, KeyError, TypeError):
+        told = json.loads(memo.read_text(encoding="utf-8"))
+        # An earlier edgec noted one.
+        return [str(folder) for folder in told.get("folders") or [told["folder"]]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 
