@@ -161,7 +161,7 @@ def test_blocks_of_codes_are_read_as_onnx_runtime_multiplies_them(bits: int, asy
     }
     if asymmetric:
         constants["z"] = random.integers(0, 256, (rows, -(-groups * bits // 8)), dtype=np.uint8)
-    attributes = {"K": columns, "N": rows, "bits": bits, "block_size": block, "domain": "com.microsoft"}
+    attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": bits, "block_size": block, "domain": "com.microsoft"}
     node = helper.make_node("MatMulNBits", ["x", *constants], ["y"], **attributes)
     identity = np.eye(columns, dtype=np.float32)
     wanted = _run([node], constants, identity).T
