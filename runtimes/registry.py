@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from compiler.errors import UnusableInput, missing_extra
+from compiler.errors import EdgecError, UnusableInput, missing_extra
 from compiler.package import Package
 from compiler.package_checks import require_usable
 from compiler.trust import is_built_here
@@ -153,10 +153,28 @@ def require_trusted(package: Package, trust: bool) -> None:
 
 
 def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
-    """The matrices that a package stores, read from its files alone; none where they are the model's own."""
+    """The matrices that a package stores, read from its files alone; none where they are the model's own.
+
+    Raises:
+        UnusableInput: the files are not of their format.
+    """
     name = runtime_of(package).stored
-    if name:
-        yield from importlib.import_module(name).stored_matrices(package)
+    if not name:
+        return
+    matrices = importlib.import_module(name).stored_matrices(package)
+    while True:
+        try:
+            matrix = next(matrices, None)
+        except EdgecError:
+            raise
+        except Exception as error:
+            raise UnusableInput(
+                f"What {package.title} stores cannot be read: its files are not of their format, or hold a type that this edgec "
+                "does not know. Build it again; --debug shows where."
+            ) from error
+        if matrix is None:
+            return
+        yield matrix
 
 
 def runtime_distributions(name: str) -> tuple[str, ...]:

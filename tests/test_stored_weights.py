@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from compiler.errors import UnusableInput
+from runtimes import registry
 from runtimes.kinds import find_kind
 from runtimes.stored.matrix import Rounding, StoredMatrix
 from runtimes.stored.onnx import stored_matrices
@@ -200,3 +202,13 @@ def test_a_matrix_of_no_model_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     package: Any = None
     _, misses = verifying.judge_lowering(package, find_kind("generation"), tmp_path, 0.0)
     assert misses == ("blk.0.attn_q.weight of the package is none of the model's matrices, rounded",)
+
+
+def test_files_that_are_not_of_their_format_are_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no graph at all")
+    monkeypatch.setattr(registry, "runtime_of", lambda package: SimpleNamespace(stored="runtimes.stored.onnx"))
+    package: Any = SimpleNamespace(artifact=tmp_path / "model.onnx", title="onnx:int8")
+    with pytest.raises(UnusableInput, match="What onnx:int8 stores cannot be read"):
+        list(registry.stored_matrices(package))
