@@ -169,8 +169,8 @@ def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
             raise
         except Exception as error:
             raise UnusableInput(
-                f"What {package.title} stores cannot be read: its files are not of their format, or hold a type that this edgec "
-                "does not know. Build it again; --debug shows where."
+                f"What {package.title} stores cannot be read: its files are not of their format, or hold a type that this "
+                "edgec does not know. Build it again; --debug shows where."
             ) from error
         if matrix is None:
             return
