@@ -41,7 +41,6 @@ def about(model: Model, recipe: str) -> dict[str, str]:
         "license": model.licence or "",
         "author": ", ".join(model.authors),
         "base_model": ", ".join(model.base_model),
-        "source": model.source,
         "recipe": recipe,
         "edgec": __version__,
     }

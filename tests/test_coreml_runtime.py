@@ -72,6 +72,6 @@ def test_elsewhere_than_on_macos_core_ml_says_what_it_needs() -> None:
     from compiler.errors import UnusableInput
     from runtimes.coreml.macos import open_session
 
-    package: Any = SimpleNamespace(name="coreml-fp16")
+    package: Any = SimpleNamespace(title="coreml:fp16")
     with pytest.raises(UnusableInput, match="needs macOS"):
         open_session(package, 2)

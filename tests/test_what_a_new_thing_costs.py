@@ -303,4 +303,4 @@ def test_what_is_unfinished_or_for_another_machine_is_refused_by_name(
     assert done.returncode == 0, done.stderr
     package = tmp_path / "out" / f"toy-fp32-{variant}"
     for command in (("verify", package), ("run", package, "-p", "1,1,1,1"), ("bench", package)):
-        assert_refused(edgec_with_toys(*command), 2, package.name, *words)
+        assert_refused(edgec_with_toys(*command), 2, f"toy:fp32@{variant}", *words)

@@ -105,9 +105,8 @@ def write_mlpackage(
     description.metadata.license = told.get("license", "")
     description.metadata.author = told.get("author", "")
     description.metadata.versionString = told["edgec"]
-    for name in ("source", "base_model"):
-        if name in told:
-            description.metadata.userDefined[f"edgec.{name}"] = told[name]
+    if "base_model" in told:
+        description.metadata.userDefined["edgec.base_model"] = told["base_model"]
     description.metadata.userDefined["com.github.apple.coremltools.version"] = coremltools.__version__
     description.metadata.userDefined["com.github.apple.coremltools.source"] = "edgec"
     (data / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))

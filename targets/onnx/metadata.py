@@ -7,11 +7,10 @@ from pathlib import Path
 
 
 def describe(file: Path, told: Mapping[str, str]) -> None:
-    """Write `told` into the file's metadata; its data, where it lies outside, stays as it is."""
+    """Write `told` into the file's metadata; its data, where it lies outside, stays as it is, and so does its producer."""
     import onnx
 
     document = onnx.load(str(file), load_external_data=False)
-    document.producer_name, document.producer_version = "edgec", told["edgec"]
     del document.metadata_props[:]
     onnx.helper.set_model_props(document, dict(told))
     onnx.save(document, str(file))
