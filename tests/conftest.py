@@ -36,6 +36,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 _ONE_AFTER_THE_OTHER = ("test_real_models", "test_readme", "test_examples", "test_agent")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file stay together, since they share what they made."""
     for item in items:
