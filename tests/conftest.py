@@ -32,18 +32,6 @@ from runtimes.verify.verification import Verification, read_verification
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-# Files that measure, or run a real language model: two at once would slow each other down, and what they measure.
-_ONE_AFTER_THE_OTHER = ("test_real_models", "test_readme", "test_examples", "test_agent")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file stay together, since they share what they made."""
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("real" if name in _ONE_AFTER_THE_OTHER else name))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty cache, so that the session proves what a clean machine does; its worker processes share it."""
