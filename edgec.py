@@ -25,8 +25,8 @@ from compiler.estimate import Estimate, estimate
 from compiler.inputs.identity import check_identity, find_identified
 from compiler.inputs.open import open_model
 from compiler.model import Model
-from compiler.package import Package, read_package
-from compiler.package_checks import check_files, require_usable
+from compiler.package import Package, check_files, read_package
+from compiler.package_use import require_usable
 from compiler.placement import Requirement
 from compiler.quantization import Quantization
 from compiler.quantize.options import QuantizationOptions, with_options

@@ -16,7 +16,7 @@ from benchmarks.validity import Disturbance, judge
 from compiler import __version__
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from compiler.package_checks import require_finished, require_usable
+from compiler.package_use import require_finished, require_usable
 from compiler.records import from_json
 from runtimes.devices.device import Agent, Device
 from runtimes.devices.registry import open_device

@@ -13,8 +13,16 @@ from compiler.digest import digest_code, digest_json
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.inputs.identity import identify, remember_model
 from compiler.model import Model, model_files
-from compiler.package import Deviation, FileRecord, Lowered, ModelIdentity, Package, read_package, write_manifest
-from compiler.package_checks import foreign_files
+from compiler.package import (
+    Deviation,
+    FileRecord,
+    Lowered,
+    ModelIdentity,
+    Package,
+    foreign_files,
+    read_package,
+    write_manifest,
+)
 from compiler.placement import PLACEMENT, Requirement, check_account, check_placement
 from compiler.recipe import Recipe, folder_names
 from compiler.records import from_json

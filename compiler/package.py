@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from compiler.errors import UnusableInput
+from compiler.digest import digest_file
+from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.json_file import read_json
 from compiler.records import from_json
 from compiler.sentence import SentenceVector
@@ -331,3 +333,43 @@ class _Stored:
     def package(self) -> Package:
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         return Package(folder=Path(), **own)
+
+
+def check_files(package: Package) -> None:
+    """Hold every file to its SHA-256.
+
+    Raises:
+        CheckFailed: a file is missing, changed, or not in the manifest.
+    """
+    _require_plain(package)
+    for name, record in package.files.items():
+        path = package.folder / name
+        if not path.is_file():
+            raise CheckFailed("files", f"{package.title}: the file {name} is missing. Build the package again.")
+        if path.stat().st_size != record.nbytes or digest_file(path) != record.sha256:
+            raise CheckFailed(
+                "files",
+                f"{package.title}: the file {name} is not the one that was built (SHA-256 differs). Build it again.",
+            )
+    if extra := foreign_files(package):
+        raise CheckFailed("files", f"{package.title}: the file {extra[0]} does not belong to the package. Remove it.")
+
+
+def foreign_files(package: Package) -> list[str]:
+    """Files in its folder that are neither the package's nor what verify leaves there."""
+    present = {p.relative_to(package.folder).as_posix() for p in package.folder.rglob("*") if not p.is_dir()}
+    # Another verify may be writing what it found.
+    present = {name for name in present if not name.startswith((f".{VERIFICATION}-", f".{CARD}-"))}
+    return sorted(present - set(package.files) - {MANIFEST, VERIFICATION, CARD})
+
+
+def _require_plain(package: Package) -> None:
+    """Refuse a package in which something is a link, a pipe or a device: what is opened would not be what was hashed."""
+    for path in package.folder.rglob("*"):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "no regular file"
+            raise CheckFailed(
+                "files",
+                f"{package.title}: {path.relative_to(package.folder)} is {what}, which no package holds. Remove it.",
+            )

@@ -12,7 +12,7 @@ from typing import Any
 
 from compiler.errors import EdgecError, UnusableInput, missing_extra
 from compiler.package import Package
-from compiler.package_checks import require_usable
+from compiler.package_use import require_usable
 from compiler.trust import is_built_here
 from runtimes.context import choose_context, require_context
 from runtimes.kinds import kind_of_task

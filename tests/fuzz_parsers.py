@@ -25,8 +25,7 @@ from compiler.formats.json_file import parse_json, read_object
 from compiler.formats.safetensors import find_tensors, list_tensors
 from compiler.inputs.adapter import check_adapter
 from compiler.model import read_model
-from compiler.package import FileRecord, Package, read_package, write_manifest
-from compiler.package_checks import check_files
+from compiler.package import FileRecord, Package, check_files, read_package, write_manifest
 from compiler.quantize.calibrate.texts import keep_text
 from compiler.recipe import parse_recipe
 from compiler.recipe_file import read_recipe_file

@@ -30,10 +30,10 @@ from compiler.package import (
     ModelIdentity,
     Package,
     StoredWeights,
+    check_files,
     read_package,
     write_manifest,
 )
-from compiler.package_checks import check_files
 from compiler.recipe import Shapes
 from compiler.recipe_file import read_recipe_file
 from compiler.stages.cache import cache_folder, clear_cache

@@ -25,11 +25,11 @@ from compiler.package import (
     Port,
     StoredWeights,
     Unfinished,
+    check_files,
     manifest_json,
     read_package,
     write_manifest,
 )
-from compiler.package_checks import check_files
 
 _text = st.text(st.characters(codec="utf-8"), max_size=12)
 _printable = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12)

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from compiler.cli.display import print_json
-from compiler.package import read_package
-from compiler.package_checks import check_files
+from compiler.package import check_files, read_package
 from targets.coreml.kit import write_kit
 
 

@@ -13,8 +13,7 @@ import click
 
 from compiler.cli.display import print_json, print_table
 from compiler.errors import UnusableInput
-from compiler.package import Placement, UnsupportedOperator, read_package
-from compiler.package_checks import check_files
+from compiler.package import Placement, UnsupportedOperator, check_files, read_package
 from compiler.placement import Requirement, check_placement
 from compiler.quiet import quiet_imports
 

@@ -141,7 +141,7 @@ def take_server(environment: Mapping[str, str]) -> ForkServer:
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "compiler.stages.fork_server", str(theirs.fileno())],
+            [sys.executable, "-P", "-m", "compiler.stages.fork_server", str(theirs.fileno()), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -171,10 +171,9 @@ def _receive(connection: socket.socket, nbytes: int) -> bytes:
     return received
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: socket.socket, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Loading takes seconds; a parent that ends meanwhile is not to leave a server behind.
-    parent = os.getppid()
+    # Loading takes seconds; a parent that ends meanwhile, or has ended already, is not to leave a server behind.
     signal.signal(signal.SIGALRM, lambda *_: os._exit(1) if os.getppid() != parent else None)
     signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
     for name in _MODULES:
@@ -248,4 +247,4 @@ def _become_child(request: Mapping[str, Any], server: int, log: int, progress: i
 
 if __name__ == "__main__":
     with suppress(OSError):
-        _serve(socket.socket(fileno=int(sys.argv[1])))
+        _serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -15,8 +15,8 @@ from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.formats.json_file import read_object, read_regular
 from compiler.inputs.identity import digest_model
 from compiler.model import Model
-from compiler.package import Package, read_package
-from compiler.package_checks import check_files, require_usable
+from compiler.package import Package, check_files, read_package
+from compiler.package_use import require_usable
 from compiler.quality import UNUSABLE, is_at_least
 from compiler.recipe import Recipe, Shapes, recipe_from_full
 from compiler.stages.cache import Entry

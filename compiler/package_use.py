@@ -1,0 +1,37 @@
+"""Whether this machine can use a package: it is finished, and made for such a machine."""
+
+from __future__ import annotations
+
+import platform
+
+from compiler.errors import UnusableInput
+from compiler.package import Package
+
+
+def require_finished(package: Package) -> None:
+    """Refuse a package of which another machine must still do a part.
+
+    Raises:
+        UnusableInput: it is unfinished.
+    """
+    unfinished = package.lowered.unfinished
+    if unfinished is not None:
+        raise UnusableInput(
+            f"{package.title} is unfinished: {unfinished.step} is still to be done on {unfinished.where}. Finish it there; "
+            "until then it cannot be run."
+        )
+
+
+def require_usable(package: Package) -> None:
+    """Refuse a package that this machine cannot use.
+
+    Raises:
+        UnusableInput: it is unfinished, or made for another machine.
+    """
+    require_finished(package)
+    needs = package.lowered.platform
+    if needs is not None and (needs.system, needs.machine) != (platform.system(), platform.machine()):
+        raise UnusableInput(
+            f"{package.title} is for {needs.machine} on {needs.system}, and this machine is {platform.machine()} on "
+            f"{platform.system()}. Use it there, or build it anew for this machine."
+        )
