@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from benchmarks.validity import Disturbance, Validity
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import LIMIT_BYTES, parse_json, read_regular
 from compiler.output_file import write_output
+from compiler.recipe import title_of
 from compiler.records import from_json
 from runtimes.kinds import kind_of_task
 from runtimes.verify.verification import Verification
@@ -65,9 +65,8 @@ class Measurement:
 
     @property
     def title(self) -> str:
-        """The package's recipe, and its folder's name where that says more."""
-        plain = re.sub("[:@+]", "-", self.recipe)
-        return self.recipe if self.package == plain else f"{self.recipe} ({self.package})"
+        """What its package is called in tables and sentences."""
+        return title_of(self.recipe, self.package)
 
     def figure(self, name: str) -> float | None:
         """A figure of the summary; None where there is none."""

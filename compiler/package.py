@@ -13,6 +13,7 @@ from typing import Any
 from compiler.digest import digest_file
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.json_file import read_json
+from compiler.recipe import title_of
 from compiler.records import from_json
 from compiler.sentence import SentenceVector
 from compiler.stages.cache import write_atomically
@@ -234,9 +235,8 @@ class Package:
 
     @property
     def title(self) -> str:
-        """Its recipe, and its folder's name where that says more."""
-        plain = re.sub("[:@+]", "-", self.recipe)
-        return self.recipe if self.name == plain else f"{self.recipe} ({self.name})"
+        """What it is called in tables and sentences."""
+        return title_of(self.recipe, self.name)
 
     @property
     def name(self) -> str:

@@ -65,7 +65,7 @@ class Recipe:
     @property
     def folder_name(self) -> str:
         """The package's folder name: the short form with characters that every file system takes."""
-        return str(self).replace(":", "-").replace("@", "-").replace("+", "-")
+        return folder_name_of(str(self))
 
     @property
     def uses_quantization(self) -> bool:
@@ -85,6 +85,16 @@ class Recipe:
             "quantization": self.quantization.full() if self.uses_quantization else None,
             "min_quality": self.min_quality,
         }
+
+
+def folder_name_of(recipe: str) -> str:
+    """A recipe's short form with characters that every file system takes."""
+    return re.sub("[:@+]", "-", recipe)
+
+
+def title_of(recipe: str, folder: str) -> str:
+    """A package for people: its recipe, and its folder's name where that says more."""
+    return recipe if folder == folder_name_of(recipe) else f"{recipe} ({folder})"
 
 
 _SHAPE_WORDS = {"context_length": "context", "sequence_length": "sequence", "batch": "batch"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 
@@ -63,12 +62,7 @@ def command(clear: bool, model: str | None, older_than: float | None, max_bytes:
 
 def _by_model(entries: list[prune.Held]) -> Counter[str]:
     """Bytes of results by the name of the model that they were made of."""
-    names: dict[str, str] = {}
-    for memo in (cache_root() / "models").glob("*.json"):
-        try:
-            names[memo.stem] = str(json.loads(memo.read_text(encoding="utf-8"))["name"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    names = {digest: name for digest, (name, _) in prune.known_models().items()}
     found: Counter[str] = Counter()
     for each in entries:
         found[next((names[digest] for digest in each.sources if digest in names), "of other files")] += each.nbytes

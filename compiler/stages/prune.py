@@ -52,21 +52,25 @@ def held() -> list[Held]:
     return sorted(found, key=lambda each: each.used_s)
 
 
+def known_models() -> dict[str, tuple[str, str]]:
+    """Name and source of the models that this machine has seen, by digest."""
+    found = {}
+    for memo in (cache_root() / "models").glob("*.json"):
+        try:
+            told = json.loads(memo.read_text(encoding="utf-8"))
+            found[memo.stem] = (str(told["name"]), str(told["source"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
 def models_named(name: str) -> set[str]:
     """Digests of the models that this machine has seen under a name.
 
     Raises:
         UnusableInput: there is none.
     """
-    found = set()
-    memos = cache_root() / "models"
-    for memo in memos.glob("*.json") if memos.is_dir() else ():
-        try:
-            told = json.loads(memo.read_text(encoding="utf-8"))
-            if name in (told["name"], told["source"]):
-                found.add(memo.stem)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    found = {digest for digest, names in known_models().items() if name in names}
     if not found:
         raise UnusableInput(f"The cache knows no model {name!r}. `edgec cache` lists those that it knows.")
     return found
