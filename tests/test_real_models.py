@@ -149,8 +149,9 @@ def test_bench_compare_and_report_work_together(built: Path, edgec: Run, tmp_pat
     assert lines[1]["summary"]["peak_anon_bytes"] > lines[1]["summary"]["package_bytes"]
     report = tmp_path / "report.html"
     done = edgec("compare", results, "--baseline", results, "--html", report)
-    if "is invalid" not in done.stderr:
-        assert done.returncode == 0, done.stderr
+    invalid = [line["package"] for line in lines if line["verdict"]["word"] == "invalid"]
+    assert done.returncode == (1 if invalid else 0), done.stderr
+    assert ("cannot be believed" in done.stderr) == bool(invalid)
     assert edgec("compare", results, "--html", report).returncode == 0
     assert "SmolLM2-135M-Instruct" in report.read_text()
 
