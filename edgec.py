@@ -63,12 +63,14 @@ class Capability:
     Attributes:
         target: its name.
         schemes: those that it takes.
+        nbytes: bytes of the package in each of them; None where they follow a budget.
         falling_back: those of them whose container forces tensors into another type (`--allow type-fallback`).
         why_not: the reason where it takes none.
     """
 
     target: str
     schemes: tuple[str, ...]
+    nbytes: tuple[int | None, ...]
     falling_back: tuple[str, ...]
     why_not: str | None
 
@@ -91,7 +93,7 @@ def inspect(model: Model | str) -> Inspection:
 def _capability(target_name: str, model: Model) -> Capability:
     """Ask a target about each of its schemes."""
     target = load_target(target_name)
-    taken, reasons, falling_back = [], [], []
+    taken, nbytes, reasons, falling_back = [], [], [], []
     for name in target.schemes:
         scheme = find_scheme(name)
         assert scheme is not None
@@ -100,14 +102,16 @@ def _capability(target_name: str, model: Model) -> Capability:
         try:
             reason = reason_against(target, model, recipe)
         except EdgecError as error:
-            return Capability(target_name, (), (), str(error))
+            return Capability(target_name, (), (), (), str(error))
         if reason is not None:
             reasons.append(reason)
             continue
         taken.append(name)
+        nbytes.append(target.nbytes(model, recipe))
         if target.foresee(model, recipe):
             falling_back.append(name)
-    return Capability(target_name, tuple(taken), tuple(falling_back), None if taken else reasons[0])
+    why_not = None if taken else reasons[0]
+    return Capability(target_name, tuple(taken), tuple(nbytes), tuple(falling_back), why_not)
 
 
 def read_recipes(file: Path | str) -> list[Recipe]:

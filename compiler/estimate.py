@@ -1,11 +1,11 @@
-"""What a model takes before anything is built: bytes at each scheme, cache, inference and training memory."""
+"""What a model takes before anything is built: cache, inference and training memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from compiler.model import Model
-from compiler.scheme import SCHEMES, estimate_weight_bytes, find_scheme
+from compiler.scheme import estimate_weight_bytes, find_scheme
 
 # Weights, gradients and Adam's two moments: all in fp32, or 16-bit weights and gradients beside fp32 weights and moments.
 _ADAM_BYTES_PER_PARAMETER = 16
@@ -26,7 +26,6 @@ class SchemeEstimate:
 class Estimate:
     """Attributes as named. `training` has what is trained and its bytes, activations aside."""
 
-    schemes: tuple[SchemeEstimate, ...]
     kv_cache_bytes_per_1k_tokens: int | None
     training: tuple[tuple[str, int], ...]
     memory: tuple[SchemeEstimate, ...]
@@ -47,9 +46,6 @@ def estimate(model: Model) -> Estimate:
     adapters = sum(_LORA_RANK * sum(t.shape) for t in model.tensors if len(t.shape) == 2) * _ADAM_BYTES_PER_PARAMETER
     whole = model.parameters * _ADAM_BYTES_PER_PARAMETER
     return Estimate(
-        schemes=tuple(
-            at(scheme.name) for scheme in SCHEMES if scheme.method not in ("gptq", "lut") and scheme.symmetric
-        ),
         kv_cache_bytes_per_1k_tokens=cache or None,
         training=(
             ("fp32 with Adam", whole),

@@ -62,7 +62,7 @@ def _copy_licence(model: Model, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-_PROCESSOR_FILES = (
+PROCESSOR_FILES = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
     "merges.txt", "added_tokens.json", "preprocessor_config.json",
     "tokenizer.model", "sentencepiece.bpe.model", "spiece.model",
@@ -71,7 +71,7 @@ _PROCESSOR_FILES = (
 
 def _copy_processor(model: Model, folder: Path) -> None:
     """Copy config, tokenizer and image processor, so that the package can be used without the model."""
-    for name in _PROCESSOR_FILES:
+    for name in PROCESSOR_FILES:
         if (model.folder / name).is_file():
             shutil.copyfile(model.folder / name, folder / name)
 

@@ -9,6 +9,8 @@ from compiler.errors import UnusableInput
 
 Storage = Literal["auto", "kept", "int4", "int8"]
 _FEWEST_SAMPLE_TOKENS = 16
+# Weights that share a scale in an embedding or a head.
+TABLE_GROUP = 32
 STORAGES: tuple[Storage, ...] = ("auto", "kept", "int4", "int8")
 
 
@@ -74,6 +76,20 @@ class Quantization:
     def full(self) -> dict[str, Any]:
         """As JSON; `quantization_from_full` reads it back."""
         return asdict(self)
+
+
+def embedding_bits(settings: Quantization, *, tied: bool, decoder: bool) -> int | None:
+    """Bits of a code of the token embedding; None where it is kept. What `auto` is: the head's where it is that too."""
+    return _table_bits(settings.embedding, 8 if tied or not decoder else 4)
+
+
+def head_bits(settings: Quantization) -> int | None:
+    """Bits of a code of an output head of its own; None where it is kept."""
+    return _table_bits(settings.head, 8)
+
+
+def _table_bits(storage: Storage, automatic: int) -> int | None:
+    return {"auto": automatic, "int4": 4, "int8": 8}.get(storage)
 
 
 def quantization_from_full(full: dict[str, Any]) -> Quantization:

@@ -23,6 +23,10 @@ def _takes_all(model: Model, recipe: Recipe) -> str | None:
     return None
 
 
+def _tells_no_bytes(model: Model, recipe: Recipe) -> int | None:
+    return None
+
+
 def _forces_nothing(model: Model, recipe: Recipe) -> tuple[Deviation, ...]:
     return ()
 
@@ -39,6 +43,7 @@ class Target:
         plan: the last stage of a package, which names the earlier ones that it needs.
         refuse: why not, as a sentence; None when it takes the model by the recipe.
         foresee: the tensors that the container will force into another type than the scheme's, told from shapes alone.
+        nbytes: bytes of the package, told from shapes alone; None where they cannot be told.
         options: the `+option` names that it takes.
         variants: the `@variant` names that it takes.
         engines: the engines of which its packages have an account (compiler/placement.py).
@@ -51,6 +56,7 @@ class Target:
     plan: Callable[[Model, Recipe], Stage]
     refuse: Callable[[Model, Recipe], str | None] = _takes_all
     foresee: Callable[[Model, Recipe], tuple[Deviation, ...]] = _forces_nothing
+    nbytes: Callable[[Model, Recipe], int | None] = _tells_no_bytes
     options: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()

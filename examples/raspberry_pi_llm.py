@@ -23,16 +23,17 @@ BEST_FIRST = ("gguf:Q8_0", "gguf:Q6_K", "gguf:Q5_K_M", "gguf:Q4_K_M", "gguf:Q5_0
 
 def pick(model: edgec.Model, memory_gb: float, tokens_per_s: float) -> str:
     """The most exact recipe that fits the board and its bandwidth."""
-    inspected = edgec.inspect(model)
-    gguf = next(target for target in inspected.targets if target.target == "gguf")
-    estimates = {each.scheme: each.weight_bytes for each in inspected.estimate.schemes}
+    gguf = next(each for each in edgec.inspect(model).targets if each.target == "gguf")
+    sizes = dict(zip(gguf.schemes, gguf.nbytes, strict=True))
     for recipe in BEST_FIRST:
         scheme = recipe.removeprefix("gguf:")
-        nbytes, whole = estimates[scheme], scheme not in gguf.falling_back
+        nbytes, whole = sizes.get(scheme), scheme not in gguf.falling_back
+        if nbytes is None:
+            continue
         fits = nbytes < FREE_SHARE * memory_gb * 1e9 and READ_BYTES_PER_S / nbytes >= tokens_per_s
         print(f"  {recipe:12} {nbytes / 1e6:8.1f} MB, at most {READ_BYTES_PER_S / nbytes:6.1f} tok/s", end="")
         print("" if whole else ", its blocks do not divide the rows")
-        if fits and whole and scheme in gguf.schemes:
+        if fits and whole:
             return recipe
     raise SystemExit(f"Nothing fits {memory_gb:g} GB at {tokens_per_s:g} tok/s. Take a smaller model.")
 

@@ -19,6 +19,7 @@ from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.quantize.plan import CODES, IN_BLOCK, experts_of, plan_codes, refuse_rows, with_tables_kept
 from compiler.recipe import Recipe
 from compiler.scheme import CODE_SCHEMES
+from compiler.size import matrices_of, packed_bytes, processor_bytes, vector_weights
 from compiler.stages.stage import Stage
 from compiler.target import Target
 from compiler.task import GENERATION, tasks_of
@@ -27,6 +28,7 @@ NAME = "gptq"
 SCHEMES = tuple(scheme.name for scheme in CODE_SCHEMES if scheme.code_bits in BITS)
 
 _CODES_PER_GROUP = 32
+_HALF, _WORD = 2, 4
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
@@ -41,6 +43,19 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     if recipe.quantization.smaller_groups:
         return "a GPTQ checkpoint has one group size for all its matrices; drop --smaller-groups."
     return refuse_rows(model, recipe, takes_act_order=True)
+
+
+def nbytes(model: Model, recipe: Recipe) -> int:
+    """Bytes of the package, told from shapes: words of codes and zero points, scales, and the group of each column."""
+    bits, total = recipe.scheme.code_bits, 0
+    for matrix in matrices_of(model):
+        if not _is_linear(matrix.name):
+            total += _HALF * matrix.elements
+            continue
+        groups = matrix.elements // (recipe.scheme.block or matrix.row)
+        total += packed_bytes(matrix.elements + groups, bits) + _HALF * groups + _WORD * matrix.row
+    width = {"F32": 4}.get(model.tensors[0].dtype, _HALF)
+    return total + width * vector_weights(model) + processor_bytes(model)
 
 
 def plan(model: Model, recipe: Recipe) -> Stage:
@@ -156,4 +171,5 @@ TARGET = Target(
     tasks=tasks_of(GENERATION),
     plan=plan,
     refuse=refuse,
+    nbytes=nbytes,
 )

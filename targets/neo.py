@@ -16,6 +16,7 @@ from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Platform, Port, StoredWeights
 from compiler.pretrained import example_inputs, load_encoder
 from compiler.recipe import Recipe
+from compiler.size import needed_tensors, processor_bytes
 from compiler.stages.stage import Stage
 from compiler.target import Target
 from compiler.task import ENCODING, tasks_of
@@ -23,6 +24,8 @@ from compiler.task import ENCODING, tasks_of
 NAME = "neo"
 SCHEMES = ("fp32",)
 
+_FLOAT_BYTES = 4
+_CODE_BYTES = 400_000
 _LLVM_TARGET = {"local": "llvm"}
 
 
@@ -32,6 +35,12 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     if longest and recipe.shapes.sequence_length > longest:
         return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
     return None
+
+
+def nbytes(model: Model, recipe: Recipe) -> int:
+    """Bytes of the package, told from shapes: weights, and TVM's code."""
+    weights = sum(_FLOAT_BYTES * tensor.elements for tensor in needed_tensors(model))
+    return weights + _CODE_BYTES + processor_bytes(model)
 
 
 def plan(model: Model, recipe: Recipe) -> Stage:
@@ -119,5 +128,6 @@ TARGET = Target(
     tasks=tasks_of(ENCODING, "text"),
     plan=plan,
     refuse=refuse,
+    nbytes=nbytes,
     variants=("local",),
 )

@@ -11,6 +11,7 @@ from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.pretrained import example_inputs, load_encoder
 from compiler.recipe import Recipe
+from compiler.size import needed_tensors, processor_bytes
 from compiler.stages.stage import Stage
 from compiler.target import Target
 from compiler.task import ENCODING, tasks_of
@@ -19,6 +20,7 @@ NAME = "tflite"
 SCHEMES = ("fp32",)
 # The signature in the file, and the graph in package.json.
 GRAPH = "main"
+_FLOAT_BYTES = 4
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
@@ -27,6 +29,11 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     if longest and recipe.shapes.sequence_length > longest:
         return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
     return None
+
+
+def nbytes(model: Model, recipe: Recipe) -> int:
+    """Bytes of the package, told from shapes."""
+    return sum(_FLOAT_BYTES * tensor.elements for tensor in needed_tensors(model)) + processor_bytes(model)
 
 
 def plan(model: Model, recipe: Recipe) -> Stage:
@@ -93,4 +100,5 @@ TARGET = Target(
     tasks=tasks_of(ENCODING, "text"),
     plan=plan,
     refuse=refuse,
+    nbytes=nbytes,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import click
@@ -64,20 +64,27 @@ def _print(model: Model, estimated: Estimate, capabilities: Sequence[Capability]
     if estimated.kv_cache_bytes_per_1k_tokens:
         rows.append(["KV cache per 1k tokens", format_bytes(estimated.kv_cache_bytes_per_1k_tokens) + " (16 bit)"])
     print_table(model.name, ["", "what"], rows)
-    sizes = [[each.scheme, format_bytes(each.weight_bytes)] for each in estimated.schemes]
-    half = (len(sizes) + 1) // 2
-    pairs = [sizes[i] + (sizes[i + half] if i + half < len(sizes) else ["", ""]) for i in range(half)]
-    print_table("Weights at each scheme (estimate)", ["scheme", "size", "scheme ", "size "], pairs)
     memory = [[f"inference, {each.scheme}", format_bytes(each.inference_bytes)] for each in estimated.memory]
     memory += [[f"training, {what}", format_bytes(nbytes)] for what, nbytes in estimated.training]
     print_table("Memory (estimate: weights, 1k tokens of cache; activations come on top)", ["for", "bytes"], memory)
-    rows = [
-        [each.target, "yes" if each.schemes else "no", _schemes(each) or each.why_not or ""] for each in capabilities
-    ]
-    print_table("Targets", ["target", "takes it", "schemes, or why not"], rows)
+    print_table(
+        "What each target makes of it",
+        ["target", "package", "schemes, or why not"],
+        [row for each in capabilities for row in _rows(each)],
+    )
+    if any(each.falling_back for each in capabilities):
+        print(f"  * stores some tensors in another type: --allow {TYPE_FALLBACK}")
 
 
-def _schemes(capability: Capability) -> str:
-    whole = shorten([name for name in capability.schemes if name not in capability.falling_back])
-    some = f"some tensors in another type (--allow {TYPE_FALLBACK}): {shorten(capability.falling_back)}"
-    return f"{whole}; {some}" if capability.falling_back else whole
+def _rows(capability: Capability) -> Iterator[list[str]]:
+    """Schemes of equal bytes together, the largest first."""
+    if not capability.schemes:
+        yield [capability.target, "-", capability.why_not or ""]
+        return
+    together: dict[tuple[int, bool], list[str]] = {}
+    for name, nbytes in zip(capability.schemes, capability.nbytes, strict=True):
+        together.setdefault((nbytes or 0, name in capability.falling_back), []).append(name)
+    target = capability.target
+    for (nbytes, falls_back), names in sorted(together.items(), reverse=True):
+        yield [target, format_bytes(nbytes) if nbytes else "-", shorten(names) + (" *" if falls_back else "")]
+        target = ""

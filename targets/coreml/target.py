@@ -14,6 +14,7 @@ from compiler.scheme import find_scheme
 from compiler.stages.stage import Stage
 from compiler.target import Target
 from compiler.task import ENCODING, GENERATION, tasks_of
+from targets.coreml.sizes import nbytes
 
 NAME = "coreml"
 _CODES = tuple(
@@ -132,6 +133,7 @@ TARGET = Target(
     tasks=(*tasks_of(GENERATION), *tasks_of(ENCODING)),
     plan=plan,
     refuse=refuse,
+    nbytes=nbytes,
     # +plain: batch, sequence, channels, in place of the engine's layout. +argmax: a language model gives the token, not
     # logits. +lengths: an encoder takes any of _LENGTHS, not one length.
     options=("plain", "argmax", "lengths"),

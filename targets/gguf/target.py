@@ -37,6 +37,7 @@ from targets.gguf.imatrix import BASE, plan_imatrix, set_imatrix
 from targets.gguf.imatrix import FILE as IMATRIX_FILE
 from targets.gguf.pretokenizer import recognized
 from targets.gguf.settings import refuse_settings
+from targets.gguf.sizes import nbytes
 from targets.gguf.token_keys import completed
 
 NAME = "gguf"
@@ -373,5 +374,6 @@ TARGET = Target(
     plan=plan,
     refuse=refuse,
     foresee=foresee,
+    nbytes=nbytes,
     options=(IMATRIX,),
 )

@@ -13,6 +13,7 @@ from compiler.stages.stage import Stage
 from compiler.target import Target, refuse_window
 from compiler.task import ENCODING, GENERATION, tasks_of
 from targets.onnx.codes import CONTAINERS
+from targets.onnx.sizes import nbytes
 
 NAME = "onnx"
 # The file that the graph is in.
@@ -119,4 +120,5 @@ TARGET = Target(
     tasks=(*tasks_of(GENERATION), *tasks_of(ENCODING)),
     plan=plan,
     refuse=refuse,
+    nbytes=nbytes,
 )

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from compiler.model import Model
-from compiler.quantization import Quantization
+from compiler.quantization import TABLE_GROUP, Quantization, embedding_bits, head_bits
 from compiler.quantize.blocks.network import Network, weight_of
 from compiler.quantize.solve.grid import Grid
 from compiler.quantize.solve.matrix import QuantizationParameters, restore_rows, round_matrix
 
-TABLE_GROUP = 32
 # Rows that share a palette in a table: it has many, and 8 bits are 256 values.
 TABLE_PALETTE_ROWS = 64
 _ROWS_AT_ONCE = 4096
@@ -50,10 +49,8 @@ def find_tables(network: Network, model: Model, settings: Quantization, layers: 
     tied = output is not None and output.weight is table.weight
     fits = weight_of(table).shape[1] % TABLE_GROUP == 0
 
-    def grid(storage: str, automatic: str) -> Grid | None:
-        storage = automatic if storage == "auto" else storage
-        bits = 4 if storage == "int4" else 8
-        if storage == "kept":
+    def grid(bits: int | None) -> Grid | None:
+        if bits is None:
             return None
         if layers.rows_per_palette is not None:
             return Grid(bits, 0, False, layers.rows_per_palette and TABLE_PALETTE_ROWS)
@@ -61,8 +58,8 @@ def find_tables(network: Network, model: Model, settings: Quantization, layers: 
             return Grid(8, 0, True)
         return Grid(bits, TABLE_GROUP, layers.symmetric or bits == 8) if fits else None
 
-    own_embedding = grid(settings.embedding, "int8" if tied or not model.is_decoder else "int4")
-    own_head = grid(settings.head, "int8")
+    own_embedding = grid(embedding_bits(settings, tied=tied, decoder=model.is_decoder))
+    own_head = grid(head_bits(settings))
     if tied:
         own_head = own_embedding
     return Tables(embedding, head, own_embedding, own_head if head else None, tied)

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from compiler.model import Model, read_model
-from compiler.quantization import Storage, quantization_from_full
+from compiler.quantization import TABLE_GROUP, Storage, quantization_from_full
 from compiler.quantize.allocation import Sensitivity, write_sensitivities
 from compiler.quantize.blocks.activations import Activations
 from compiler.quantize.blocks.network import Layer, Network, open_network, weight_of
 from compiler.quantize.blocks.passes import Group, find_groups, record_calls, run_block, run_front, run_tail
-from compiler.quantize.blocks.tables import TABLE_GROUP, Tables, find_tables, front_inputs, replaced_weight, round_table
+from compiler.quantize.blocks.tables import Tables, find_tables, front_inputs, replaced_weight, round_table
 from compiler.quantize.solve.grid import Grid, dequantize, fit_scales, require_rows, round_to_codes
 from compiler.stages.worker import report_progress
 

@@ -1,0 +1,89 @@
+"""The bytes that `edgec inspect` tells are those of the packages that `edgec build` makes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import tiny
+from conftest import Run
+
+import edgec as api
+from compiler.model import Model
+from compiler.package import read_package
+
+_NEAR = 0.02
+# Wide enough for blocks of 256, deep enough for the mixtures to choose.
+_WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 16}
+
+
+def _told(model: Path, target: str) -> dict[str, int | None]:
+    (found,) = (each for each in api.inspect(str(model)).targets if each.target == target)
+    return dict(zip(found.schemes, found.nbytes, strict=True))
+
+
+def _require_near(model: Path, packages: Path) -> None:
+    built = [read_package(folder) for folder in packages.iterdir()]
+    assert built
+    for package in built:
+        target, scheme = package.recipe.split("@")[0].split(":")
+        told = _told(model, target)[scheme]
+        assert told == pytest.approx(package.nbytes, rel=_NEAR), package.title
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def wide(request: pytest.FixtureRequest, smollm2: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kind, sizes = tiny.DECODER_CONFIGS["llama"]
+    config = {**sizes, **_WIDE, "tie_word_embeddings": request.param == "tied"}
+    with patch.dict(tiny.DECODER_CONFIGS, {"wide": (kind, config)}):
+        return tiny.save_decoder("wide", smollm2.folder, tmp_path_factory.mktemp(request.param) / "model")
+
+
+def test_every_type_of_gguf(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
+    recipes = [part for scheme in _told(wide, "gguf") if "gptq" not in scheme for part in ("-r", f"gguf:{scheme}")]
+    done = edgec_here("build", wide, *recipes, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    _require_near(wide, tmp_path / "out")
+
+
+def test_every_form_of_onnx(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
+    schemes = ("fp32", "fp16", "int8", "int4-rtn-g32", "int4-rtn-g128", "int4-rtn-g32-asym", "int8-rtn-g64")
+    recipes = [part for scheme in schemes for part in ("-r", f"onnx:{scheme}")]
+    done = edgec_here("build", wide, *recipes, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    _require_near(wide, tmp_path / "out")
+
+
+def test_core_ml_and_gptq(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
+    schemes = (
+        "coreml:fp16",
+        "coreml:int8",
+        "coreml:lut4",
+        "coreml:int4-rtn-g32",
+        "gptq:int4-rtn-g32",
+        "gptq:int8-rtn-pc",
+    )
+    recipes = [part for scheme in schemes for part in ("-r", scheme)]
+    done = edgec_here("build", wide, *recipes, "--context-length", 256, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    _require_near(wide, tmp_path / "out")
+
+
+def test_an_encoder_in_every_container(minilm_folder: Path, edgec_here: Run, tmp_path: Path) -> None:
+    schemes = ("gguf:F16", "gguf:Q8_0", "gguf:Q4_0", "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int4-rtn-g32")
+    others = ("coreml:fp16", "coreml:int8", "coreml:lut6", "tflite:fp32", "neo:fp32@local")
+    recipes = [part for scheme in (*schemes, *others) for part in ("-r", scheme)]
+    done = edgec_here("build", minilm_folder, *recipes, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    _require_near(minilm_folder, tmp_path / "out")
+
+
+def test_the_table_has_each_scheme_with_its_bytes(wide: Path, edgec_here: Run) -> None:
+    targets = json.loads(edgec_here("inspect", wide, "--json").stdout)["targets"]
+    for each in targets:
+        assert len(each["nbytes"]) == len(each["schemes"])
+    said = edgec_here("inspect", wide).stdout
+    assert "Q4_K_M" in said
+    assert "MB" in said
