@@ -5,6 +5,8 @@ A message is one paragraph: what happened, where (file, tensor, operator), what 
 
 from __future__ import annotations
 
+from compiler.installation import install_command
+
 
 class EdgecError(Exception):
     """An end that edgec expected; its text is shown to the user as it is."""
@@ -34,5 +36,5 @@ class CheckFailed(EdgecError):
 def missing_extra(distribution: str, extra: str) -> UnusableInput:
     """The error for an optional library that is not installed."""
     return UnusableInput(
-        f"{distribution} is not installed, and this step needs it. Install it with: pip install 'edgec[{extra}]'"
+        f"{distribution} is not installed, and this step needs it. Install it with: {install_command(extra)}"
     )

@@ -11,6 +11,7 @@ import psutil
 
 from compiler.cli.display import format_bytes, print_json, print_table
 from compiler.digest import tool_version
+from compiler.installation import install_command
 from compiler.stages.cache import cache_root
 
 # distribution, the extra that brings it, what it is for
@@ -54,7 +55,7 @@ def command(as_json: bool) -> None:
         return
     print_table("This machine", ["", "what"], [[name, value] for name, value in facts.items()])
     rows = [
-        [name, version or "missing", purpose, "" if version else f"pip install 'edgec[{extra}]'"]
+        [name, version or "missing", purpose, "" if version else install_command(extra)]
         for name, version, extra, purpose in found
     ]
     print_table("Tools", ["tool", "version", "for", "how to get it"], rows)
