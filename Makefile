@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
-.PHONY: demo test lint types docs check bench gate fuzz kills setup clean
+.PHONY: demo test lint types docs check bench gate fuzz kills bare setup clean
 
 setup: $(READY)
 
@@ -60,6 +60,10 @@ fuzz: $(READY)
 # About an hour: builds, verifications and measurements killed at random moments.
 kills: $(READY)
 	$(BIN)/python tests/kills.py --kills 60
+
+# About 12 minutes: the README followed in a clean clone and a bare virtual environment.
+bare: $(READY)
+	$(BIN)/python tests/bare.py
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT) docs/_build

