@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -99,10 +100,16 @@ def code_bits(model: Model, recipe: Recipe, matrix: Matrix) -> tuple[int, int, b
         return scheme.code_bits, scheme.block or matrix.row, scheme.symmetric
     if matrix.place == "elsewhere" or matrix.row % TABLE_GROUP:
         return None
-    settings, tied = recipe.quantization, is_tied(model)
-    in_embedding = matrix.place == "embedding"
-    bits = embedding_bits(settings, tied=tied, decoder=model.is_decoder) if in_embedding else head_bits(settings)
+    bits = own_table_bits(model, recipe, matrix)
     return None if bits is None else (bits, TABLE_GROUP, scheme.symmetric or bits == 8)
+
+
+def own_table_bits(model: Model, recipe: Recipe, table: Matrix) -> int | None:
+    """Bits of a code of an embedding or a head; None where it is kept."""
+    settings = recipe.quantization
+    if table.place == "head":
+        return head_bits(settings)
+    return embedding_bits(settings, tied=is_tied(model), decoder=model.is_decoder)
 
 
 def bytes_of_codes(matrix: Matrix, bits: int, group_size: int, symmetric: bool, scale_bytes: int) -> int:
@@ -118,18 +125,34 @@ def processor_bytes(model: Model) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def vocabulary_strings(folder: Path) -> Iterator[int]:
-    """Bytes in UTF-8 of every token and every merge of tokenizer.json; nothing where there is none."""
+@dataclass(frozen=True)
+class TokenizerSize:
+    """Of tokenizer.json: how many tokens and merges it has, their bytes in UTF-8, and its own without white space."""
+
+    strings: int = 0
+    text_bytes: int = 0
+    compact_bytes: int = 0
+
+
+def tokenizer_size(folder: Path) -> TokenizerSize:
+    """The sizes of a model's tokenizer.json; zeros where there is none."""
     file = folder / "tokenizer.json"
-    model = read_object(file).get("model") if file.is_file() else None
+    return _tokenizer_size(file, file.stat().st_mtime_ns) if file.is_file() else TokenizerSize()
+
+
+@lru_cache(maxsize=4)
+def _tokenizer_size(file: Path, changed_ns: int) -> TokenizerSize:
+    """Read once for all schemes of a model."""
+    document = read_object(file)
+    compact = len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+    model = document.get("model")
     if not isinstance(model, dict):
-        return
+        return TokenizerSize(compact_bytes=compact)
     vocabulary = model.get("vocab") or {}
     # A Unigram model lists (token, score).
-    tokens = vocabulary if isinstance(vocabulary, dict) else [each[0] for each in vocabulary]
-    yield from (len(token.encode()) for token in tokens)
-    for merge in model.get("merges") or []:
-        yield len((merge if isinstance(merge, str) else " ".join(merge)).encode())
+    strings = list(vocabulary) if isinstance(vocabulary, dict) else [each[0] for each in vocabulary]
+    strings += [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
+    return TokenizerSize(len(strings), sum(len(each.encode()) for each in strings), compact)
 
 
 def packed_bytes(elements: int, bits: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gguf
 import numpy as np
@@ -100,3 +101,17 @@ def test_what_has_nothing_to_weigh_is_refused(
 ) -> None:
     assert_refused(edgec("build", smollm2.folder, "-r", recipe, "-o", tmp_path / "out"), 2, word)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_llama_cpp_rounds_by_an_importance_matrix_alone_is_refused_without_one(
+    smollm2: Model, text: Path, tmp_path: Path, edgec_here: Run
+) -> None:
+    kind, sizes = tiny.DECODER_CONFIGS["llama"]
+    wide = {**sizes, "hidden_size": 256, "intermediate_size": 256}
+    with patch.dict(tiny.DECODER_CONFIGS, {"wide": (kind, wide)}), patch("tiny._train"):
+        folder = tiny.save_decoder("wide", smollm2.folder, tmp_path / "model")
+    options = ["--calibration", text, "--calibration-samples", "6", "--calibration-tokens", "128"]
+    done = edgec_here("build", folder, "-r", "gguf:Q2_K_S", "-o", tmp_path / "out")
+    assert_refused(done, 2, "Q2_K_S by an importance matrix alone", "+imatrix", "Q2_K")
+    done = edgec_here("build", folder, "-r", "gguf:Q2_K_S+imatrix", *options, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import re
 from compiler.formats.gguf import GGML_TYPES
 from compiler.model import Model
 from compiler.recipe import Recipe
-from compiler.size import Matrix, code_bits, is_tied, matrices_of, vector_weights, vocabulary_strings
+from compiler.size import Matrix, code_bits, is_tied, matrices_of, tokenizer_size, vector_weights
 from targets.gguf.codes import CONTAINERS
 
 _BY_NAME = {name: (block, size) for name, block, size in GGML_TYPES.values()}
@@ -36,7 +36,8 @@ def nbytes(model: Model, recipe: Recipe) -> int | None:
     matrices = matrices_of(model)
     types = [_type(model, recipe, matrix) for matrix in matrices]
     weights = sum(_bytes(matrix, kind) for matrix, kind in zip(matrices, types, strict=True))
-    text = sum(length + _BYTES_BESIDE_TEXT for length in vocabulary_strings(model.folder))
+    tokenizer = tokenizer_size(model.folder)
+    text = tokenizer.text_bytes + _BYTES_BESIDE_TEXT * tokenizer.strings
     return weights + 4 * vector_weights(model) + text
 
 

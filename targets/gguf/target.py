@@ -57,6 +57,8 @@ CHOICES = tuple(
 
 _FLOAT_SCHEMES = ("F32", "F16", "BF16")
 _K_BLOCK = 256
+# `tensor_requires_imatrix` of llama.cpp's src/llama-quant.cpp.
+_BY_IMATRIX_ALONE = ("Q2_K_S",)
 _OLLAMA_CONTEXT = 4096
 
 # File types of llama.h (enum llama_ftype).
@@ -81,6 +83,9 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         return f"an imatrix weighs llama.cpp's own rounding, and {recipe.scheme.name} has none; drop +{IMATRIX}."
     if recipe.scheme.method and (reason := _refuse_codes(model, recipe)) is not None:
         return reason
+    in_k_blocks = any(row % _K_BLOCK == 0 for _, row in rows_in_blocks(model))
+    if recipe.scheme.name in _BY_IMATRIX_ALONE and IMATRIX not in recipe.options and in_k_blocks:
+        return f"llama.cpp rounds to {recipe.scheme.name} by an importance matrix alone; add +{IMATRIX}, or use Q2_K."
     return refuse_window(model, recipe)
 
 

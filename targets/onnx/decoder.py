@@ -7,11 +7,12 @@ import runpy
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import UnusableInput
+from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.lineage import about, model_of, write_lineage
 from compiler.model import Model
@@ -30,7 +31,7 @@ def build(model: str, out: str, scheme: str, context_length: int | None, lineage
     folder, source = Path(out), model_of(Path(model), lineage)
     options = []
     if scheme.startswith("int4"):
-        options.append(f"int4_block_size={scheme.rsplit('-g', 1)[1]}")
+        options.append(f"block_size={_block_of(scheme)}")
     if source.attention_window:
         # The builder then lists no layer as windowed, and the runtime takes that for all of them and fails.
         options.append("windowed_kv_cache=false")
@@ -44,7 +45,29 @@ def build(model: str, out: str, scheme: str, context_length: int | None, lineage
     _write_context(folder / "genai_config.json", context_length)
     carry_tokenizer(Path(model) / "tokenizer.json", folder / "tokenizer.json")
     describe(folder / "model.onnx", about(source, lineage["recipe"]))
-    return _lowered(folder, scheme, source, context_length)
+    lowered = _lowered(folder, scheme, source, context_length)
+    if scheme.startswith("int4"):
+        _require_blocks(lowered["weights"]["types"], scheme)
+    return lowered
+
+
+def _block_of(scheme: str) -> str:
+    return scheme.rsplit("-g", 1)[1]
+
+
+def _require_blocks(types: Mapping[str, int], scheme: str) -> None:
+    """Hold the builder to the group size that was asked for: it passes over options that it does not know.
+
+    Raises:
+        CheckFailed: it took another.
+    """
+    wrong = [stored for stored in types if "-block" in stored and not stored.endswith(f"-block{_block_of(scheme)}")]
+    if wrong:
+        raise CheckFailed(
+            "scheme",
+            f"ONNX Runtime GenAI's builder stored {wrong[0]} where {scheme} was asked for. Use onnx:int4-rtn-g32, or "
+            f"onnx:{scheme}-asym, whose codes are edgec's own.",
+        )
 
 
 def _tell_rotary_bases_apart() -> None:

@@ -12,6 +12,7 @@ from compiler.size import (
     matrices_of,
     packed_bytes,
     processor_bytes,
+    tokenizer_size,
     vector_weights,
 )
 
@@ -30,7 +31,9 @@ def nbytes(model: Model, recipe: Recipe) -> int | None:
     # GenAI's builder writes the rotary tables as constants.
     others = vector_weights(model) + (_rotary_values(model) if model.is_decoder else 0)
     graph = _GRAPH_BYTES_OF_BLOCK * model.geometry.layers
-    return weights + packed_bytes(others, bits) + graph + processor_bytes(model)
+    # GenAI's builder writes the tokenizer without white space.
+    processor = tokenizer_size(model.folder).compact_bytes if model.is_decoder else processor_bytes(model)
+    return weights + packed_bytes(others, bits) + graph + processor
 
 
 def _bytes(model: Model, recipe: Recipe, matrix: Matrix) -> int:
@@ -49,11 +52,14 @@ def _bytes(model: Model, recipe: Recipe, matrix: Matrix) -> int:
 
 
 def _by_builder(model: Model, recipe: Recipe, matrix: Matrix) -> int:
-    """GenAI's builder rounds every product, and an embedding where it is the head too."""
-    if matrix.place == "elsewhere" or (matrix.place == "embedding" and not is_tied(model)):
-        return packed_bytes(matrix.elements, 32)
-    bits = recipe.scheme.code_bits or 8
-    return bytes_of_codes(matrix, bits, recipe.scheme.block or 32, True, _SCALE_BYTES)
+    """GenAI's builder rounds every product. An embedding that is the head too shares its codes with 4 bits, not with 8."""
+    codes = bytes_of_codes(matrix, recipe.scheme.code_bits or 8, recipe.scheme.block or 32, True, _SCALE_BYTES)
+    whole = packed_bytes(matrix.elements, 32)
+    if matrix.place == "embedding":
+        if not is_tied(model):
+            return whole
+        return whole + codes if recipe.scheme.name == "int8" else codes
+    return whole if matrix.place == "elsewhere" else codes
 
 
 def _rotary_values(model: Model) -> int:

@@ -24,7 +24,9 @@ _FILE = "samples.npy"
 _FEWEST_TOKENS = 2048
 # An encoder mostly reads short texts, each with its special tokens, whose activations are unlike the others'.
 _PASSAGE_TOKENS = 64
-_GENERATED_AT_ONCE = 64
+# Short texts side by side: attention costs with their length, and GPTQ sees the same sums of squares.
+_TEXT_TOKENS = 128
+_TEXTS_AT_ONCE = 128
 
 
 def write_decoder_samples(model: str, out: str, task: str, calibration: dict[str, Any]) -> None:
@@ -113,32 +115,33 @@ def samples_of_text(model: Model, text: str, calibration: Calibration) -> NDArra
 def generate_samples(model: Model, calibration: Calibration) -> NDArray[np.int64]:
     """What the model writes after a random token, sampled at temperature 1: text of its own distribution.
 
-    Liu et al. 2023, LLM-QAT (arXiv:2305.17888), section 3.1, calibrate on the same.
+    A sample is several such texts, each with the begin token. Liu et al. 2023, LLM-QAT (arXiv:2305.17888), section 3.1,
+    calibrate on the same.
     """
     import torch
 
     length = sample_tokens_of(model, calibration)
+    text_length = min(length, _TEXT_TOKENS)
+    texts = calibration.samples * -(-length // text_length)
     network = load_pretrained(model.folder, model.task)
     generator = torch.Generator().manual_seed(calibration.seed)
     begin = torch.tensor([start_of_text_ids(load_tokenizer(model.folder))], dtype=torch.int64)
     ends = network.config.eos_token_id
     special = [token for token in (ends if isinstance(ends, list) else [ends]) if isinstance(token, int)]
     made: list[NDArray[np.int64]] = []
-    total = calibration.samples * length
     with torch.inference_mode():
-        while sum(len(rows) for rows in made) < calibration.samples:
-            done = sum(len(rows) for rows in made)
-            count = min(_GENERATED_AT_ONCE, calibration.samples - done)
+        for done in range(0, texts, _TEXTS_AT_ONCE):
+            count = min(_TEXTS_AT_ONCE, texts - done)
             tokens = torch.randint(len(special) + 4, model.geometry.vocabulary, (count, 1), generator=generator)
             tokens = torch.cat([begin.expand(count, -1), tokens], 1)
             cache, row = None, [tokens]
-            for step in range(length - tokens.shape[1]):
+            for step in range(text_length - tokens.shape[1]):
                 answer = network(input_ids=tokens, past_key_values=cache, use_cache=True)
                 cache, logits = answer.past_key_values, answer.logits[:, -1]
                 logits[:, special] = -torch.inf
                 tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator)
                 row.append(tokens)
                 if step % 16 == 0:
-                    report_progress(done * length + count * step, total)
+                    report_progress(done * text_length + count * step, texts * text_length)
             made.append(torch.cat(row, 1).numpy())
-    return np.concatenate(made)
+    return np.concatenate(made).reshape(calibration.samples, -1)[:, :length]
