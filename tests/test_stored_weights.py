@@ -54,9 +54,15 @@ def _matrix(values: NDArray[Any], looked_up: bool = False, multiplied: bool = Tr
     return StoredMatrix("stored", np.ascontiguousarray(values), looked_up, multiplied, True, **more)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_rows_in_another_order_are_put_back_where_they_belong(bits: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "positive"), [(2, False), (3, False), (4, False), (8, False), (3, True), (4, True), (8, True)]
+)
+def test_rows_in_another_order_are_put_back_where_they_belong(bits: int, positive: bool) -> None:
+    """Rows of positive values, as of a GPTQ checkpoint whose zero points are 0, all point one way."""
     model = _Model()
+    if positive:
+        for parameter in model.parameters():
+            parameter.data.abs_()
     wanted = _rounded(model.query.weight, bits)
     order = np.random.default_rng(0).permutation(len(wanted))
     done = put_stored_weights(model, [_matrix(wanted[order])])

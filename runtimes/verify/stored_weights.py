@@ -186,7 +186,7 @@ def _split(rows: torch.Tensor, places: Sequence[_Place]) -> tuple[torch.Tensor, 
 
 def _marks(values: torch.Tensor) -> torch.Tensor:
     """Where rows point, in fewer dimensions: (rows, at most 64), each of length 1."""
-    columns = values.shape[1]
+    columns, values = values.shape[1], _centred(values)
     if columns > _PROJECTED:
         values = values @ torch.randn(columns, _PROJECTED, generator=torch.Generator().manual_seed(columns))
     return torch.nn.functional.normalize(values, dim=1)
@@ -198,7 +198,13 @@ def _nearest(marks: torch.Tensor, places: Sequence[_Place]) -> torch.Tensor:
     return torch.cat([(part @ every).argmax(1) for part in marks.split(_ROWS_AT_ONCE)])
 
 
+def _centred(values: torch.Tensor) -> torch.Tensor:
+    """Rows about their own mean: those of a matrix of positive values all point one way else."""
+    return values - values.mean(1, keepdim=True)
+
+
 def _error(stored: torch.Tensor, own: torch.Tensor) -> float:
+    stored, own = _centred(stored), _centred(own)
     norm = float(own.norm())
     return float((stored - own).norm()) / norm if norm else float(stored.norm() > 0)
 
