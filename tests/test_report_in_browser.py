@@ -124,6 +124,29 @@ def test_nothing_is_cut_off_and_text_can_be_read_at_any_width(width: int, mode: 
     assert (sum(map(int, drawn[4:-1].split(","))) > 400) == (mode == "dark")
 
 
+@pytest.mark.parametrize("width", [1280, 820, 390])
+def test_numbers_of_points_lie_beside_one_another(width: int, tmp_path: Path, browser: Any) -> None:
+    """Packages of nearly the same speed and quality, and one far away."""
+    page = tmp_path / "close.html"
+    close = []
+    for number in range(6):
+        each = _measurement(f"gguf:Q4_{number}", True, 0)
+        close.append(replace(each, summary={**each.summary, "tpot_ms_p50": 5 + 0.05 * number}))
+    write_page(page, [*close, _measurement("gguf:F32", True, 3)])
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('.annotation-text')].map(t => t.getBoundingClientRect()).map("
+        "b => [b.left, b.top, b.right, b.bottom])"
+    )
+    assert len(boxes) == 7
+    for number, one in enumerate(boxes):
+        assert one[0] >= 0 and one[2] <= width
+        for other in boxes[:number]:
+            assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
 def test_what_says_nothing_leaves_the_front_and_what_was_not_verified_is_said(tmp_path: Path, browser: Any) -> None:
     good, fast, bare = (_measurement(f"gguf:Q{number}_0", True, number) for number in (8, 4, 5))
     valid = Validity("valid", ())

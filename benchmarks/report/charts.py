@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.measurement import Measurement
+from benchmarks.report.labels import place_labels
 from runtimes.kinds.kind import Kind
 
 _COLOURS = ("#2f6f9f", "#c8553d", "#588157", "#8e6c8a", "#d4a017", "#3d5a80", "#9c6644", "#6c757d")
 _MARKER_PX = (20, 54)
 _LOG_FROM = 20
+# Beyond the slowest of all, on an axis from zero.
+_ROOM = 1.12
 _NEGLIGIBLE = 1e-4  # distances below are drawn here, or float packages would press all quantized ones together
 _SYMBOLS = {"valid": "circle", "suspect": "circle-open", "invalid": "x-open"}
 # Below the chart: names never lie over points, at any width. Sizes of markers are those of packages, not of the legend.
@@ -105,8 +108,7 @@ def quality_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any | None
             go.Scatter(
                 x=[x],
                 y=[y],
-                mode="markers+text",
-                text=[str(numbers[key_of(each)])],
+                mode="markers",
                 name=f"{numbers[key_of(each)]} {html.escape(each.title)}{word}",
                 cliponaxis=False,
                 marker={
@@ -126,7 +128,16 @@ def quality_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any | None
     low, high = _log_range(drawn)
     # More than a decade has room for its powers of ten only.
     figure.update_yaxes(type="log", exponentformat="power", range=[low, high], dtick=1 if high - low > 1 else None)
-    _time_axis(figure, times)
+    left, right = _time_axis(figure, times)
+    across = [math.log10(value) if figure.layout.xaxis.type == "log" else value for value in times]
+    up = [math.log10(value) for value in drawn]
+    shares = [((x - left) / (right - left), (y - low) / (high - low)) for x, y in zip(across, up, strict=True)]
+    for each, x, y, (right_px, down_px) in zip(known, across, up, place_labels(shares), strict=True):
+        moved = (right_px, down_px) != (0, 0)
+        figure.add_annotation(
+            x=x, y=y, ax=right_px, ay=down_px, text=str(numbers[key_of(each)]), showarrow=moved,
+            arrowhead=0, arrowwidth=1, arrowcolor="#888", standoff=2,
+        )  # fmt: skip
     return figure
 
 
@@ -158,12 +169,15 @@ def latency_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any:
     return figure
 
 
-def _time_axis(figure: Any, values: Sequence[float]) -> None:
-    """From zero, or logarithmic where one package takes many times another's time."""
+def _time_axis(figure: Any, values: Sequence[float]) -> list[float]:
+    """From zero, or logarithmic where one package takes many times another's time; the ends, which are powers of ten then."""
     if max(values) > _LOG_FROM * min(values):
-        figure.update_xaxes(type="log", dtick=1, minor={"ticks": "outside"}, range=_log_range(values))
+        ends = _log_range(values)
+        figure.update_xaxes(type="log", dtick=1, minor={"ticks": "outside"}, range=ends)
     else:
-        figure.update_xaxes(rangemode="tozero")
+        ends = [0.0, _ROOM * max(values)]
+        figure.update_xaxes(range=ends)
+    return ends
 
 
 def _log_range(values: Sequence[float]) -> list[float]:
