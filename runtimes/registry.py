@@ -68,7 +68,7 @@ RUNTIMES: tuple[Runtime, ...] = (
         "coreml", _COREML, ("coremltools", "torch"), "coreml", ("coreml",), "*.mlpackage", "runtimes.coreml.stored",
         float16_inside=True,
     ),
-    Runtime("litert", "runtimes.litert", ("ai-edge-litert",), "tflite", ("tflite",), "*.tflite"),
+    Runtime("litert", "runtimes.litert", ("ai-edge-litert",), "tflite", ("tflite",), "*.tflite", f"{_STORED}tflite"),
     Runtime("tvm", "runtimes.tvm", ("apache-tvm",), "neo", ("neo",), "*.so", native=True),
     Runtime(
         "gptq", "runtimes.gptq", ("torch", "transformers"), "reference", ("gptq",), "*.safetensors", f"{_STORED}gptq",

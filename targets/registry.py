@@ -14,7 +14,7 @@ TARGETS: tuple[tuple[str, str], ...] = (
         "coreml",
         "targets.coreml.target",
     ),  # Core AI, Apple's announced successor, would be a line and a folder of its own here
-    ("tflite", "targets.tflite"),
+    ("tflite", "targets.tflite.target"),
     ("neo", "targets.neo"),
 )
 

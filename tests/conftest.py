@@ -66,7 +66,7 @@ _IN_CHILDREN = (
     "targets.gguf.target:convert",
     "targets.onnx.decoder:build",
     "targets.neo:compile_module",
-    "targets.tflite:convert",
+    "targets.tflite.convert:convert",
 )
 
 

@@ -92,7 +92,8 @@ def test_core_ml_and_gptq(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
 def test_an_encoder_in_every_container(minilm_folder: Path, edgec_here: Run, tmp_path: Path) -> None:
     schemes = ("gguf:F16", "gguf:Q8_0", "gguf:Q4_0", "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int4-rtn-g32")
     others = ("coreml:fp16", "coreml:int8", "coreml:lut6", "tflite:fp32", "neo:fp32@local")
-    recipes = [part for scheme in (*schemes, *others) for part in ("-r", scheme)]
+    litert = ("tflite:fp16", "tflite:int8", "tflite:int4-rtn-g32")
+    recipes = [part for scheme in (*schemes, *others, *litert) for part in ("-r", scheme)]
     done = edgec_here("build", minilm_folder, *recipes, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     _require_near(minilm_folder, tmp_path / "out")

@@ -29,12 +29,19 @@ IN_BLOCK = re.compile(r"\.\d+\..*weight$")
 
 
 def plan_codes(
-    model: Model, recipe: Recipe, allocation: Stage | None = None, rows_per_palette: int = PALETTE_ROWS
+    model: Model,
+    recipe: Recipe,
+    allocation: Stage | None = None,
+    rows_per_palette: int = PALETTE_ROWS,
+    *,
+    positive_scales: bool = False,
+    tables_by_row: bool = False,
 ) -> Stage:
     """The stage whose folder holds `codes-*.safetensors` of `model` by `recipe`; equal for all targets that want the same.
 
     For a mixed scheme `allocation` is the target's stage that writes `allocation.json`. `rows_per_palette` is how many rows
     the container lets share a palette, 0 for all. Palettes are fitted to the weights alone unless a calibration is given.
+    `positive_scales` is for runtimes that take no negative ones, `tables_by_row` for those whose 8-bit tables have no blocks.
     """
     scheme, settings = recipe.scheme, recipe.quantization
     if own_codes(model):
@@ -54,6 +61,8 @@ def plan_codes(
         "group_size": scheme.block,
         "symmetric": scheme.symmetric,
         "rows_per_palette": rows_per_palette if scheme.method == "lut" else None,
+        "positive_scales": positive_scales,
+        "tables_by_row": tables_by_row,
         "quantization": _relevant(settings, method),
     }
     label = f"quantize to {scheme.name}"

@@ -53,6 +53,8 @@ def quantize(
     rows_per_palette: int | None = None,
     samples: str | None = None,
     allocation: str | None = None,
+    positive_scales: bool = False,
+    tables_by_row: bool = False,
 ) -> dict[str, Any]:
     """Find the codes of every matrix of a model: a stage.
 
@@ -61,10 +63,10 @@ def quantize(
     source = read_model(Path(model), task=task)
     settings = quantization_from_full(quantization)
     network = open_network(source)
-    grids = Grids(Grid(bits, group_size, symmetric, rows_per_palette))
+    grids = Grids(Grid(bits, group_size, symmetric, rows_per_palette, positive_scales))
     if settings.smaller_groups:
         grids = replace(grids, own=_fitting(network, grids.default))
-    tables = find_tables(network, source, settings, grids.default)
+    tables = find_tables(network, source, settings, grids.default, by_row=tables_by_row)
     if allocation is not None:
         shutil.copyfile(Path(allocation) / TABLE, Path(out) / TABLE)
         own = {name: Grid(own, group_size, even) for name, (own, even) in read_allocation(Path(allocation)).items()}

@@ -15,7 +15,7 @@ class Rounding:
 
     Attributes:
         to: the type; `uint8` has a range that need not lie around zero.
-        group: values along a row that share a scale, 0 for all values together; of integers only.
+        group: values along a row that share a scale and a range, 0 for all values together; of integers only.
         results: what comes out is rounded alike.
     """
 

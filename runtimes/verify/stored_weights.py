@@ -239,16 +239,19 @@ def round_as(values: torch.Tensor, rounding: Rounding) -> torch.Tensor:
     """Float32 values as they are after rounding, in the same shape."""
     if rounding.to in _FLOATS:
         return values.to(_FLOATS[rounding.to]).float()
-    if rounding.to == "uint8":
-        low, high = values.min().clamp(max=0), values.max().clamp(min=0)
-        step = (high - low).clamp(min=_TINY) / 255
-        zero = (-low / step).round()
-        return ((values / step).round() + zero).clamp(0, 255).sub(zero) * step
-    group = rounding.group
-    if not group:
-        step = values.abs().max().clamp(min=_TINY) / 127
-        return (values / step).round() * step
-    padding = -values.shape[-1] % group
-    groups = torch.nn.functional.pad(values, (0, padding)).unflatten(-1, (-1, group))
-    step = groups.abs().amax(-1, keepdim=True).clamp(min=_TINY) / 127
-    return ((groups / step).round() * step).flatten(-2)[..., : values.shape[-1]]
+    if not rounding.group:
+        return _in_integers(values.reshape(1, -1), rounding).reshape(values.shape)
+    padding = -values.shape[-1] % rounding.group
+    groups = torch.nn.functional.pad(values, (0, padding)).unflatten(-1, (-1, rounding.group))
+    return _in_integers(groups, rounding).flatten(-2)[..., : values.shape[-1]]
+
+
+def _in_integers(groups: torch.Tensor, rounding: Rounding) -> torch.Tensor:
+    """Values along the last axis share a scale."""
+    if rounding.to == "int8":
+        step = groups.abs().amax(-1, keepdim=True).clamp(min=_TINY) / 127
+        return (groups / step).round() * step
+    low, high = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
+    step = (high - low).clamp(min=_TINY) / 255
+    zero = (-low / step).round()
+    return ((groups / step).round() + zero).clamp(0, 255).sub(zero) * step

@@ -1,4 +1,4 @@
-"""tflite: LiteRT's container, for text encoders with fixed shapes, through litert_torch."""
+"""tflite: LiteRT's container, for encoders with fixed shapes, through litert_torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from typing import Any
 
 from compiler.lineage import lineage_of
 from compiler.model import Model
+from compiler.quantization import TABLE_GROUP
 from compiler.quantize.plan import CODES, plan_codes, refuse_rows
 from compiler.recipe import Recipe
 from compiler.scheme import find_scheme
-from compiler.size import bytes_of_codes, code_bits, matrices_of, packed_bytes, processor_bytes, vector_weights
+from compiler.size import (
+    Matrix,
+    bytes_of_codes,
+    matrices_of,
+    own_table_bits,
+    packed_bytes,
+    processor_bytes,
+    vector_weights,
+)
 from compiler.stages.stage import Stage
 from compiler.target import Target
 from compiler.task import ENCODING, tasks_of
@@ -18,17 +27,19 @@ from compiler.task import ENCODING, tasks_of
 NAME = "tflite"
 _BY_ROW = ("int8-rtn-pc", "int8-gptq-pc")
 _IN_BLOCKS = tuple(f"int4-{method}-g{group}" for method in ("rtn", "gptq") for group in (32, 64, 128))
-SCHEMES = ("fp32", "int8", *_BY_ROW, *_IN_BLOCKS)
+SCHEMES = ("fp32", "fp16", "int8", *_BY_ROW, *_IN_BLOCKS)
 # LiteRT's own word int8 means a scale for each row, and inputs that are rounded while they are multiplied.
 _INT8 = "int8-rtn-pc"
 FILE = "model.tflite"
 _FLOAT_BYTES = 4
+# Of a block.
+_SCALE_BYTES = 2
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: an input that is longer than the model takes, or rows that groups do not divide."""
     longest = model.geometry.context_length
-    if longest and recipe.shapes.sequence_length > longest:
+    if longest and model.takes == "text" and recipe.shapes.sequence_length > longest:
         return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
     return refuse_rows(model, _in_codes(recipe))
 
@@ -45,13 +56,22 @@ def nbytes(model: Model, recipe: Recipe) -> int:
     total, in_codes = _FLOAT_BYTES * vector_weights(model) + processor_bytes(model), _in_codes(recipe)
     for matrix in matrices_of(model):
         if not in_codes.scheme.method or matrix.place == "elsewhere":
-            total += packed_bytes(matrix.elements, 32)
+            total += packed_bytes(matrix.elements, 16 if recipe.scheme.name == "fp16" else 32)
         elif not in_codes.scheme.block:
             total += bytes_of_codes(matrix, in_codes.scheme.code_bits, matrix.row, True, _FLOAT_BYTES)
+        elif matrix.place == "block":
+            total += bytes_of_codes(matrix, in_codes.scheme.code_bits, in_codes.scheme.block, True, _SCALE_BYTES)
         else:
-            codes = code_bits(model, in_codes, matrix)
-            total += packed_bytes(matrix.elements, 32) if codes is None else bytes_of_codes(matrix, *codes, 2)
+            total += _bytes_of_table(model, in_codes, matrix)
     return total
+
+
+def _bytes_of_table(model: Model, recipe: Recipe, table: Matrix) -> int:
+    bits = own_table_bits(model, recipe, table)
+    if bits is None:
+        return packed_bytes(table.elements, 32)
+    group, scale = (table.row, _FLOAT_BYTES) if bits == 8 else (TABLE_GROUP, _SCALE_BYTES)
+    return bytes_of_codes(table, bits, group, True, scale)
 
 
 def plan(model: Model, recipe: Recipe) -> Stage:
@@ -65,11 +85,11 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         tools,
         ensures=(FILE,),
     )
-    arguments: dict[str, Any] = {"lineage": lineage_of(model, recipe), **shapes}
+    arguments: dict[str, Any] = {"scheme": recipe.scheme.name, "lineage": lineage_of(model, recipe), **shapes}
     inputs = {"base": convert}
     requires = {"base": (FILE,)}
     if _in_codes(recipe).scheme.method:
-        inputs["codes"] = plan_codes(model, _in_codes(recipe), positive_scales=True)
+        inputs["codes"] = plan_codes(model, _in_codes(recipe), positive_scales=True, tables_by_row=True)
         requires["codes"] = (CODES,)
     function = "targets.tflite.convert:pack"
     label = f"pack LiteRT {recipe.scheme.name}"
@@ -80,7 +100,7 @@ TARGET = Target(
     name=NAME,
     extra="tflite",
     schemes=SCHEMES,
-    tasks=tasks_of(ENCODING, "text"),
+    tasks=tasks_of(ENCODING),
     plan=plan,
     refuse=refuse,
     nbytes=nbytes,

@@ -37,8 +37,13 @@ class Tables:
     tied: bool
 
 
-def find_tables(network: Network, model: Model, settings: Quantization, layers: Grid) -> Tables:
-    """Where embedding and head are, and their grids, which go with the grid of the layers."""
+def find_tables(
+    network: Network, model: Model, settings: Quantization, layers: Grid, *, by_row: bool = False
+) -> Tables:
+    """Where embedding and head are, and their grids, which go with the grid of the layers.
+
+    `by_row` gives those of 8 bits a scale for each row.
+    """
     names = {id(module): name for name, module in network.module.named_modules()}
     embedding = names.get(id(network.module.get_input_embeddings())) if model.geometry.vocabulary else None
     output = network.module.get_output_embeddings() if model.is_decoder else None
@@ -54,9 +59,10 @@ def find_tables(network: Network, model: Model, settings: Quantization, layers: 
             return None
         if layers.rows_per_palette is not None:
             return Grid(bits, 0, False, layers.rows_per_palette and TABLE_PALETTE_ROWS)
-        if layers.group_size == 0 and layers.bits == 8:
-            return Grid(8, 0, True)
-        return Grid(bits, TABLE_GROUP, layers.symmetric or bits == 8) if fits else None
+        if bits == 8 and (by_row or (layers.group_size == 0 and layers.bits == 8)):
+            return Grid(8, 0, True, positive_scales=layers.positive_scales)
+        symmetric = layers.symmetric or bits == 8
+        return Grid(bits, TABLE_GROUP, symmetric, positive_scales=layers.positive_scales) if fits else None
 
     own_embedding = grid(embedding_bits(settings, tied=tied, decoder=model.is_decoder))
     own_head = grid(head_bits(settings))

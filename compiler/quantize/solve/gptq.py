@@ -207,8 +207,9 @@ def refit_scales(weight: Tensor, codes: Tensor, scales: Scales, hessian: Tensor)
     products.diagonal(dim1=1, dim2=2).add_(ridge)
     factor, failed = torch.linalg.cholesky_ex(products)
     found = torch.cholesky_solve((wanted + ridge * scales.scale)[:, :, None], factor)[:, :, 0]
-    # A row whose system is singular, or whose rounded scales are no better, keeps what it had.
-    found = torch.where((failed == 0)[:, None] & torch.isfinite(found), found, scales.scale)
+    # A row whose system is singular, in which a scale would turn, or whose rounded scales are no better, keeps what it had.
+    turned = (found * scales.scale <= 0).any(1)
+    found = torch.where(((failed == 0) & ~turned)[:, None] & torch.isfinite(found), found, scales.scale)
     refitted = Scales(held_in_half(found), scales.zero_point)
     before = row_errors(weight, dequantize(codes, scales), hessian)
     after = row_errors(weight, dequantize(codes, refitted), hessian)

@@ -1,7 +1,7 @@
 """The grid that a matrix is rounded to, and rounding to the nearest point of it.
 
 A weight is `(code - zero_point) * scale`. A scale and a zero point belong to one row and one group of neighbouring
-columns. Scales are numbers that float16 holds exactly, so that every container stores the same ones.
+columns. Scales are numbers that float16 and bfloat16 both hold, so that every container stores the same ones.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class Grid:
             larger end of the range the code that the other end lacks.
         rows_per_palette: None for evenly spaced codes. Otherwise codes are places in a palette (palettes.py), which at
             most so many neighbouring rows share; 0 for all rows.
+        positive_scales: no scale is negative, for runtimes that take none (XNNPACK).
     """
 
     bits: int
     group_size: int
     symmetric: bool
     rows_per_palette: int | None = None
+    positive_scales: bool = False
 
     @property
     def top(self) -> int:
@@ -86,10 +88,10 @@ class Scales:
 
 
 def held_in_half(scale: Tensor) -> Tensor:
-    """The nearest float16 values, none of them zero, as float32."""
+    """The nearest values that float16 and bfloat16 both hold, none of them zero, as float32."""
     import torch
 
-    rounded = scale.to(torch.float16).float()
+    rounded = scale.to(torch.bfloat16).to(torch.float16).float()
     smallest = torch.full_like(rounded, _SMALLEST_SCALE)
     return torch.where(rounded == 0, smallest, rounded.clamp(-65504.0, 65504.0))
 
@@ -123,12 +125,15 @@ def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> 
 
 
 def _symmetric(parts: Tensor, shrink: float, grid: Grid) -> Scales:
-    """The end of the range that lies farther out gets code 0, which has no counterpart."""
+    """The end of the range that lies farther out gets code 0, which has no counterpart, where a scale may be negative."""
     import torch
 
     low, high = parts.amin(2), parts.amax(2)
-    farther = torch.where(high > -low, high, low)
-    scale = held_in_half(-farther * shrink / grid.middle)
+    if grid.positive_scales:
+        step = torch.maximum(-low / grid.middle, high / (grid.middle - 1))
+    else:
+        step = -torch.where(high > -low, high, low) / grid.middle
+    scale = held_in_half(step * shrink)
     return Scales(scale, torch.full_like(scale, float(grid.middle)))
 
 

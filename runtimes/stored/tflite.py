@@ -1,0 +1,95 @@
+"""The matrices of a TFLite file, dequantized by the rules of its schema (tensorflow/compiler/mlir/lite/schema/schema.fbs)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+
+from compiler.errors import UnusableInput
+from compiler.package import Package
+from runtimes.stored.matrix import EXACT, Rounding, StoredMatrix
+
+_MULTIPLIES, _LOOKS_UP = schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.EMBEDDING_LOOKUP
+_FLOATS = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16}
+
+
+def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
+    """Each constant matrix that is multiplied or looked up, once.
+
+    Raises:
+        UnusableInput: LiteRT's own check of the file finds it damaged; what passes it is safe to read.
+    """
+    try:
+        Interpreter(str(package.artifact))
+    except (ValueError, RuntimeError) as error:
+        raise UnusableInput(
+            f"{package.artifact.name} of {package.title} is damaged. Build the package again."
+        ) from error
+    model = schema.ModelT.InitFromPackedBuf(package.artifact.read_bytes(), 0)
+    seen: set[tuple[int, int]] = set()
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            kind = _operator(model, operator)
+            if kind not in (_MULTIPLIES, _LOOKS_UP):
+                continue
+            tensor = _constant(model, subgraph, operator.inputs[1])
+            if model.buffers[tensor.buffer].data is None or (tensor.buffer, kind) in seen or len(tensor.shape) != 2:
+                continue
+            seen.add((tensor.buffer, kind))
+            yield _matrix(model, subgraph, tensor, looked_up=kind == _LOOKS_UP)
+
+
+def _constant(model: Any, subgraph: Any, index: int) -> Any:
+    """The tensor, or the one that a DEQUANTIZE makes it of."""
+    tensor = subgraph.tensors[index]
+    if model.buffers[tensor.buffer].data is not None:
+        return tensor
+    made = next((each for each in subgraph.operators if index in each.outputs), None)
+    if made is None or _operator(model, made) != schema.BuiltinOperator.DEQUANTIZE:
+        return tensor
+    return subgraph.tensors[made.inputs[0]]
+
+
+def _operator(model: Any, operator: Any) -> int:
+    code = model.operatorCodes[operator.opcodeIndex]
+    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
+
+
+def _matrix(model: Any, subgraph: Any, tensor: Any, *, looked_up: bool) -> StoredMatrix:
+    name = tensor.name.decode("utf-8", "replace")
+    quantized = tensor.type not in _FLOATS
+    values = _dequantized(model, subgraph, tensor) if quantized else _floats(model, tensor)
+    # The kernels of the runtime round each row of the other factor to a range of its own.
+    rounding = Rounding("uint8", values.shape[1]) if quantized and not looked_up else EXACT
+    return StoredMatrix(name, values, looked_up, not looked_up, quantized, rounding)
+
+
+def _bytes(model: Any, tensor: Any) -> NDArray[np.uint8]:
+    return np.asarray(model.buffers[tensor.buffer].data, np.uint8)
+
+
+def _floats(model: Any, tensor: Any) -> NDArray[np.float32]:
+    return _bytes(model, tensor).view(_FLOATS[tensor.type]).reshape(tensor.shape).astype(np.float32)
+
+
+def _dequantized(model: Any, subgraph: Any, tensor: Any) -> NDArray[np.float32]:
+    """Signed codes times the scale of their row or block."""
+    packed = _bytes(model, tensor)
+    if tensor.type == schema.TensorType.INT4:
+        halves = np.stack([packed & 15, packed >> 4], -1).ravel()
+        codes = (halves.astype(np.int8) ^ 8) - 8
+    else:
+        codes = packed.view(np.int8)
+    rows, columns = (int(size) for size in tensor.shape)
+    values = codes[: rows * columns].astype(np.float32).reshape(rows, columns)
+    quantization = tensor.quantization
+    if quantization.detailsType == schema.QuantizationDetails.BlockwiseQuantization:
+        scales = _floats(model, subgraph.tensors[quantization.details.scales]).reshape(rows, -1)
+        return np.asarray(values * np.repeat(scales, int(quantization.details.blockSize), 1), np.float32)
+    scale = np.asarray(quantization.scale, np.float32)
+    return np.asarray(values * (scale if scale.size == 1 else scale[:, None]), np.float32)

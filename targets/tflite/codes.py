@@ -1,0 +1,130 @@
+"""Our codes in a TFLite graph: int8 with a scale for each row, or int4 and int8 in blocks along a row.
+
+A matrix of a product is the second input of FULLY_CONNECTED, (outputs, inputs), a table that of EMBEDDING_LOOKUP.
+A scale for each row is float32 in the tensor's own quantization; blocks have a tensor of float16 scales, and no zero points
+(`BlockwiseQuantization` of the schema). XNNPACK multiplies by them as bfloat16, so only scales that bfloat16 holds are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from compiler.formats.codes import QuantizedTensor
+from compiler.quantize.carrying import Origin, find_origin, gather_rows, index_rows, mark_rows, require_all_carried
+from targets.tflite.flatbuffer import constant_floats, name_of, operator_of, read_tflite, write_tflite
+
+_USERS = (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.EMBEDDING_LOOKUP)
+_TYPES = {4: schema.TensorType.INT4, 8: schema.TensorType.INT8}
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A constant with codes: the tensors that share its buffer, and where its rows come from."""
+
+    name: str
+    tensors: tuple[tuple[Any, Any], ...]
+    buffer: int
+    origin: Origin
+
+
+def carry(source: Path, model: Path, codes: Path, target: Path) -> None:
+    """Write `target`, the graph of `source` with every matrix that has codes stored in them.
+
+    Args:
+        source: a float32 .tflite file.
+        model: the model's folder.
+        codes: the folder with `codes-*.safetensors`.
+        target: the file to write.
+
+    Raises:
+        CheckFailed: a matrix has codes and no place in the graph.
+    """
+    document, rows = read_tflite(source), index_rows(model, codes)
+    found: list[_Matrix] = []
+    for name, buffer, tensors in _constants(document):
+        values = constant_floats(document, tensors[0][1])
+        assert values is not None
+        origin = find_origin(rows, mark_rows(values, "F32"), name, [each.origin for each in found])
+        if origin is not None:
+            found.append(_Matrix(name, tensors, buffer, origin))
+    require_all_carried(rows, [each.origin for each in found])
+    for each in found:
+        _store(document, each, gather_rows(rows, each.origin, each.name))
+    _round_inputs(document)
+    write_tflite(document, target)
+
+
+def _constants(document: Any) -> Iterator[tuple[str, int, tuple[tuple[Any, Any], ...]]]:
+    """(name, buffer, (subgraph, tensor) of each that shares it) of every float matrix that is multiplied or looked up."""
+    by_buffer: dict[int, list[tuple[Any, Any]]] = {}
+    for subgraph in document.subgraphs:
+        for operator in subgraph.operators:
+            if operator_of(document, operator) not in _USERS:
+                continue
+            tensor = subgraph.tensors[operator.inputs[1]]
+            known = by_buffer.setdefault(tensor.buffer, [])
+            values = constant_floats(document, tensor)
+            if values is not None and values.ndim == 2 and all(tensor is not other for _, other in known):
+                known.append((subgraph, tensor))
+    for buffer, tensors in by_buffer.items():
+        if tensors:
+            yield name_of(tensors[0][1]), buffer, tuple(tensors)
+
+
+def _store(document: Any, matrix: _Matrix, codes: QuantizedTensor) -> None:
+    values = (codes.codes.astype(np.int16) - 2 ** (codes.bits - 1)).astype(np.int8)
+    document.buffers[matrix.buffer].data = packed(values, codes.bits)
+    for subgraph, tensor in matrix.tensors:
+        tensor.type = _TYPES[codes.bits]
+        tensor.quantization = quantization = schema.QuantizationParametersT()
+        quantization.quantizedDimension = 0
+        if codes.group_size == codes.columns:
+            quantization.scale = codes.scales.astype(np.float32).ravel()
+            quantization.zeroPoint = np.zeros(codes.rows, np.int64)
+            continue
+        details = schema.BlockwiseQuantizationT()
+        details.scales = _add_scales(document, subgraph, tensor, codes.scales)
+        details.zeroPoints, details.blockSize = -1, codes.group_size
+        quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+        quantization.details = details
+
+
+def packed(values: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
+    """Bytes of signed codes in row order, the first of two in the low half."""
+    flat = values.ravel()
+    if bits == 8:
+        return flat.view(np.uint8)
+    if len(flat) % 2:
+        flat = np.append(flat, np.int8(0))
+    low, high = flat[0::2].view(np.uint8) & 15, flat[1::2].view(np.uint8) & 15
+    return np.asarray(low | (high << 4), np.uint8)
+
+
+def _add_scales(document: Any, subgraph: Any, tensor: Any, scales: NDArray[np.float16]) -> int:
+    """The index of a new constant beside `tensor`."""
+    made = schema.TensorT()
+    made.name = f"{name_of(tensor)}_scales"
+    made.type, made.shape = schema.TensorType.FLOAT16, np.asarray(scales.shape, np.int32)
+    buffer = schema.BufferT()
+    buffer.data = np.ascontiguousarray(scales).view(np.uint8).ravel()
+    document.buffers.append(buffer)
+    made.buffer = len(document.buffers) - 1
+    subgraph.tensors.append(made)
+    return len(subgraph.tensors) - 1
+
+
+def _round_inputs(document: Any) -> None:
+    """Products with codes take inputs rounded to a range of their own, as XNNPACK does; else the range is symmetric."""
+    for subgraph in document.subgraphs:
+        for operator in subgraph.operators:
+            if operator_of(document, operator) != schema.BuiltinOperator.FULLY_CONNECTED:
+                continue
+            if subgraph.tensors[operator.inputs[1]].type in _TYPES.values():
+                operator.builtinOptions.asymmetricQuantizeInputs = True

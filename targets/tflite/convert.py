@@ -1,0 +1,146 @@
+"""An encoder in a TFLite file: the float32 graph by litert_torch, and the package of it, with our codes where asked."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from compiler.lineage import model_of, write_lineage
+from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
+from compiler.pretrained import example_inputs, load_encoder
+from targets.tflite.codes import carry
+from targets.tflite.flatbuffer import name_of, read_tflite
+from targets.tflite.halves import store_halves
+from targets.tflite.target import FILE
+
+# The signature in the file, and the graph in package.json.
+GRAPH = "main"
+_TYPE_NAMES = {
+    schema.TensorType.FLOAT32: "fp32",
+    schema.TensorType.FLOAT16: "fp16",
+    schema.TensorType.INT8: "int8",
+    schema.TensorType.INT4: "int4",
+}
+_BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
+
+
+def convert(model: str, out: str, sequence_length: int, batch: int, task: str) -> None:
+    """Write `model.tflite` with the signature `main`: a stage.
+
+    Token ids are int32 (batch, sequence_length), pictures float32 (batch, channels, height, width); ports go by name.
+    """
+    import litert_torch
+    import torch
+
+    encoder = load_encoder(Path(model), task)
+    given = example_inputs(encoder, batch, sequence_length)
+    examples = tuple(tensor if tensor.is_floating_point() else tensor.to(torch.int32) for tensor in given)
+
+    class Named(torch.nn.Module):
+        """What goes in and comes out under names, which the converter writes into the signature."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder.module
+
+        def forward(self, **inputs: Any) -> dict[str, Any]:
+            found = self.encoder(*(inputs[name] for name in encoder.input_names))
+            return dict(zip(encoder.output_names, found, strict=True))
+
+    _keep_weights_apart(encoder.module)
+    # The converter writes this name into the names of tensors: it stays, wherever the class moves.
+    Named.__module__, Named.__qualname__ = "edgec", "Encoder"
+    named_examples = dict(zip(encoder.input_names, examples, strict=True))
+    made = litert_torch.signature(GRAPH, Named().eval(), sample_kwargs=named_examples).convert()
+    made.export(str(Path(out) / FILE))
+
+
+def _keep_weights_apart(module: Any) -> None:
+    """Keep the converter from multiplying a norm's factors into the matrix behind it, which would change its values."""
+    import torch
+    from litert_torch.backend.optimization_barrier import optimization_barrier
+
+    def forward(layer: Any, given: Any) -> Any:
+        # Of a barrier with one value litert_torch 0.10 cannot take the result.
+        apart, _ = optimization_barrier(given, given)
+        return torch.nn.functional.linear(apart, layer.weight, layer.bias)
+
+    for layer in module.modules():
+        if type(layer) is torch.nn.Linear:
+            layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
+
+
+def pack(
+    model: str,
+    base: str,
+    out: str,
+    scheme: str,
+    sequence_length: int,
+    batch: int,
+    lineage: dict[str, str],
+    codes: str | None = None,
+) -> dict[str, Any]:
+    """Store the float32 file by the scheme, and add tokenizer or image processor, config and lineage: a stage."""
+    folder, source = Path(out), Path(base) / FILE
+    if codes is not None:
+        carry(source, Path(model), Path(codes), folder / FILE)
+        shutil.copyfile(Path(codes) / "layers.json", folder / "layers.json")
+    elif scheme == "fp16":
+        store_halves(source, folder / FILE)
+    else:
+        shutil.copyfile(source, folder / FILE)
+    read = model_of(Path(model), lineage)
+    write_lineage(read, lineage, folder, processor=True)
+    lengths = (sequence_length,) if read.takes == "text" else ()
+    document = read_tflite(folder / FILE)
+    (signature,) = document.signatureDefs
+    tensors = document.subgraphs[signature.subgraphIndex].tensors
+    return asdict(
+        Lowered(
+            runtime="litert",
+            graphs=(
+                Graph(
+                    GRAPH,
+                    (FILE,),
+                    tuple(_port(each, tensors) for each in signature.inputs),
+                    tuple(_port(each, tensors) for each in signature.outputs),
+                ),
+            ),
+            weights=_weights(document),
+            shapes=FixedShapes(sequence_lengths=lengths, longest_sequence=max(lengths, default=None), batch=batch),
+        )
+    )
+
+
+def _port(entry: Any, tensors: list[Any]) -> Port:
+    tensor = tensors[entry.tensorIndex]
+    dtype = "int32" if tensor.type == schema.TensorType.INT32 else "float32"
+    return Port(name_of(entry), dtype, tuple(int(size) for size in tensor.shape))
+
+
+def _weights(document: Any) -> StoredWeights:
+    """Types and effective bits of the constants that are weights; scales count as bits only."""
+    types: dict[str, int] = {}
+    bits, seen = 0, set()
+    for subgraph in document.subgraphs:
+        quantizations = [each.quantization for each in subgraph.tensors if each.quantization is not None]
+        scales = {
+            each.details.scales for each in quantizations if isinstance(each.details, schema.BlockwiseQuantizationT)
+        }
+        for index, tensor in enumerate(subgraph.tensors):
+            data = document.buffers[tensor.buffer].data
+            if data is None or tensor.buffer in seen or tensor.type not in _TYPE_NAMES:
+                continue
+            seen.add(tensor.buffer)
+            bits += 8 * len(data)
+            if index not in scales:
+                kind = _TYPE_NAMES[tensor.type]
+                types[kind] = types.get(kind, 0) + 8 * len(data) // _BITS[kind]
+            scale = tensor.quantization.scale if tensor.quantization is not None else None
+            bits += 0 if scale is None else 32 * len(scale)
+    return StoredWeights(round(bits / max(1, sum(types.values())), 4), dict(sorted(types.items())))

@@ -1,0 +1,78 @@
+"""A TFLite file as objects, and back: the schema is tensorflow/compiler/mlir/lite/schema/schema.fbs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from compiler.errors import UnusableInput
+
+# Kernels read weights sixteen bytes at a time (force_align in the schema).
+_ALIGNMENT = 16
+_IDENTIFIER = b"TFL3"
+_IDENTIFIER_AT = 4
+
+
+def read_tflite(file: Path) -> Any:
+    """The model as the schema's object.
+
+    Raises:
+        UnusableInput: it is no TFLite file.
+    """
+    data = file.read_bytes()
+    if data[_IDENTIFIER_AT : _IDENTIFIER_AT + len(_IDENTIFIER)] != _IDENTIFIER:
+        raise UnusableInput(
+            f"{file.name} is no TFLite file: it has no {_IDENTIFIER.decode()} at byte {_IDENTIFIER_AT}."
+        )
+    return schema.ModelT.InitFromPackedBuf(data, 0)
+
+
+def write_tflite(model: Any, file: Path) -> None:
+    """Write the model; equal models give equal bytes."""
+    model.buffers = [_Aligned(buffer) for buffer in model.buffers]
+    builder = flatbuffers.Builder(sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) + 2**20)
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    file.write_bytes(builder.Output())
+
+
+class _Aligned:
+    """A buffer that the schema's own class would pack on any byte."""
+
+    def __init__(self, buffer: Any) -> None:
+        self.data: NDArray[np.uint8] | None = None if buffer.data is None else np.asarray(buffer.data, np.uint8)
+
+    def Pack(self, builder: Any) -> int:
+        """As the schema's generated classes call it."""
+        if self.data is not None:
+            builder.StartVector(1, len(self.data), _ALIGNMENT)
+            builder.head -= len(self.data)
+            builder.Bytes[builder.head : builder.head + len(self.data)] = self.data.tobytes()
+            data = builder.EndVector()
+        schema.BufferStart(builder)
+        if self.data is not None:
+            schema.BufferAddData(builder, data)
+        return int(schema.BufferEnd(builder))
+
+
+def name_of(tensor: Any) -> str:
+    """A tensor's name."""
+    return tensor.name.decode("utf-8", "replace") if isinstance(tensor.name, bytes) else str(tensor.name)
+
+
+def operator_of(model: Any, operator: Any) -> int:
+    """The number of a builtin operator (`BuiltinOperator` of the schema)."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
+
+
+def constant_floats(model: Any, tensor: Any) -> NDArray[np.float32] | None:
+    """The values of a constant float32 tensor; None for anything else."""
+    data = model.buffers[tensor.buffer].data
+    if tensor.type != schema.TensorType.FLOAT32 or data is None or tensor.shape is None:
+        return None
+    return np.asarray(data, np.uint8).view(np.float32).reshape(tensor.shape)

@@ -1,0 +1,162 @@
+"""LiteRT: every encoder family in every scheme, our codes to the bit in the file, and what the format and its kernels ask."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import flatbuffers
+import numpy as np
+import pytest
+import tiny
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from conftest import Run, assert_refused, figures_of, verification_of
+from safetensors.numpy import load_file, save_file
+
+from compiler.errors import UnusableInput
+from compiler.formats.codes import list_quantized, read_quantized
+from compiler.inputs.open import open_model
+from compiler.package import read_package
+from compiler.quantization import Quantization
+from compiler.quantize.stage import quantize
+from runtimes.stored.tflite import stored_matrices
+from targets.tflite.codes import carry
+
+_KINDS = ("bert", "bert-classify", "bert-tokens", "bert-answers", "bert-mask", "distilbert", "roberta", "vit")
+_SCHEMES = ("fp32", "fp16", "int8", "int8-gptq-pc", "int4-rtn-g32", "int4-gptq-g64")
+_LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99, "int8-gptq-pc": 0.99}
+
+
+@pytest.fixture(scope="module")
+def made(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and its packages for each family."""
+    folder = tmp_path_factory.mktemp("tflite")
+    for kind in _KINDS:
+        model = tiny.save_encoder(kind, minilm_folder, folder / kind / "model")
+        recipes = [part for scheme in _SCHEMES for part in ("-r", f"tflite:{scheme}")]
+        options = ("--sequence-length", 64, "--calibration-samples", 8)
+        done = edgec_here("build", model, *recipes, *options, "-o", folder / kind / "out", "--verify")
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_every_family_is_lowered_right_in_every_scheme(made: Path, kind: str) -> None:
+    packages = sorted((made / kind / "out").iterdir())
+    assert len(packages) == len(_SCHEMES)
+    for package in packages:
+        assert verification_of(package).lowered_right, package
+        least = _LEAST_COSINE.get(package.name.removeprefix("tflite-"))
+        assert least is None or figures_of(package)["min_cosine"] > least, package
+
+
+def _stored(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(codes, scales) of the quantized matrices by LiteRT's own reader, which gives codes of 4 bits as int8."""
+    interpreter = Interpreter(str(folder / "model.tflite"))
+    interpreter.allocate_tensors()
+    found = []
+    for told in interpreter.get_tensor_details():
+        if told["dtype"] == np.int8 and len(told["shape"]) == 2:
+            found.append((interpreter.get_tensor(told["index"]), told["quantization_parameters"]["scales"]))
+    return found
+
+
+@pytest.mark.parametrize(("bits", "group"), [(8, 0), (4, 32), (4, 64)])
+def test_the_file_holds_our_codes_and_scales_to_the_bit(made: Path, bits: int, group: int, tmp_path: Path) -> None:
+    model = open_model(str(made / "bert" / "model"))
+    codes, base = tmp_path / "codes", made / "bert" / "out" / "tflite-fp32"
+    codes.mkdir()
+    quantize(
+        str(model.folder), str(codes), model.task, "rtn", bits, group, True, Quantization().full(),
+        positive_scales=True, tables_by_row=True,
+    )  # fmt: skip
+    (tmp_path / "out").mkdir()
+    carry(base / "model.tflite", model.folder, codes, tmp_path / "out" / "model.tflite")
+    wanted = [read_quantized(entry) for entry in list_quantized(codes).values()]
+    for tensor in wanted:
+        assert (tensor.scales > 0).all()
+    read = _stored(tmp_path / "out")
+    assert len(read) == len(wanted)
+    for tensor in wanted:
+        signed = (tensor.codes.astype(np.int16) - 2 ** (tensor.bits - 1)).astype(np.int8)
+        same = [scales for found, scales in read if np.array_equal(found, signed)]
+        assert same and np.array_equal(same[0].astype(np.float32).ravel(), tensor.scales.astype(np.float32).ravel())
+        # XNNPACK multiplies by bfloat16: nothing may be lost.
+        assert not (tensor.scales.astype(np.float32).view(np.uint32) & 0xFFFF).any()
+
+
+def test_weights_lie_where_kernels_read_them(made: Path) -> None:
+    """The schema asks for data at multiples of 16 bytes."""
+    data = (made / "bert" / "out" / "tflite-int8" / "model.tflite").read_bytes()
+    model = schema.Model.GetRootAs(data, 0)
+    checked = 0
+    for number in range(model.BuffersLength()):
+        buffer = model.Buffers(number)
+        if not buffer.DataIsNone():
+            table = buffer._tab
+            start = table.Vector(flatbuffers.number_types.UOffsetTFlags.py_type(table.Offset(4)))
+            assert start % 16 == 0
+            checked += 1
+    assert checked > 10
+
+
+def test_two_builds_give_the_same_bytes(made: Path, edgec_here: Run, tmp_path: Path) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        options = ("--sequence-length", 32, "-o", tmp_path / name)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("EDGEC_CACHE", str(tmp_path / f"cache-{name}"))
+            done = edgec_here("build", made / "distilbert" / "model", "-r", "tflite:int8", *options)
+        assert done.returncode == 0, done.stderr
+        digests.add(hashlib.sha256((tmp_path / name / "tflite-int8" / "model.tflite").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_a_picture_goes_through_as_torch_has_it(made: Path) -> None:
+    package = read_package(made / "vit" / "out" / "tflite-int8")
+    assert package.lowered.main.inputs[0].shape == (1, 3, 32, 32)
+    assert package.lowered.main.inputs[0].dtype == "float32"
+    assert any(matrix.quantized for matrix in stored_matrices(package))
+
+
+def test_a_value_beyond_float16_is_refused_by_name(made: Path, edgec_here: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in (made / "bert" / "model").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layer.0.intermediate.dense.weight"))
+    tensors[name] = tensors[name].copy()
+    tensors[name][0, 0] = 1e6
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    done = edgec_here("build", folder, "-r", "tflite:fp16", "--sequence-length", 64, "-o", tmp_path / "out")
+    assert_refused(done, 1, "1e+06", "65504", "tflite:int8")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("tflite:int4-rtn-g32-asym", ("no scheme int4-rtn-g32-asym", "tflite:int4")),
+        ("tflite:int4-rtn-g128", ("groups of 128 do not divide", "--smaller-groups")),
+        ("tflite:Q4_0", ("no scheme Q4_0", "tflite:")),
+    ],
+)
+def test_what_the_format_cannot_hold_is_refused_with_what_it_can(
+    made: Path, recipe: str, words: tuple[str, ...], edgec_here: Run, tmp_path: Path
+) -> None:
+    done = edgec_here("build", made / "bert" / "model", "-r", recipe, "-o", tmp_path / "out")
+    assert_refused(done, 2, *words)
+
+
+def test_a_damaged_file_ends_in_a_sentence(made: Path, edgec: Run, tmp_path: Path) -> None:
+    package = tmp_path / "tflite-int8"
+    package.mkdir()
+    for file in (made / "bert" / "out" / "tflite-int8").iterdir():
+        if file.is_file():
+            (package / file.name).write_bytes(file.read_bytes())
+    whole = (package / "model.tflite").read_bytes()
+    (package / "model.tflite").write_bytes(whole[: len(whole) // 3])
+    assert_refused(edgec("run", package, "-p", "one"), 1, "model.tflite")
+    with pytest.raises(UnusableInput, match=r"model\.tflite of tflite:int8 is damaged"):
+        list(stored_matrices(read_package(package)))
