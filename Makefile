@@ -46,6 +46,7 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.help_cost
 	$(BIN)/python -P -m benchmarks.peers.gptq
 	$(BIN)/python -P -m benchmarks.peers.coreml
+	$(BIN)/python -P -m benchmarks.peers.calibration
 
 # About half an hour: a fixed set of packages from a commit and from the working tree, compared file by file.
 gate: $(READY)

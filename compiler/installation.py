@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 _NAME = "edgec"
@@ -18,6 +19,8 @@ def install_command(extra: str) -> str:
         record = json.loads(metadata.distribution(_NAME).read_text("direct_url.json") or "{}")
     except (metadata.PackageNotFoundError, ValueError):
         record = {}
+    if not isinstance(record, dict):
+        record = {}
     url = str(record.get("url", ""))
     if url.startswith("file:"):
         editable = "-e " if (record.get("dir_info") or {}).get("editable") else ""
@@ -25,4 +28,7 @@ def install_command(extra: str) -> str:
     if "vcs_info" in record:
         version = record["vcs_info"]
         return f"pip install '{_NAME}[{extra}] @ {version.get('vcs', 'git')}+{url}@{version.get('commit_id', '')}'"
-    return f"pip install '{_NAME}[{extra}]'"
+    if "archive_info" in record:
+        return f"pip install '{_NAME}[{extra}] @ {url}'"
+    checkout = Path(__file__).parent.parent
+    return f"pip install '{checkout if (checkout / 'pyproject.toml').is_file() else _NAME}[{extra}]'"

@@ -49,10 +49,15 @@ _IDLE = {
 }
 
 
+# Of these, transformers ties the head to the embedding where config.json does not say.
+_TIED_BY_DEFAULT = ("gemma", "gpt2", "opt", "bloom")
+
+
 def needed_tensors(model: Model) -> tuple[TensorInfo, ...]:
     """The tensors that the task's outputs depend on; a head that is the embedding counts once."""
     idle = _IDLE.get(model.task)
-    tied = model.is_decoder and model.config.get("tie_word_embeddings") is True
+    by_default = str(model.config.get("model_type", "")).startswith(_TIED_BY_DEFAULT)
+    tied = model.is_decoder and model.config.get("tie_word_embeddings", by_default) is True
     return tuple(
         tensor
         for tensor in model.tensors
@@ -69,13 +74,15 @@ def matrices_of(model: Model) -> tuple[Matrix, ...]:
     for tensor in needed_tensors(model):
         if len(tensor.shape) < 2:
             continue
-        inside = IN_BLOCK.search(tensor.name) is not None and len(tensor.shape) < 4
+        numbered = re.search(r"\.(\d+)\.", tensor.name)
+        # Experts may be fused into one tensor of three dimensions.
+        fused = numbered is not None and len(tensor.shape) == 3
+        inside = fused or (IN_BLOCK.search(tensor.name) is not None and len(tensor.shape) < 4)
         place: Place = "block" if inside else "elsewhere"
         if not inside and tensor.shape[0] == model.geometry.vocabulary and model.takes == "text":
             place = "embedding" if _is_embedding(tensor.name) else "head"
         row = tensor.shape[0] if transposed and inside else tensor.shape[-1]
-        number = re.search(r"\.(\d+)\.", tensor.name)
-        found.append(Matrix(tensor.name, tensor.elements, row, place, int(number[1]) if inside and number else 0))
+        found.append(Matrix(tensor.name, tensor.elements, row, place, int(numbered[1]) if inside and numbered else 0))
     return tuple(found)
 
 
@@ -151,7 +158,9 @@ def _tokenizer_size(file: Path, changed_ns: int) -> TokenizerSize:
     vocabulary = model.get("vocab") or {}
     # A Unigram model lists (token, score).
     strings = list(vocabulary) if isinstance(vocabulary, dict) else [each[0] for each in vocabulary]
-    strings += [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
+    # A GGUF file of a SentencePiece model has scores in their place.
+    merges = [] if (file.parent / "tokenizer.model").is_file() else model.get("merges") or []
+    strings += [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     return TokenizerSize(len(strings), sum(len(each.encode()) for each in strings), compact)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -14,6 +15,7 @@ from conftest import Run
 from compiler.errors import missing_extra
 from compiler.installation import install_command
 
+_CHECKOUT = Path(__file__).parent.parent
 _REPOSITORY = "https://example.org/edgec.git"
 
 
@@ -28,7 +30,11 @@ def _installed(record: Mapping[str, object] | None) -> AbstractContextManager[ob
 @pytest.mark.parametrize(
     ("record", "command"),
     [
-        (None, "pip install 'edgec[gguf]'"),
+        (None, f"pip install '{_CHECKOUT}[gguf]'"),
+        (
+            {"url": "https://example.org/edgec-1.whl", "archive_info": {}},
+            "pip install 'edgec[gguf] @ https://example.org/edgec-1.whl'",
+        ),
         ({"url": "file:///srv/my%20code/edgec", "dir_info": {}}, "pip install '/srv/my code/edgec[gguf]'"),
         (
             {"url": "file:///srv/edgec", "dir_info": {"editable": True}},
@@ -47,9 +53,10 @@ def test_the_command_follows_where_edgec_came_from(record: Mapping[str, object] 
 
 
 def test_a_damaged_record_is_passed_over() -> None:
-    damaged = SimpleNamespace(read_text=lambda file: "{")
-    with patch("compiler.installation.metadata.distribution", lambda name: damaged):
-        assert install_command("gguf") == "pip install 'edgec[gguf]'"
+    for text in ("{", "[]"):
+        damaged = SimpleNamespace(read_text=lambda file, text=text: text)
+        with patch("compiler.installation.metadata.distribution", return_value=damaged):
+            assert install_command("gguf") == f"pip install '{_CHECKOUT}[gguf]'"
 
 
 def test_doctor_advises_what_is_missing(edgec_here: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,8 +12,13 @@ import tiny
 from conftest import Run
 
 import edgec as api
+from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.package import read_package
+from compiler.recipe import parse_recipe
+from compiler.size import matrices_of, vector_weights
+from targets.gguf.sizes import type_of
+from targets.registry import TARGET_NAMES
 
 _NEAR = 0.02
 # Wide enough for blocks of 256, deep enough for the mixtures to choose.
@@ -52,6 +58,12 @@ def test_every_type_of_gguf(wide: Path, edgec_here: Run, tmp_path: Path) -> None
     done = edgec_here("build", wide, *recipes, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     _require_near(wide, tmp_path / "out")
+    model = open_model(str(wide))
+    for package in map(read_package, (tmp_path / "out").iterdir()):
+        types = Counter({"F32": vector_weights(model)})
+        for matrix in matrices_of(model):
+            types[type_of(model, parse_recipe(package.recipe, TARGET_NAMES), matrix)] += matrix.elements
+        assert dict(types) == package.lowered.weights.types, package.title
 
 
 def test_every_form_of_onnx(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
@@ -104,5 +116,6 @@ def test_the_table_has_each_scheme_with_its_bytes(wide: Path, edgec_here: Run) -
     for each in targets:
         assert len(each["nbytes"]) == len(each["schemes"])
     said = edgec_here("inspect", wide).stdout
-    assert "Q4_K_M" in said
-    assert "MB" in said
+    (gguf,) = (each for each in targets if each["target"] == "gguf")
+    nbytes = gguf["nbytes"][gguf["schemes"].index("Q4_K_M")]
+    assert any(f"{nbytes / 1e6:.1f} MB" in line and "Q4_K_M" in line for line in said.splitlines())

@@ -22,15 +22,20 @@ def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
     """Each constant matrix that is multiplied or looked up, once.
 
     Raises:
-        UnusableInput: LiteRT's own check of the file finds it damaged; what passes it is safe to read.
+        UnusableInput: the file is damaged.
     """
+    data = package.artifact.read_bytes()
     try:
-        Interpreter(str(package.artifact))
-    except (ValueError, RuntimeError) as error:
+        # Of content, not of a path, LiteRT looks whether every offset lies inside.
+        Interpreter(model_content=data)
+        yield from _matrices(schema.ModelT.InitFromPackedBuf(data, 0))
+    except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
         raise UnusableInput(
             f"{package.artifact.name} of {package.title} is damaged. Build the package again."
         ) from error
-    model = schema.ModelT.InitFromPackedBuf(package.artifact.read_bytes(), 0)
+
+
+def _matrices(model: Any) -> Iterator[StoredMatrix]:
     seen: set[tuple[int, int]] = set()
     for subgraph in model.subgraphs:
         for operator in subgraph.operators:
@@ -90,6 +95,9 @@ def _dequantized(model: Any, subgraph: Any, tensor: Any) -> NDArray[np.float32]:
     quantization = tensor.quantization
     if quantization.detailsType == schema.QuantizationDetails.BlockwiseQuantization:
         scales = _floats(model, subgraph.tensors[quantization.details.scales]).reshape(rows, -1)
-        return np.asarray(values * np.repeat(scales, int(quantization.details.blockSize), 1), np.float32)
+        size = int(quantization.details.blockSize)
+        if scales.shape[1] * size != columns:
+            raise ValueError("the blocks do not fill a row")
+        return np.asarray(values * np.repeat(scales, size, 1), np.float32)
     scale = np.asarray(quantization.scale, np.float32)
     return np.asarray(values * (scale if scale.size == 1 else scale[:, None]), np.float32)

@@ -112,6 +112,9 @@ def _put(matrix: StoredMatrix, places: Sequence[_Place], done: PutIn) -> bool:
         named = [place for place in alike if place.name == matrix.name and place.values.shape == values.shape]
         rows = torch.arange(len(values))
         found = [(place, rows, rows) for place in named] or _whole(values, alike) or _row_by_row(values, alike)
+        # Rows are paired about their mean; that the mean is the model's too is asked here.
+        if any(_distance(values[chosen], place.values[rows]) >= _ALIKE for place, rows, chosen in found):
+            continue
         for place, rows, chosen in found:
             new = values[chosen]
             own = place.values[rows]
@@ -204,7 +207,10 @@ def _centred(values: torch.Tensor) -> torch.Tensor:
 
 
 def _error(stored: torch.Tensor, own: torch.Tensor) -> float:
-    stored, own = _centred(stored), _centred(own)
+    return _distance(_centred(stored), _centred(own))
+
+
+def _distance(stored: torch.Tensor, own: torch.Tensor) -> float:
     norm = float(own.norm())
     return float((stored - own).norm()) / norm if norm else float(stored.norm() > 0)
 

@@ -33,9 +33,7 @@ def nbytes(model: Model, recipe: Recipe) -> int | None:
     """Bytes of the file by the recipe; None for a scheme whose bits follow a budget."""
     if recipe.scheme.mixed:
         return None
-    matrices = matrices_of(model)
-    types = [_type(model, recipe, matrix) for matrix in matrices]
-    weights = sum(_bytes(matrix, kind) for matrix, kind in zip(matrices, types, strict=True))
+    weights = sum(_bytes(matrix, type_of(model, recipe, matrix)) for matrix in matrices_of(model))
     tokenizer = tokenizer_size(model.folder)
     text = tokenizer.text_bytes + _BYTES_BESIDE_TEXT * tokenizer.strings
     return weights + 4 * vector_weights(model) + text
@@ -46,7 +44,8 @@ def _bytes(matrix: Matrix, kind: str) -> int:
     return matrix.elements // block * size
 
 
-def _type(model: Model, recipe: Recipe, matrix: Matrix) -> str:
+def type_of(model: Model, recipe: Recipe, matrix: Matrix) -> str:
+    """The type that a matrix is stored in by the recipe, whose scheme is not mixed."""
     scheme = recipe.scheme
     # Positions and token types are read a row at a time, and kept.
     if matrix.place == "elsewhere":
@@ -107,7 +106,7 @@ def _of_mixture(model: Model, scheme: str, base: str, matrix: Matrix) -> str:
         return {
             "Q2_K": "Q3_K",
             "Q2_K_S": "Q4_K" if block < layers // 8 else base,
-            "Q3_K_M": "Q5_K" if block < layers // 16 else "Q4_K" if more else base,
+            "Q3_K_M": "Q5_K" if block < layers // 16 else "Q4_K",
             "Q3_K_L": "Q5_K",
             "Q4_K_S": "Q5_K" if block < layers // 8 else base,
         }.get(scheme, base)

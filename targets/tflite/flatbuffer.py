@@ -16,6 +16,8 @@ from compiler.errors import UnusableInput
 _ALIGNMENT = 16
 _IDENTIFIER = b"TFL3"
 _IDENTIFIER_AT = 4
+# Offsets within a flatbuffer are signed and have 32 bits.
+_LARGEST = 2**31 - 2**24
 
 
 def read_tflite(file: Path) -> Any:
@@ -29,13 +31,25 @@ def read_tflite(file: Path) -> Any:
         raise UnusableInput(
             f"{file.name} is no TFLite file: it has no {_IDENTIFIER.decode()} at byte {_IDENTIFIER_AT}."
         )
-    return schema.ModelT.InitFromPackedBuf(data, 0)
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    for buffer in model.buffers:
+        # Of files beyond 2 GB the data lies behind the flatbuffer.
+        if buffer.offset > 1:
+            buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+    return model
 
 
 def write_tflite(model: Any, file: Path) -> None:
-    """Write the model; equal models give equal bytes."""
+    """Write the model; equal models give equal bytes.
+
+    Raises:
+        UnusableInput: it is larger than a flatbuffer can be.
+    """
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
-    builder = flatbuffers.Builder(sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None) + 2**20)
+    nbytes = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    if nbytes > _LARGEST:
+        raise UnusableInput(f"The weights have {nbytes:,} bytes, and a TFLite file of edgec's ends at {_LARGEST:,}.")
+    builder = flatbuffers.Builder(nbytes + 2**20)
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     file.write_bytes(builder.Output())
 

@@ -80,6 +80,6 @@ def _halved(values: NDArray[np.float32], tensor: str) -> NDArray[np.float16]:
     if largest > _LARGEST:
         raise CheckFailed(
             "float16",
-            f"{tensor} has a value of {largest:g}, and float16 ends at {_LARGEST:g}. Use tflite:fp32, or tflite:int8.",
+            f"{tensor} has a value of {largest:g}, and float16 ends at {_LARGEST:g}. Use tflite:fp32.",
         )
     return values.astype(np.float16)

@@ -8,7 +8,7 @@ from typing import Any
 from compiler.lineage import lineage_of
 from compiler.model import Model
 from compiler.quantization import TABLE_GROUP
-from compiler.quantize.plan import CODES, plan_codes, refuse_rows
+from compiler.quantize.plan import CODES, own_codes, plan_codes, refuse_rows
 from compiler.recipe import Recipe
 from compiler.scheme import find_scheme
 from compiler.size import (
@@ -41,6 +41,8 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     longest = model.geometry.context_length
     if longest and model.takes == "text" and recipe.shapes.sequence_length > longest:
         return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
+    if _in_codes(recipe).scheme.method and own_codes(model):
+        return "it comes with codes of its own, whose scales XNNPACK may not take; use tflite:fp32 or tflite:fp16."
     return refuse_rows(model, _in_codes(recipe))
 
 

@@ -59,7 +59,7 @@ def find_tables(
             return None
         if layers.rows_per_palette is not None:
             return Grid(bits, 0, False, layers.rows_per_palette and TABLE_PALETTE_ROWS)
-        if bits == 8 and (by_row or (layers.group_size == 0 and layers.bits == 8)):
+        if (by_row and bits == 8) or (layers.group_size == 0 and layers.bits == 8):
             return Grid(8, 0, True, positive_scales=layers.positive_scales)
         symmetric = layers.symmetric or bits == 8
         return Grid(bits, TABLE_GROUP, symmetric, positive_scales=layers.positive_scales) if fits else None

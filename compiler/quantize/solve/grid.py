@@ -20,6 +20,7 @@ _SHRINK_STEPS = 16
 _SMALLEST_SHRINK = 0.6
 SMALLEST_GROUP = 32
 _SMALLEST_SCALE = 2.0**-24
+_LARGEST_SCALE = 65280.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def held_in_half(scale: Tensor) -> Tensor:
 
     rounded = scale.to(torch.bfloat16).to(torch.float16).float()
     smallest = torch.full_like(rounded, _SMALLEST_SCALE)
-    return torch.where(rounded == 0, smallest, rounded.clamp(-65504.0, 65504.0))
+    return torch.where(rounded == 0, smallest, rounded.clamp(-_LARGEST_SCALE, _LARGEST_SCALE))
 
 
 def fit_scales(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> Scales:
