@@ -73,7 +73,7 @@ def main() -> None:
 def _empty_stages(keep: Path) -> None:
     """Forget every result but the imported model itself."""
     for entry in (cache_root() / "stages").iterdir():
-        if not keep.is_relative_to(entry):
+        if entry.is_dir() and not keep.is_relative_to(entry):
             shutil.rmtree(entry)
 
 
