@@ -315,3 +315,11 @@ def test_figures_of_two_versions_of_a_runtime_are_not_compared() -> None:
 def test_the_pareto_front_has_no_beaten_point() -> None:
     points = [(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (2.5, 2.5), (1.0, 4.0)]
     assert pareto_front(points) == [1, 2, 0]
+
+
+def test_a_word_that_is_no_quality_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    write_measurements(path, [measurement({"latency_s": ((0.01,),)}, {}, {})])
+    path.write_text(path.read_text().replace('"near-lossless"', '"excellent"'))
+    with pytest.raises(UnusableInput, match="excellent"):
+        read_measurements(path)

@@ -9,6 +9,7 @@ from typing import Any
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_json
 from compiler.package import VERIFICATION, Package
+from compiler.quality import QUALITIES
 from compiler.records import from_json
 from compiler.stages.cache import write_atomically
 
@@ -72,6 +73,11 @@ class Verification:
     failures: tuple[Failure, ...] = ()
     accepted: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a word that is no quality: files are read into this."""
+        if wrong := {self.quality, self.asked} - set(QUALITIES):
+            raise ValueError(f"quality is one of {', '.join(QUALITIES)}, not {min(wrong)!r}")
 
     @property
     def unaccepted(self) -> tuple[Failure, ...]:
