@@ -111,10 +111,12 @@ def _put(matrix: StoredMatrix, places: Sequence[_Place], done: PutIn) -> bool:
         alike = [place for place in places if place.values.shape[1] == values.shape[1]]
         named = [place for place in alike if place.name == matrix.name and place.values.shape == values.shape]
         rows = torch.arange(len(values))
-        found = [(place, rows, rows) for place in named] or _whole(values, alike) or _row_by_row(values, alike)
-        # Rows are paired about their mean; that the mean is the model's too is asked here.
-        if any(_distance(values[chosen], place.values[rows]) >= _ALIKE for place, rows, chosen in found):
-            continue
+        found = [(place, rows, rows) for place in named]
+        if not found:
+            found = _whole(values, alike) or _row_by_row(values, alike)
+            # Rows are paired about their mean; that the mean is the model's too is asked here.
+            if any(_distance(values[chosen], place.values[rows]) >= _ALIKE for place, rows, chosen in found):
+                continue
         for place, rows, chosen in found:
             new = values[chosen]
             own = place.values[rows]
