@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -30,9 +31,13 @@ def _told(model: Path, target: str) -> dict[str, int | None]:
     return dict(zip(found.schemes, found.nbytes, strict=True))
 
 
-def _require_near(model: Path, packages: Path) -> None:
-    built = [read_package(folder) for folder in packages.iterdir()]
-    assert built
+def _require_near(model: Path, recipes: Iterable[str], out: Path, edgec_here: Run, *options: object) -> None:
+    """Build the packages and hold what was told of each to its bytes."""
+    named = [part for recipe in recipes for part in ("-r", recipe)]
+    done = edgec_here("build", model, *named, *options, "-o", out)
+    assert done.returncode == 0, done.stderr
+    built = [read_package(folder) for folder in out.iterdir()]
+    assert len(built) == len(named) // 2
     told = {
         f"{each.target}:{scheme}": nbytes
         for each in api.inspect(str(model)).targets
@@ -54,10 +59,7 @@ def wide(request: pytest.FixtureRequest, smollm2: Model, tmp_path_factory: pytes
 def test_every_type_of_gguf(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
     codes = ("int4-rtn-g32", "int4-rtn-g64-asym", "int8-rtn-g128")
     schemes = [scheme for scheme in _told(wide, "gguf") if not scheme.startswith(("int", "mixed")) or scheme in codes]
-    recipes = [part for scheme in schemes for part in ("-r", f"gguf:{scheme}")]
-    done = edgec_here("build", wide, *recipes, "-o", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    _require_near(wide, tmp_path / "out")
+    _require_near(wide, [f"gguf:{scheme}" for scheme in schemes], tmp_path / "out", edgec_here)
     model = open_model(str(wide))
     for package in map(read_package, (tmp_path / "out").iterdir()):
         types = Counter({"F32": vector_weights(model)})
@@ -77,10 +79,7 @@ def test_every_form_of_onnx(wide: Path, edgec_here: Run, tmp_path: Path) -> None
         "int4-rtn-g32-asym",
         "int8-rtn-g64",
     )
-    recipes = [part for scheme in schemes for part in ("-r", f"onnx:{scheme}")]
-    done = edgec_here("build", wide, *recipes, "-o", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    _require_near(wide, tmp_path / "out")
+    _require_near(wide, [f"onnx:{scheme}" for scheme in schemes], tmp_path / "out", edgec_here)
     for group in ("32", "64", "128"):
         types = read_package(tmp_path / "out" / f"onnx-int4-rtn-g{group}").lowered.weights.types
         assert {kind for kind in types if kind.startswith("int")} == {f"int4-block{group}"}
@@ -95,20 +94,14 @@ def test_core_ml_and_gptq(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
         "gptq:int4-rtn-g32",
         "gptq:int8-rtn-pc",
     )
-    recipes = [part for scheme in schemes for part in ("-r", scheme)]
-    done = edgec_here("build", wide, *recipes, "--context-length", 256, "-o", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    _require_near(wide, tmp_path / "out")
+    _require_near(wide, schemes, tmp_path / "out", edgec_here, "--context-length", 256)
 
 
 def test_an_encoder_in_every_container(minilm_folder: Path, edgec_here: Run, tmp_path: Path) -> None:
     schemes = ("gguf:F16", "gguf:Q8_0", "gguf:Q4_0", "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int4-rtn-g32")
     others = ("coreml:fp16", "coreml:int8", "coreml:lut6", "tflite:fp32", "neo:fp32@local")
     litert = ("tflite:fp16", "tflite:int8", "tflite:int4-rtn-g32")
-    recipes = [part for scheme in (*schemes, *others, *litert) for part in ("-r", scheme)]
-    done = edgec_here("build", minilm_folder, *recipes, "-o", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    _require_near(minilm_folder, tmp_path / "out")
+    _require_near(minilm_folder, (*schemes, *others, *litert), tmp_path / "out", edgec_here)
 
 
 def test_the_table_has_each_scheme_with_its_bytes(wide: Path, edgec_here: Run) -> None:

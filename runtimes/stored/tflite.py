@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.tflite import name_of, operator_of, read_tflite
 from compiler.package import Package
 from runtimes.stored.matrix import EXACT, Rounding, StoredMatrix
 
@@ -24,12 +24,10 @@ def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
     Raises:
         UnusableInput: the file is damaged.
     """
-    data = package.artifact.read_bytes()
+    model = read_tflite(package.artifact)
     try:
-        # Of content, not of a path, LiteRT looks whether every offset lies inside.
-        Interpreter(model_content=data)
-        yield from _matrices(schema.ModelT.InitFromPackedBuf(data, 0))
-    except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
+        yield from _matrices(model)
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
         raise UnusableInput(
             f"{package.artifact.name} of {package.title} is damaged. Build the package again."
         ) from error
@@ -39,7 +37,7 @@ def _matrices(model: Any) -> Iterator[StoredMatrix]:
     seen: set[tuple[int, int]] = set()
     for subgraph in model.subgraphs:
         for operator in subgraph.operators:
-            kind = _operator(model, operator)
+            kind = operator_of(model, operator)
             if kind not in (_MULTIPLIES, _LOOKS_UP):
                 continue
             tensor = _constant(model, subgraph, operator.inputs[1])
@@ -55,23 +53,17 @@ def _constant(model: Any, subgraph: Any, index: int) -> Any:
     if model.buffers[tensor.buffer].data is not None:
         return tensor
     made = next((each for each in subgraph.operators if index in each.outputs), None)
-    if made is None or _operator(model, made) != schema.BuiltinOperator.DEQUANTIZE:
+    if made is None or operator_of(model, made) != schema.BuiltinOperator.DEQUANTIZE:
         return tensor
     return subgraph.tensors[made.inputs[0]]
 
 
-def _operator(model: Any, operator: Any) -> int:
-    code = model.operatorCodes[operator.opcodeIndex]
-    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
-
-
 def _matrix(model: Any, subgraph: Any, tensor: Any, *, looked_up: bool) -> StoredMatrix:
-    name = tensor.name.decode("utf-8", "replace")
     quantized = tensor.type not in _FLOATS
     values = _dequantized(model, subgraph, tensor) if quantized else _floats(model, tensor)
     # The kernels of the runtime round each row of the other factor to a range of its own.
     rounding = Rounding("uint8", values.shape[1]) if quantized and not looked_up else EXACT
-    return StoredMatrix(name, values, looked_up, not looked_up, quantized, rounding)
+    return StoredMatrix(name_of(tensor), values, looked_up, not looked_up, quantized, rounding)
 
 
 def _bytes(model: Any, tensor: Any) -> NDArray[np.uint8]:

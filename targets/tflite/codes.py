@@ -17,8 +17,8 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from compiler.formats.codes import QuantizedTensor
+from compiler.formats.tflite import constant_floats, name_of, operator_of, read_tflite, write_tflite
 from compiler.quantize.carrying import Origin, find_origin, gather_rows, index_rows, mark_rows, require_all_carried
-from targets.tflite.flatbuffer import constant_floats, name_of, operator_of, read_tflite, write_tflite
 
 _USERS = (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.EMBEDDING_LOOKUP)
 _TYPES = {4: schema.TensorType.INT4, 8: schema.TensorType.INT8}

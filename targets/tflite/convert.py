@@ -10,11 +10,11 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
+from compiler.formats.tflite import name_of, read_tflite
 from compiler.lineage import model_of, write_lineage
 from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.pretrained import example_inputs, load_encoder
 from targets.tflite.codes import carry
-from targets.tflite.flatbuffer import name_of, read_tflite
 from targets.tflite.halves import store_halves
 from targets.tflite.target import FILE
 

@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from compiler.errors import CheckFailed
-from targets.tflite.flatbuffer import constant_floats, name_of, operator_of, read_tflite, write_tflite
+from compiler.formats.tflite import constant_floats, name_of, operator_of, read_tflite, write_tflite
 
 _OPERATOR = schema.BuiltinOperator
 _USERS = (_OPERATOR.FULLY_CONNECTED, _OPERATOR.EMBEDDING_LOOKUP, _OPERATOR.CONV_2D, _OPERATOR.DEPTHWISE_CONV_2D)

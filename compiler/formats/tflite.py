@@ -8,6 +8,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
@@ -15,7 +16,6 @@ from compiler.errors import UnusableInput
 # Kernels read weights sixteen bytes at a time (force_align in the schema).
 _ALIGNMENT = 16
 _IDENTIFIER = b"TFL3"
-_IDENTIFIER_AT = 4
 # Offsets within a flatbuffer are signed and have 32 bits.
 _LARGEST = 2**31 - 2**24
 
@@ -24,13 +24,14 @@ def read_tflite(file: Path) -> Any:
     """The model as the schema's object.
 
     Raises:
-        UnusableInput: it is no TFLite file.
+        UnusableInput: it is no TFLite file, or a damaged one.
     """
     data = file.read_bytes()
-    if data[_IDENTIFIER_AT : _IDENTIFIER_AT + len(_IDENTIFIER)] != _IDENTIFIER:
-        raise UnusableInput(
-            f"{file.name} is no TFLite file: it has no {_IDENTIFIER.decode()} at byte {_IDENTIFIER_AT}."
-        )
+    try:
+        # Of content, not of a path, LiteRT looks whether every offset lies inside.
+        Interpreter(model_content=data)
+    except (ValueError, RuntimeError) as error:
+        raise UnusableInput(f"{file.name} is no TFLite file, or a damaged one. Build the package again.") from error
     model = schema.ModelT.InitFromPackedBuf(data, 0)
     for buffer in model.buffers:
         # Of files beyond 2 GB the data lies behind the flatbuffer.
@@ -48,7 +49,10 @@ def write_tflite(model: Any, file: Path) -> None:
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
     nbytes = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     if nbytes > _LARGEST:
-        raise UnusableInput(f"The weights have {nbytes:,} bytes, and a TFLite file of edgec's ends at {_LARGEST:,}.")
+        raise UnusableInput(
+            f"The weights of {file.name} have {nbytes:,} bytes, and a TFLite file of edgec's ends at {_LARGEST:,}. Use a "
+            "scheme with fewer bits, such as tflite:int8."
+        )
     builder = flatbuffers.Builder(nbytes + 2**20)
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     file.write_bytes(builder.Output())
