@@ -1,9 +1,10 @@
-"""Imports of libraries that log about what else is installed beside them."""
+"""Libraries that log about what else is installed beside them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 
 
@@ -16,3 +17,16 @@ def quiet_imports() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Inside, what native code writes to the process's standard error is dropped: LiteRT tells of devices it has not found."""
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)

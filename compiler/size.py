@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -162,6 +163,17 @@ def _tokenizer_size(file: Path, changed_ns: int) -> TokenizerSize:
     merges = [] if (file.parent / "tokenizer.model").is_file() else model.get("merges") or []
     strings += [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     return TokenizerSize(len(strings), sum(len(each.encode()) for each in strings), compact)
+
+
+def packed_tokenizer_bytes(folder: Path) -> int:
+    """Bytes of a model's tokenizer.json by zlib; 0 where there is none."""
+    file = folder / "tokenizer.json"
+    return _packed_tokenizer_bytes(file, file.stat().st_mtime_ns) if file.is_file() else 0
+
+
+@lru_cache(maxsize=4)
+def _packed_tokenizer_bytes(file: Path, changed_ns: int) -> int:
+    return len(zlib.compress(file.read_bytes(), 9))
 
 
 def packed_bytes(elements: int, bits: float) -> int:

@@ -69,6 +69,10 @@ RUNTIMES: tuple[Runtime, ...] = (
         float16_inside=True,
     ),
     Runtime("litert", "runtimes.litert", ("ai-edge-litert",), "tflite", ("tflite",), "*.tflite", f"{_STORED}tflite"),
+    Runtime(
+        "litertlm", "runtimes.litertlm", ("ai-edge-litert", "litert-lm-api", "litert-lm-builder"), "tflite", ("tflite",),
+        "*.litertlm", f"{_STORED}tflite", context_when_opened=True,
+    ),
     Runtime("tvm", "runtimes.tvm", ("apache-tvm",), "neo", ("neo",), "*.so", native=True),
     Runtime(
         "gptq", "runtimes.gptq", ("torch", "transformers"), "reference", ("gptq",), "*.safetensors", f"{_STORED}gptq",

@@ -26,12 +26,28 @@ def read_tflite(file: Path) -> Any:
     Raises:
         UnusableInput: it is no TFLite file, or a damaged one.
     """
-    data = file.read_bytes()
+    return parse_tflite(file.read_bytes(), file.name)
+
+
+def require_whole(data: bytes, name: str) -> None:
+    """Let LiteRT look whether every offset lies inside, as it does of content, not of a path.
+
+    Raises:
+        UnusableInput: it is no TFLite file, or a damaged one.
+    """
     try:
-        # Of content, not of a path, LiteRT looks whether every offset lies inside.
         Interpreter(model_content=data)
     except (ValueError, RuntimeError) as error:
-        raise UnusableInput(f"{file.name} is no TFLite file, or a damaged one. Build the package again.") from error
+        raise UnusableInput(f"{name} is no TFLite file, or a damaged one. Build the package again.") from error
+
+
+def parse_tflite(data: bytes, name: str) -> Any:
+    """The bytes of a file as the schema's object; `name` is what it is called in a refusal.
+
+    Raises:
+        UnusableInput: it is no TFLite file, or a damaged one.
+    """
+    require_whole(data, name)
     model = schema.ModelT.InitFromPackedBuf(data, 0)
     for buffer in model.buffers:
         # Of files beyond 2 GB the data lies behind the flatbuffer.
@@ -46,16 +62,32 @@ def write_tflite(model: Any, file: Path) -> None:
     Raises:
         UnusableInput: it is larger than a flatbuffer can be.
     """
+    file.write_bytes(tflite_bytes(model, file.name))
+
+
+def tflite_bytes(model: Any, name: str) -> memoryview:
+    """The file's bytes; `name` is what it is called in a refusal.
+
+    Raises:
+        UnusableInput: it is larger than a flatbuffer can be.
+    """
     model.buffers = [_Aligned(buffer) for buffer in model.buffers]
     nbytes = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     if nbytes > _LARGEST:
         raise UnusableInput(
-            f"The weights of {file.name} have {nbytes:,} bytes, and a TFLite file of edgec's ends at {_LARGEST:,}. Use a "
+            f"The weights of {name} have {nbytes:,} bytes, and a TFLite file of edgec's ends at {_LARGEST:,}. Use a "
             "scheme with fewer bits, such as tflite:int8."
         )
-    builder = flatbuffers.Builder(nbytes + 2**20)
+    builder = flatbuffers.Builder(nbytes + _room(model))
     builder.Finish(model.Pack(builder), _IDENTIFIER)
-    file.write_bytes(builder.Output())
+    return memoryview(builder.Bytes)[builder.Head() :]
+
+
+def _room(model: Any) -> int:
+    """Bytes beside the buffers, about: a builder that grows takes as much again."""
+    tensors = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
+    scales = [0 if each.quantization is None or each.quantization.scale is None else len(each.quantization.scale) for each in tensors]
+    return 2**20 + 512 * len(tensors) + 16 * sum(scales)
 
 
 class _Aligned:

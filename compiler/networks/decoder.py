@@ -12,8 +12,8 @@ from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.encoder import ACTIVATIONS
 from compiler.networks.parts import Embedding, HeadNorm, Layout, Projection, RmsNorm, TokensOut
 
-# Cosines and signed sines (context, head_dim) of each rotary table, and the width that turns.
-Tables = Mapping[str, tuple[Tensor, Tensor]]
+# Each rotary table by its name.
+Tables = Mapping[str, kv_cache.Rotation]
 
 
 class Attention(nn.Module):
@@ -104,14 +104,8 @@ class Attention(nn.Module):
         value = value.unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
         keys, all_keys = kv_cache.store(keys, self.layer, 2, position, key)
         values, all_values = kv_cache.store(values, self.layer, 2, position, value)
-        group = self.heads // self.kv_heads
-        queries = torch.split(query * self.scale, group, 1)
-        every_key, every_value = torch.split(all_keys, 1, 1), torch.split(all_values, 1, 1)
-        mixed = []
-        for head in range(self.kv_heads):
-            scores = self._capped(torch.matmul(queries[head], every_key[head].transpose(2, 3))) + hidden
-            mixed.append(torch.matmul(torch.softmax(scores, 3), every_value[head]))
-        return torch.cat(mixed, 1).transpose(1, 2).flatten(2), keys, values
+        mixed = kv_cache.attend(query * self.scale, all_keys, all_values, hidden, self.cap)
+        return mixed.transpose(1, 2).flatten(2), keys, values
 
 
 class Block(nn.Module):
@@ -157,13 +151,10 @@ class Decoder(nn.Module):
         self.embedding = Embedding(config.vocabulary, config.hidden, layout) if part.embedding else None
         self.rotaries, self.masks = nn.ModuleDict(), nn.ModuleDict()
         for name in sorted({config.rotaries[number] for number in numbers}):
-            cos, sin = (
-                _padded(each, config.head_dim, fill) for each, fill in zip(tables[name], (1.0, 0.0), strict=True)
-            )
-            self.rotaries[f"rotary_{name}"] = kv_cache.Rotary(cos, sin, length, layout)
+            self.rotaries[f"rotary_{name}"] = kv_cache.Rotary(tables[name], config.head_dim, length, layout)
         for window in sorted({config.windows[number] or 0 for number in numbers}):
             self.masks[f"window_{window}"] = kv_cache.Causal(config.context, length, window or None, layout)
-        turned = {name: int(cos.shape[1]) for name, (cos, _) in tables.items()}
+        turned = {name: int(each.cos.shape[1]) for name, each in tables.items()}
         self.blocks = nn.ModuleList(
             Block(config, number - part.first, turned[config.rotaries[number]], layout) for number in numbers
         )
@@ -190,12 +181,6 @@ class Decoder(nn.Module):
         if config.logit_cap is not None:
             logits = torch.tanh(logits * (1 / config.logit_cap)) * config.logit_cap
         return torch.argmax(logits, 2) if self.greedy else logits, keys, values
-
-
-def _padded(table: Tensor, width: int, fill: float) -> Tensor:
-    """A rotary table with the columns that do not turn."""
-    rest = width - table.shape[1]
-    return torch.cat([table, torch.full((len(table), rest), fill, device=table.device)], 1) if rest else table
 
 
 def cache_shapes(config: DecoderConfig, part: Part, layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,7 +12,7 @@ from compiler.networks.configs import Activation, DecoderConfig, Part
 from compiler.networks.weights import Source, match_sources
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from compiler.networks.kv_cache import Rotation
 
 # Gemma 3's stream goes beyond 1e5 (measured on its 270M), where float16 ends at 65504. A power of two costs no digit.
 GEMMA_STREAM_SCALE = 2.0**-5
@@ -122,13 +122,15 @@ def describe_decoder(model: Model, family: DecoderFamily, context: int) -> Decod
     )
 
 
-def rotary_tables(model: Model, family: DecoderFamily, config: DecoderConfig) -> dict[str, tuple[Tensor, Tensor]]:
-    """Cosines and signed sines, float32 (context, turned width), as transformers' own module makes them.
+def rotary_tables(model: Model, family: DecoderFamily, config: DecoderConfig) -> dict[str, Rotation]:
+    """The rotary embeddings as transformers' own module makes them.
 
     Scalings whose factors depend on the length (`longrope`, `dynamic`) take those of the whole context.
     """
     import torch
     from transformers import AutoConfig
+
+    from compiler.networks.kv_cache import Rotation
 
     theirs = AutoConfig.from_pretrained(model.folder, local_files_only=True, trust_remote_code=False)
     module = _rotary_module(family.transformers_module or theirs.model_type, theirs)
@@ -138,7 +140,11 @@ def rotary_tables(model: Model, family: DecoderFamily, config: DecoderConfig) ->
         named = {"layer_type": name} if name else {}
         cos, sin = (each[0].float() for each in module(torch.zeros(1), places, **named))
         half = sin.shape[1] // 2
-        tables[name] = (cos, torch.cat([-sin[:, :half], sin[:, half:]], 1))
+        # The module has taken those that suit the places.
+        prefix = f"{name}_" if name else ""
+        frequencies = getattr(module, f"{prefix}inv_freq").float()
+        factor = float(getattr(module, f"{prefix}attention_scaling"))
+        tables[name] = Rotation(cos, torch.cat([-sin[:, :half], sin[:, half:]], 1), frequencies, factor)
     return tables
 
 

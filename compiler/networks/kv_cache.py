@@ -9,6 +9,8 @@ is what Apple's per-head products take, with no reshape.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -32,18 +34,56 @@ def store(cache: Tensor, layer: int, axis: int, position: Tensor, new: Tensor) -
     return updated, updated[layer : layer + 1]
 
 
+@torch.fx.wrap
+def attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, cap: float | None) -> Tensor:
+    """Attention of the layout `plain`, each run of query heads on one head of keys and values.
+
+    Args:
+        query: (1, heads, length, head_dim), scaled.
+        keys, values: (1, kv_heads, context, head_dim).
+        hidden: (1, 1, length, context), added to the scores.
+        cap: c of c * tanh(scores / c); None without.
+
+    Returns:
+        (1, heads, length, head_dim).
+    """
+    group = query.shape[1] // keys.shape[1]
+    mixed = []
+    for head, queries in enumerate(torch.split(query, group, 1)):
+        scores = torch.matmul(queries, keys[:, head : head + 1].transpose(2, 3))
+        scores = scores if cap is None else torch.tanh(scores * (1 / cap)) * cap
+        mixed.append(torch.matmul(torch.softmax(scores + hidden, 3), values[:, head : head + 1]))
+    return torch.cat(mixed, 1)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A rotary embedding: what it turns by, and the tables that follow.
+
+    Attributes:
+        cos, sin: cosines and signed sines, float32 (context, turned width).
+        frequencies: radians a position, float32 (turned width / 2,).
+        factor: what cosines and sines are multiplied with.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    frequencies: Tensor
+    factor: float
+
+
 class Rotary(nn.Module):
     """Cosines and signed sines of the rotary embedding for `length` positions from `position` on.
 
     `ane`: (1, head_dim, 1, length). `plain`: (1, 1, length, head_dim). The sines of the first half are negative, so that
-    `x * cos + swapped(x) * sin` turns x. Tables are float32 (context, head_dim).
+    `x * cos + swapped(x) * sin` turns x. Channels that do not turn have cosines of 1.
     """
 
-    def __init__(self, cos: Tensor, sin: Tensor, length: int, layout: Layout) -> None:
+    def __init__(self, rotation: Rotation, head_dim: int, length: int, layout: Layout) -> None:
         super().__init__()
-        self.layout, self.length = layout, length
-        self.cos = nn.Buffer(cos, persistent=False)
-        self.sin = nn.Buffer(sin, persistent=False)
+        self.layout, self.length, self.rotation = layout, length, rotation
+        self.cos = nn.Buffer(_padded(rotation.cos, head_dim, 1.0), persistent=False)
+        self.sin = nn.Buffer(_padded(rotation.sin, head_dim, 0.0), persistent=False)
 
     def forward(self, position: Tensor) -> tuple[Tensor, Tensor]:
         start = int(position)
@@ -51,6 +91,12 @@ class Rotary(nn.Module):
         if self.layout == "ane":
             return rows[0].t()[None, :, None], rows[1].t()[None, :, None]
         return rows[0][None, None], rows[1][None, None]
+
+
+def _padded(table: Tensor, width: int, fill: float) -> Tensor:
+    """A rotary table with the columns that do not turn."""
+    rest = width - table.shape[1]
+    return torch.cat([table, torch.full((len(table), rest), fill, device=table.device)], 1) if rest else table
 
 
 class Causal(nn.Module):

@@ -10,7 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
-from compiler.formats.tflite import name_of, operator_of, read_tflite
+from compiler.formats.litertlm import MODEL, find_section, open_litertlm
+from compiler.formats.tflite import name_of, operator_of, parse_tflite, read_tflite
 from compiler.package import Package
 from runtimes.stored.matrix import EXACT, Rounding, StoredMatrix
 
@@ -24,7 +25,12 @@ def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
     Raises:
         UnusableInput: the file is damaged.
     """
-    model = read_tflite(package.artifact)
+    file = package.artifact
+    if file.suffix == ".litertlm":
+        with open_litertlm(file) as sections:
+            model = parse_tflite(bytes(find_section(sections, MODEL, file)), file.name)
+    else:
+        model = read_tflite(file)
     try:
         yield from _matrices(model)
     except (ValueError, IndexError, TypeError, AttributeError) as error:

@@ -273,6 +273,21 @@ def _store(whole: Pieces, layer: int, axis: int, position: Any, new: Any) -> tup
     return whole, whole.store(layer, axis, position, new)
 
 
+def _attend(query: Any, keys: Any, values: Any, hidden: Any, cap: float | None) -> Any:
+    """Head by head of keys and values, as the engine takes no more than four axes."""
+    count = keys.shape[1]
+    queries, every_key = _split(query, query.shape[1] // count, 1), _split(keys, 1, 1)
+    every_value = _split(values, 1, 1)
+    mixed = []
+    for head in range(count):
+        scores = mb.matmul(x=queries[head], y=_transpose(every_key[head], 2, 3))
+        if cap is not None:
+            scores = mb.mul(x=mb.tanh(x=mb.mul(x=scores, y=np.float16(1 / cap))), y=np.float16(cap))
+        scores = mb.softmax(x=mb.add(x=scores, y=hidden), axis=3)
+        mixed.append(mb.matmul(x=scores, y=every_value[head]))
+    return mb.concat(values=mixed, axis=1) if len(mixed) > 1 else mixed[0]
+
+
 def _number(value: Any) -> Any:
     """A Python number as the float16 that operators with tensors take."""
     return np.float16(value) if isinstance(value, int | float) else value
@@ -339,6 +354,7 @@ _FUNCTIONS: Mapping[Any, Emit] = {
     functional.relu: lambda x, inplace=False: mb.relu(x=x),
     functional.silu: lambda x, inplace=False: mb.silu(x=x),
     kv_cache.store: _store,
+    kv_cache.attend: _attend,
     "transpose": _transpose,
     "unflatten": _unflatten,
     "flatten": _flatten,

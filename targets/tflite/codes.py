@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from compiler.formats.codes import QuantizedTensor
 from compiler.formats.tflite import constant_floats, name_of, operator_of, read_tflite, write_tflite
 from compiler.quantize.carrying import Origin, find_origin, gather_rows, index_rows, mark_rows, require_all_carried
+from targets.tflite.weights import CODE_TYPES, packed
 
 _USERS = (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.EMBEDDING_LOOKUP)
-_TYPES = {4: schema.TensorType.INT4, 8: schema.TensorType.INT8}
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,9 @@ def _constants(document: Any) -> Iterator[tuple[str, int, tuple[tuple[Any, Any],
 
 
 def _store(document: Any, matrix: _Matrix, codes: QuantizedTensor) -> None:
-    values = (codes.codes.astype(np.int16) - 2 ** (codes.bits - 1)).astype(np.int8)
-    document.buffers[matrix.buffer].data = packed(values, codes.bits)
+    document.buffers[matrix.buffer].data = packed(codes.codes, codes.bits)
     for subgraph, tensor in matrix.tensors:
-        tensor.type = _TYPES[codes.bits]
+        tensor.type = CODE_TYPES[codes.bits]
         tensor.quantization = quantization = schema.QuantizationParametersT()
         quantization.quantizedDimension = 0
         if codes.group_size == codes.columns:
@@ -94,17 +93,6 @@ def _store(document: Any, matrix: _Matrix, codes: QuantizedTensor) -> None:
         details.zeroPoints, details.blockSize = -1, codes.group_size
         quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
         quantization.details = details
-
-
-def packed(values: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
-    """Bytes of signed codes in row order, the first of two in the low half."""
-    flat = values.ravel()
-    if bits == 8:
-        return flat.view(np.uint8)
-    if len(flat) % 2:
-        flat = np.append(flat, np.int8(0))
-    low, high = flat[0::2].view(np.uint8) & 15, flat[1::2].view(np.uint8) & 15
-    return np.asarray(low | (high << 4), np.uint8)
 
 
 def _add_scales(document: Any, subgraph: Any, tensor: Any, scales: NDArray[np.float16]) -> int:
@@ -126,5 +114,5 @@ def _round_inputs(document: Any) -> None:
         for operator in subgraph.operators:
             if operator_of(document, operator) != schema.BuiltinOperator.FULLY_CONNECTED:
                 continue
-            if subgraph.tensors[operator.inputs[1]].type in _TYPES.values():
+            if subgraph.tensors[operator.inputs[1]].type in CODE_TYPES.values():
                 operator.builtinOptions.asymmetricQuantizeInputs = True

@@ -12,21 +12,15 @@ from ai_edge_litert import schema_py_generated as schema
 
 from compiler.formats.tflite import name_of, read_tflite
 from compiler.lineage import model_of, write_lineage
-from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
+from compiler.package import FixedShapes, Graph, Lowered, Port
 from compiler.pretrained import example_inputs, load_encoder
+from targets.tflite.account import stored_weights
 from targets.tflite.codes import carry
 from targets.tflite.halves import store_halves
 from targets.tflite.target import FILE
 
 # The signature in the file, and the graph in package.json.
 GRAPH = "main"
-_TYPE_NAMES = {
-    schema.TensorType.FLOAT32: "fp32",
-    schema.TensorType.FLOAT16: "fp16",
-    schema.TensorType.INT8: "int8",
-    schema.TensorType.INT4: "int4",
-}
-_BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 
 
 def convert(model: str, out: str, sequence_length: int, batch: int, task: str) -> None:
@@ -111,7 +105,7 @@ def pack(
                     tuple(_port(each, tensors) for each in signature.outputs),
                 ),
             ),
-            weights=_weights(document),
+            weights=stored_weights(document),
             shapes=FixedShapes(sequence_lengths=lengths, longest_sequence=max(lengths, default=None), batch=batch),
         )
     )
@@ -122,25 +116,3 @@ def _port(entry: Any, tensors: list[Any]) -> Port:
     dtype = "int32" if tensor.type == schema.TensorType.INT32 else "float32"
     return Port(name_of(entry), dtype, tuple(int(size) for size in tensor.shape))
 
-
-def _weights(document: Any) -> StoredWeights:
-    """Types and effective bits of the constants that are weights; scales count as bits only."""
-    types: dict[str, int] = {}
-    bits, seen = 0, set()
-    for subgraph in document.subgraphs:
-        quantizations = [each.quantization for each in subgraph.tensors if each.quantization is not None]
-        scales = {
-            each.details.scales for each in quantizations if isinstance(each.details, schema.BlockwiseQuantizationT)
-        }
-        for index, tensor in enumerate(subgraph.tensors):
-            data = document.buffers[tensor.buffer].data
-            if data is None or tensor.buffer in seen or tensor.type not in _TYPE_NAMES:
-                continue
-            seen.add(tensor.buffer)
-            bits += 8 * len(data)
-            if index not in scales:
-                kind = _TYPE_NAMES[tensor.type]
-                types[kind] = types.get(kind, 0) + 8 * len(data) // _BITS[kind]
-            scale = tensor.quantization.scale if tensor.quantization is not None else None
-            bits += 0 if scale is None else 32 * len(scale)
-    return StoredWeights(round(bits / max(1, sum(types.values())), 4), dict(sorted(types.items())))

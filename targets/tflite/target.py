@@ -1,4 +1,4 @@
-"""tflite: LiteRT's container, for encoders with fixed shapes, through litert_torch."""
+"""tflite: LiteRT. Encoders become a file with fixed shapes, language models a bundle for LiteRT-LM's engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from compiler.lineage import lineage_of
 from compiler.model import Model
+from compiler.networks.families import refuse_network
 from compiler.quantization import TABLE_GROUP
 from compiler.quantize.plan import CODES, own_codes, plan_codes, refuse_rows
 from compiler.recipe import Recipe
@@ -16,13 +17,14 @@ from compiler.size import (
     bytes_of_codes,
     matrices_of,
     own_table_bits,
+    packed_tokenizer_bytes,
     packed_bytes,
     processor_bytes,
     vector_weights,
 )
 from compiler.stages.stage import Stage
 from compiler.target import Target
-from compiler.task import ENCODING, tasks_of
+from compiler.task import ENCODING, GENERATION, tasks_of
 
 NAME = "tflite"
 _BY_ROW = ("int8-rtn-pc", "int8-gptq-pc")
@@ -31,16 +33,24 @@ SCHEMES = ("fp32", "fp16", "int8", *_BY_ROW, *_IN_BLOCKS)
 # LiteRT's own word int8 means a scale for each row, and inputs that are rounded while they are multiplied.
 _INT8 = "int8-rtn-pc"
 FILE = "model.tflite"
+BUNDLE = "model.litertlm"
 _FLOAT_BYTES = 4
 # Of a block.
 _SCALE_BYTES = 2
+_ZERO_POINT_BYTES = 8
+# Operators and their results of a language model's layer in all signatures, and what a bundle has beside (measured).
+_LAYER_BYTES = 20_000
+_BUNDLE_BYTES = 40_000
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: an input that is longer than the model takes, or rows that groups do not divide."""
     longest = model.geometry.context_length
-    if longest and model.takes == "text" and recipe.shapes.sequence_length > longest:
-        return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
+    asked = recipe.shapes.context_length if model.is_decoder else recipe.shapes.sequence_length
+    if longest and asked and model.takes == "text" and asked > longest:
+        return f"the model takes at most {longest} tokens, the recipe asks for {asked}."
+    if model.is_decoder and (reason := refuse_network(model)):
+        return reason
     if _in_codes(recipe).scheme.method and own_codes(model):
         return "it comes with codes of its own, whose scales XNNPACK may not take; use tflite:fp32 or tflite:fp16."
     return refuse_rows(model, _in_codes(recipe))
@@ -55,12 +65,12 @@ def _in_codes(recipe: Recipe) -> Recipe:
 
 def nbytes(model: Model, recipe: Recipe) -> int:
     """Bytes of the package, told from shapes."""
-    total, in_codes = _FLOAT_BYTES * vector_weights(model) + processor_bytes(model), _in_codes(recipe)
+    total, in_codes = _FLOAT_BYTES * vector_weights(model) + _bytes_beside(model), _in_codes(recipe)
     for matrix in matrices_of(model):
         if not in_codes.scheme.method or matrix.place == "elsewhere":
             total += packed_bytes(matrix.elements, 16 if recipe.scheme.name == "fp16" else 32)
         elif not in_codes.scheme.block:
-            total += bytes_of_codes(matrix, in_codes.scheme.code_bits, matrix.row, True, _FLOAT_BYTES)
+            total += bytes_of_codes(matrix, in_codes.scheme.code_bits, matrix.row, True, _row_bytes(model))
         elif matrix.place == "block":
             total += bytes_of_codes(matrix, in_codes.scheme.code_bits, in_codes.scheme.block, True, _SCALE_BYTES)
         else:
@@ -68,16 +78,30 @@ def nbytes(model: Model, recipe: Recipe) -> int:
     return total
 
 
+def _row_bytes(model: Model) -> int:
+    """Of a scale for each row: in the graphs of the converter zero points, which are all 0, are left out."""
+    return _FLOAT_BYTES + (_ZERO_POINT_BYTES if model.is_decoder else 0)
+
+
+def _bytes_beside(model: Model) -> int:
+    """What is in a package beside weights."""
+    if not model.is_decoder:
+        return processor_bytes(model)
+    return packed_tokenizer_bytes(model.folder) + _LAYER_BYTES * model.geometry.layers + _BUNDLE_BYTES
+
+
 def _bytes_of_table(model: Model, recipe: Recipe, table: Matrix) -> int:
     bits = own_table_bits(model, recipe, table)
     if bits is None:
         return packed_bytes(table.elements, 32)
-    group, scale = (table.row, _FLOAT_BYTES) if bits == 8 else (TABLE_GROUP, _SCALE_BYTES)
+    group, scale = (table.row, _row_bytes(model)) if bits == 8 else (TABLE_GROUP, _SCALE_BYTES)
     return bytes_of_codes(table, bits, group, True, scale)
 
 
 def plan(model: Model, recipe: Recipe) -> Stage:
-    """Trace and convert (shared by all schemes), then store."""
+    """A decoder in one stage; an encoder traced and converted (shared by all schemes), then stored."""
+    if model.is_decoder:
+        return _plan_decoder(model, recipe)
     shapes = {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
     tools = ("litert-torch", "ai-edge-litert", "torch", "transformers", "numpy")
     convert = Stage(
@@ -98,11 +122,30 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     return Stage(label, function, arguments, ("ai-edge-litert", "numpy"), inputs, requires, (FILE,))
 
 
+def _plan_decoder(model: Model, recipe: Recipe) -> Stage:
+    arguments: dict[str, Any] = {
+        "scheme": recipe.scheme.name,
+        "context_length": recipe.shapes.context_length,
+        "lineage": lineage_of(model, recipe),
+    }
+    coded = _in_codes(recipe)
+    codes = plan_codes(model, coded, positive_scales=True, tables_by_row=True) if coded.scheme.method else None
+    return Stage(
+        "lower to LiteRT",
+        "targets.tflite.decoder:lower_decoder",
+        arguments,
+        ("ai-edge-litert", "litert-lm-builder", "torch", "transformers", "numpy"),
+        {"codes": codes} if codes else {},
+        {"codes": (CODES,)} if codes else {},
+        (BUNDLE,),
+    )
+
+
 TARGET = Target(
     name=NAME,
     extra="tflite",
     schemes=SCHEMES,
-    tasks=tasks_of(ENCODING),
+    tasks=(*tasks_of(GENERATION), *tasks_of(ENCODING)),
     plan=plan,
     refuse=refuse,
     nbytes=nbytes,

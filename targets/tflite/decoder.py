@@ -1,0 +1,135 @@
+"""A language model as a `.litertlm` bundle: our own network written operator by operator, tokenizer and template as they are.
+
+Signatures are named as LiteRT-LM's engine looks for them (runtime/executor/litert_compiled_model_executor_utils.cc). The
+length of the cache is free, so that the engine lets it grow with the tokens that are there, and attention is over those
+alone. `score` is beside what the engine uses: it gives the logits after every token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compiler.errors import UnusableInput
+from compiler.formats.codes import list_quantized
+from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, Section, packed_text, write_litertlm
+from compiler.formats.tflite import tflite_bytes
+from compiler.lineage import about, model_of, write_lineage
+from compiler.model import Model as Source
+from compiler.networks.configs import DecoderConfig, Part
+from compiler.networks.decoder import Decoder, Tables
+from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
+from compiler.networks.families import decoder_family
+from compiler.package import FixedShapes, Graph, Lowered, Port
+from compiler.quantize.plan import copy_tables
+from compiler.stages.worker import report_progress
+from compiler.target import longest_context
+from targets.tflite import ops
+from targets.tflite.account import decode_read_bytes, stored_weights
+from targets.tflite.engine import metadata_of
+from targets.tflite.graph import FREE, Function, Model, Value
+from targets.tflite.lower import Caches, Places, lower_network
+from targets.tflite.target import BUNDLE
+from targets.tflite.weights import Weights
+
+PREFILL, DECODE, SCORE = "prefill", "decode", "score"
+_LENGTHS = {PREFILL: FREE, DECODE: 1, SCORE: FREE}
+_SIZES = {"tokens": (1, "tokens"), "input_pos": ("tokens",), "mask": (1, 1, "tokens", "context")}
+
+
+def lower_decoder(
+    model: str,
+    out: str,
+    scheme: str,
+    context_length: int | None,
+    lineage: dict[str, str],
+    codes: str | None = None,
+) -> dict[str, Any]:
+    """Write `model.litertlm`: a stage.
+
+    Args:
+        model: the model's folder.
+        out: where the package grows.
+        scheme: the recipe's.
+        context_length: what the engine is told to hold at most where an app asks nothing; None for all that the model takes.
+        lineage: of the model and the recipe.
+        codes: the folder with `codes-*.safetensors`; None for a float scheme.
+
+    Raises:
+        UnusableInput: the model has no tokenizer.json, which the engine reads.
+    """
+    folder, source = Path(out), model_of(Path(model), lineage)
+    tokenizer = source.folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise UnusableInput(f"{source.name} has no tokenizer.json, and LiteRT-LM's engine reads no other tokenizer.")
+    family = decoder_family(source)
+    # Tables are made for one place: angles are computed in the graph. Scalings that depend on the length take the longest.
+    longest = longest_context(source) or context_length or 1
+    config = describe_decoder(source, family, longest)
+    weights = Weights(
+        {info.name: info for info in source.tensors},
+        decoder_sources(source, family, config),
+        list_quantized(Path(codes)) if codes else {},
+        halves=scheme == "fp16",
+    )
+    made, tables = Model(), rotary_tables(source, family, config)
+    graphs = []
+    for number, (name, length) in enumerate(_LENGTHS.items()):
+        graphs.append(_add_function(made, name, length, config, tables, weights))
+        report_progress(number + 1, len(_LENGTHS))
+    sections = (
+        Section(METADATA, metadata_of(source, context_length or longest)),
+        Section(TOKENIZER, packed_text(tokenizer.read_bytes())),
+        Section(MODEL, tflite_bytes(made.document, BUNDLE), {"model_type": "tf_lite_prefill_decode"}),
+    )
+    write_litertlm(folder / BUNDLE, sections, about(source, lineage["recipe"]))
+    write_lineage(source, lineage, folder)
+    if codes is not None:
+        copy_tables(Path(codes), folder)
+    account = stored_weights(made.document, decode_read_bytes(made.document, DECODE))
+    shapes = FixedShapes(context_length, longest_sequence=longest, batch=1, vocabulary=config.vocabulary)
+    return asdict(Lowered("litertlm", tuple(graphs), account, shapes))
+
+
+def _add_function(
+    model: Model, name: str, length: int, config: DecoderConfig, tables: Tables, weights: Weights
+) -> Graph:
+    """Add a signature for `length` tokens at a time; what package.json says of it."""
+    function = Function(model, name)
+    tokens = function.input("tokens", (1, length), np.int32)
+    positions = function.input("input_pos", (length,), np.int32)
+    hidden = function.input("mask", (1, 1, length, FREE), np.float32)
+    shape = (1, config.kv_heads, FREE, config.head_dim)
+    keys, values = (
+        Caches([function.input(f"kv_cache_{what}_{layer}", shape, np.float32) for layer in range(config.layers)])
+        for what in ("k", "v")
+    )
+    first = positions if length == 1 else ops.take(function, positions, 0, 0, 1)
+    zero = function.numbers(0)
+    start = ops.concatenate(function, [zero, zero, first, zero], 0)
+    with torch.device("meta"):
+        network = Decoder(config, Part(0, config.layers, True, True), 1, tables, "plain")
+    given = {"tokens": tokens, "position": Places(positions, start, hidden), "keys": keys, "values": values}
+    logits, keys, values = lower_network(network, function, weights, given)
+    outputs: dict[str, Value] = {
+        f"kv_cache_{what}_{layer}": value
+        for what, caches in (("k", keys), ("v", values))
+        for layer, value in enumerate(caches.layers)
+    }
+    if name != PREFILL:
+        outputs["logits"] = logits
+    function.finish(outputs)
+    caches = tuple(Port(each, "float32", (1, config.kv_heads, "context", config.head_dim)) for each in outputs if each != "logits")
+    count: int | str = "tokens" if length == FREE else length
+    inputs = (
+        Port("tokens", "int32", (1, count)),
+        Port("input_pos", "int32", (count,)),
+        Port("mask", "float32", (1, 1, count, "context")),
+        *caches,
+    )
+    logits_port = (Port("logits", "float32", (1, count, config.vocabulary)),) if "logits" in outputs else ()
+    return Graph(name, (BUNDLE,), inputs, (*caches, *logits_port), function=name)
