@@ -86,7 +86,10 @@ def tflite_bytes(model: Any, name: str) -> memoryview:
 def _room(model: Any) -> int:
     """Bytes beside the buffers, about: a builder that grows takes as much again."""
     tensors = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
-    scales = [0 if each.quantization is None or each.quantization.scale is None else len(each.quantization.scale) for each in tensors]
+    scales = [
+        0 if each.quantization is None or each.quantization.scale is None else len(each.quantization.scale)
+        for each in tensors
+    ]
     return 2**20 + 512 * len(tensors) + 16 * sum(scales)
 
 

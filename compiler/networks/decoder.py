@@ -14,6 +14,8 @@ from compiler.networks.parts import Embedding, HeadNorm, Layout, Projection, Rms
 
 # Each rotary table by its name.
 Tables = Mapping[str, kv_cache.Rotation]
+# Cosines and signed sines for keys, and for queries.
+Turn = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Attention(nn.Module):
@@ -34,7 +36,7 @@ class Attention(nn.Module):
         self.key_norm = HeadNorm(config.head_dim, config.kv_heads, config.eps, layout) if norms else None
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], hidden: Tensor, position: Tensor, keys: Tensor, values: Tensor
+        self, x: Tensor, turn: Turn, hidden: Tensor, position: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = self.query(x), self.key(x), self.value(x)
         if self.query_norm is not None and self.key_norm is not None:
@@ -63,15 +65,15 @@ class Attention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        turn: tuple[Tensor, Tensor],
+        turn: Turn,
         hidden: Tensor,
         position: Tensor,
         keys: Tensor,
         values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(1, C, 1, S) throughout; the queries that share a key stand side by side along S."""
-        query = self._turned(query, self.heads, turn, 1) * self.scale
-        key = self._turned(key, self.kv_heads, turn, 1).transpose(1, 3)
+        query = self._turned(query, self.heads, turn[1], 1) * self.scale
+        key = self._turned(key, self.kv_heads, turn[0], 1).transpose(1, 3)
         keys, all_keys = kv_cache.store(keys, self.layer, 1, position, key)
         values, all_values = kv_cache.store(values, self.layer, 3, position, value)
         queries = torch.split(query, self.head_dim, 1)
@@ -93,18 +95,18 @@ class Attention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        turn: tuple[Tensor, Tensor],
+        turn: Turn,
         hidden: Tensor,
         position: Tensor,
         keys: Tensor,
         values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        query = self._turned(query.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2), 1, turn, 3)
-        key = self._turned(key.unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2), 1, turn, 3)
+        query = self._turned(query.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2), 1, turn[1], 3)
+        key = self._turned(key.unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2), 1, turn[0], 3)
         value = value.unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
         keys, all_keys = kv_cache.store(keys, self.layer, 2, position, key)
         values, all_values = kv_cache.store(values, self.layer, 2, position, value)
-        mixed = kv_cache.attend(query * self.scale, all_keys, all_values, hidden, self.cap)
+        mixed = kv_cache.attend(query, all_keys, all_values, hidden, self.cap)
         return mixed.transpose(1, 2).flatten(2), keys, values
 
 
@@ -125,7 +127,7 @@ class Block(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], hidden: Tensor, position: Tensor, keys: Tensor, values: Tensor
+        self, x: Tensor, turn: Turn, hidden: Tensor, position: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         mixed, keys, values = self.attention(self.attention_norm(x), turn, hidden, position, keys, values)
         x = x + (mixed if self.attention_out_norm is None else self.attention_out_norm(mixed))
@@ -169,18 +171,24 @@ class Decoder(nn.Module):
             x = self.embedding(tokens)
             if config.embedding_scale != 1.0:
                 x = x * config.embedding_scale
-        turns = {name: rotary(position) for name, rotary in self.rotaries.items()}
+        turns = {name: self._turn(rotary(position)) for name, rotary in self.rotaries.items()}
         masks = {name: mask(position) for name, mask in self.masks.items()}
         for block, number in zip(self.blocks, range(self.part.first, self.part.last), strict=True):
             turn = turns[f"rotary_{config.rotaries[number]}"]
             hidden = masks[f"window_{config.windows[number] or 0}"]
-            x, keys, values = block(x, (turn[0], turn[1]), hidden, position, keys, values)
+            x, keys, values = block(x, turn, hidden, position, keys, values)
         if self.norm is None or self.head is None:
             return x, keys, values
         logits = self.out(self.head(self.norm(x)))
         if config.logit_cap is not None:
             logits = torch.tanh(logits * (1 / config.logit_cap)) * config.logit_cap
         return torch.argmax(logits, 2) if self.greedy else logits, keys, values
+
+    def _turn(self, turn: tuple[Tensor, Tensor]) -> Turn:
+        """What keys and queries are turned by: in the layout `plain`, the scale of scores is in what queries are."""
+        cos, sin = turn[0], turn[1]
+        scale = self.config.score_scale if self.layout == "plain" else 1.0
+        return (cos, sin), (cos, sin) if scale == 1.0 else (cos * scale, sin * scale)
 
 
 def cache_shapes(config: DecoderConfig, part: Part, layout: Layout) -> tuple[tuple[int, ...], tuple[int, ...]]:

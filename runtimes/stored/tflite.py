@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from compiler.package import Package
 from runtimes.stored.matrix import EXACT, Rounding, StoredMatrix
 
 _MULTIPLIES, _LOOKS_UP = schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.EMBEDDING_LOOKUP
+# Neighbouring columns of a matrix: its name, the first and the one after the last.
+_PIECE = re.compile(r"(.+)\[(\d+):\d+\]")
 _FLOATS = {schema.TensorType.FLOAT32: np.float32, schema.TensorType.FLOAT16: np.float16}
 
 
@@ -40,6 +44,20 @@ def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
 
 
 def _matrices(model: Any) -> Iterator[StoredMatrix]:
+    """Each matrix once; pieces of one, `name[first:last]`, put together again."""
+    pieces: dict[tuple[str, bool], dict[int, StoredMatrix]] = {}
+    for matrix in _pieces(model):
+        piece = _PIECE.fullmatch(matrix.name)
+        if piece is None:
+            yield matrix
+        else:
+            pieces.setdefault((piece[1], matrix.looked_up), {})[int(piece[2])] = matrix
+    for (name, _), found in pieces.items():
+        in_order = [found[first] for first in sorted(found)]
+        yield replace(in_order[0], name=name, values=np.concatenate([each.values for each in in_order], 1))
+
+
+def _pieces(model: Any) -> Iterator[StoredMatrix]:
     seen: set[tuple[int, int]] = set()
     for subgraph in model.subgraphs:
         for operator in subgraph.operators:

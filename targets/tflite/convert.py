@@ -115,4 +115,3 @@ def _port(entry: Any, tensors: list[Any]) -> Port:
     tensor = tensors[entry.tensorIndex]
     dtype = "int32" if tensor.type == schema.TensorType.INT32 else "float32"
     return Port(name_of(entry), dtype, tuple(int(size) for size in tensor.shape))
-

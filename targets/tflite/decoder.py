@@ -19,7 +19,6 @@ from compiler.formats.codes import list_quantized
 from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, Section, packed_text, write_litertlm
 from compiler.formats.tflite import tflite_bytes
 from compiler.lineage import about, model_of, write_lineage
-from compiler.model import Model as Source
 from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.decoder import Decoder, Tables
 from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
@@ -27,7 +26,6 @@ from compiler.networks.families import decoder_family
 from compiler.package import FixedShapes, Graph, Lowered, Port
 from compiler.quantize.plan import copy_tables
 from compiler.stages.worker import report_progress
-from compiler.target import longest_context
 from targets.tflite import ops
 from targets.tflite.account import decode_read_bytes, stored_weights
 from targets.tflite.engine import metadata_of
@@ -38,7 +36,8 @@ from targets.tflite.weights import Weights
 
 PREFILL, DECODE, SCORE = "prefill", "decode", "score"
 _LENGTHS = {PREFILL: FREE, DECODE: 1, SCORE: FREE}
-_SIZES = {"tokens": (1, "tokens"), "input_pos": ("tokens",), "mask": (1, 1, "tokens", "context")}
+# Of a model that does not tell how long its texts were.
+_CONTEXT = 2048
 
 
 def lower_decoder(
@@ -67,8 +66,8 @@ def lower_decoder(
     if not tokenizer.is_file():
         raise UnusableInput(f"{source.name} has no tokenizer.json, and LiteRT-LM's engine reads no other tokenizer.")
     family = decoder_family(source)
-    # Tables are made for one place: angles are computed in the graph. Scalings that depend on the length take the longest.
-    longest = longest_context(source) or context_length or 1
+    # Scalings of the rotary embedding that depend on the length take the longest.
+    longest = source.geometry.context_length or context_length or _CONTEXT
     config = describe_decoder(source, family, longest)
     weights = Weights(
         {info.name: info for info in source.tensors},
@@ -108,7 +107,7 @@ def _add_function(
         Caches([function.input(f"kv_cache_{what}_{layer}", shape, np.float32) for layer in range(config.layers)])
         for what in ("k", "v")
     )
-    first = positions if length == 1 else ops.take(function, positions, 0, 0, 1)
+    first = positions if length == 1 else ops.first_of(function, positions)
     zero = function.numbers(0)
     start = ops.concatenate(function, [zero, zero, first, zero], 0)
     with torch.device("meta"):
@@ -123,7 +122,9 @@ def _add_function(
     if name != PREFILL:
         outputs["logits"] = logits
     function.finish(outputs)
-    caches = tuple(Port(each, "float32", (1, config.kv_heads, "context", config.head_dim)) for each in outputs if each != "logits")
+    caches = tuple(
+        Port(each, "float32", (1, config.kv_heads, "context", config.head_dim)) for each in outputs if each != "logits"
+    )
     count: int | str = "tokens" if length == FREE else length
     inputs = (
         Port("tokens", "int32", (1, count)),

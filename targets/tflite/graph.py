@@ -93,7 +93,7 @@ class Function:
         self.subgraph.name = name
         self.subgraph.tensors, self.subgraph.operators, self.subgraph.inputs = [], [], []
         self._inputs: dict[str, Value] = {}
-        self._made: dict[str, Value] = {}
+        self._made: dict[str, Any] = {}
 
     def input(self, name: str, shape: Shape, dtype: Any) -> Value:
         """A new input."""
@@ -102,7 +102,7 @@ class Function:
         self._inputs[name] = value
         return value
 
-    def once(self, key: str, make: Callable[[], Value]) -> Value:
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, made on the first call with the key."""
         if key not in self._made:
             self._made[key] = make()
@@ -149,28 +149,39 @@ class Function:
         *,
         kind: int = schema.TensorType.FLOAT32,
         version: int = 1,
-        results: int = 1,
-    ) -> Any:
-        """Add an operator; its result, or a tuple of `results` equal ones.
+    ) -> Value:
+        """Add an operator of one result."""
+        return self.emit_all(operator, inputs, [shape], options, kind=kind, version=version)[0]
+
+    def emit_all(
+        self,
+        operator: int,
+        inputs: Sequence[Value],
+        shapes: Sequence[Shape],
+        options: tuple[int, Any] | None = None,
+        *,
+        kind: int = schema.TensorType.FLOAT32,
+        version: int = 1,
+    ) -> list[Value]:
+        """Add an operator; its results.
 
         Args:
             operator: `BuiltinOperator` of the schema.
             inputs: what it takes.
-            shape: of a result.
+            shapes: of the results.
             options: `BuiltinOptions` of the schema and their object.
-            kind: type of a result.
+            kind: type of the results.
             version: the operator's version.
-            results: how many.
         """
         made = schema.OperatorT()
         made.opcodeIndex = self.model.operator_code(operator, version)
-        values = tuple(self._tensor(f"{self.name}/{len(self.subgraph.tensors)}", shape, kind) for _ in range(results))
+        values = [self._tensor(f"{self.name}/{len(self.subgraph.tensors)}", shape, kind) for shape in shapes]
         made.inputs = np.asarray([each.index for each in inputs], np.int32)
         made.outputs = np.asarray([each.index for each in values], np.int32)
         if options is not None:
             made.builtinOptionsType, made.builtinOptions = options
         self.subgraph.operators.append(made)
-        return values if results > 1 else values[0]
+        return values
 
     def finish(self, outputs: Mapping[str, Value]) -> None:
         """Close the function: operators that no output needs are left out."""

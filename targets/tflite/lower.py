@@ -21,7 +21,7 @@ from torch.nn import functional
 from compiler.networks import kv_cache, parts
 from targets.tflite import ops
 from targets.tflite.graph import FREE, Function, Value
-from targets.tflite.weights import Weights
+from targets.tflite.weights import Matrix, Weights
 
 _OPERATOR = schema.BuiltinOperator
 Emit = Callable[..., Any]
@@ -68,8 +68,8 @@ class Lowering:
         """A parameter of the part."""
         return self.weights.vector(self.function, f"{self.prefix}.{name}", size)
 
-    def matrix(self, name: str, shape: Sequence[int]) -> tuple[Value, bool]:
-        """A matrix of the part, and whether it is in codes."""
+    def matrix(self, name: str, shape: Sequence[int]) -> Matrix:
+        """A matrix of the part."""
         return self.weights.matrix(self.function, f"{self.prefix}.{name}", (shape[0], shape[1]))
 
 
@@ -103,9 +103,19 @@ def lower_network(network: nn.Module, function: Function, weights: Weights, inpu
 
 
 def _projection(lowering: Lowering, module: parts.Projection, x: Value) -> Value:
-    weight, coded = lowering.matrix("weight", module.weight.shape)
+    function, matrix = lowering.function, lowering.matrix("weight", module.weight.shape)
     bias = lowering.vector("bias", module.weight.shape[0]) if module.bias is not None else None
-    return ops.project(lowering.function, x, weight, bias, coded=coded)
+    inputs = function.once(f"{x.index} in {matrix.widths}", lambda: _pieces(function, x, matrix.widths))
+    total = None
+    for given, piece in zip(inputs, matrix.pieces, strict=True):
+        part = ops.project(function, given, piece, bias if total is None else None, coded=matrix.coded)
+        total = part if total is None else ops.add(function, total, part)
+    assert total is not None
+    return total
+
+
+def _pieces(function: Function, x: Value, widths: Sequence[int]) -> tuple[Value, ...]:
+    return (x,) if len(widths) == 1 else ops.split(function, x, -1, widths)
 
 
 def _rms(lowering: Lowering, x: Value, weight: Value, eps: float) -> Value:
@@ -128,9 +138,10 @@ def _head_norm(lowering: Lowering, module: parts.HeadNorm, x: Value) -> Value:
 
 def _embedding(lowering: Lowering, module: parts.Embedding, ids: Value) -> Value:
     function = lowering.function
-    table, _ = lowering.matrix("weight", module.weight.shape)
-    rows = ops.look_up(function, ops.reshape(function, ids, (ids.shape[1],)), table)
-    return ops.reshape(function, rows, (*ids.shape, table.shape[1]))
+    table, flat = lowering.matrix("weight", module.weight.shape), ops.reshape(function, ids, (ids.shape[1],))
+    pieces = [ops.look_up(function, flat, piece) for piece in table.pieces]
+    rows = ops.concatenate(function, pieces, 1) if len(pieces) > 1 else pieces[0]
+    return ops.reshape(function, rows, (*ids.shape, module.weight.shape[1]))
 
 
 def _tokens_out(lowering: Lowering, module: parts.TokensOut, x: Value) -> Value:
@@ -165,18 +176,12 @@ def _causal(lowering: Lowering, module: kv_cache.Causal, places: Places) -> Valu
     """The mask that comes in, and for a window what hides keys that it has left behind."""
     if module.window is None:
         return places.hidden
-    function, context = lowering.function, places.hidden.shape[3]
-    length = places.positions.shape[0]
-    if context == FREE:
-        keys = ops.count_up(function, ops.extent(function, places.hidden, 3))
-    else:
-        keys = function.constant(f"places {context}", lambda: np.arange(context, dtype=np.int32))
+    function, length = lowering.function, places.positions.shape[0]
+    keys = function.once("places of keys", lambda: ops.places_along(function, places.hidden))
     queries = ops.reshape(function, ops.as_floats(function, places.positions), (1, 1, length, 1))
-    back = ops.subtract(function, queries, ops.as_floats(function, keys))
+    back = ops.subtract(function, queries, keys)
     beyond = ops.unary(function, _OPERATOR.RELU, ops.subtract(function, back, function.scalar(module.window - 1.0)))
-    return ops.add(
-        function, places.hidden, ops.multiply(function, beyond, function.scalar(_BEYOND_WINDOW))
-    )
+    return ops.add(function, places.hidden, ops.multiply(function, beyond, function.scalar(_BEYOND_WINDOW)))
 
 
 _PARTS: Mapping[type, Emit] = {

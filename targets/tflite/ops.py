@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from targets.tflite.graph import FREE, Function, Shape, Value
+from targets.tflite.graph import Function, Shape, Value
 
 _OPERATOR, _OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
 
@@ -91,29 +91,31 @@ def concatenate(function: Function, values: Sequence[Value], axis: int) -> Value
     )
 
 
-def take(function: Function, x: Value, axis: int, first: int, count: int) -> Value:
-    """`count` places of `x` along an axis, from `first` on."""
-    axis %= len(x.shape)
-    begin, size = [0] * len(x.shape), [-1] * len(x.shape)
-    begin[axis], size[axis] = first, count
-    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
-    inputs = (x, function.numbers(*begin), function.numbers(*size))
-    return function.emit(_OPERATOR.SLICE, inputs, shape, (_OPTIONS.SliceOptions, schema.SliceOptionsT()), kind=x.type)
+def first_of(function: Function, x: Value) -> Value:
+    """The first value of a vector: (1,). XNNPACK keeps the sizes that a slice had first, so of other tensors none is taken."""
+    inputs = (x, function.numbers(0), function.numbers(1))
+    return function.emit(_OPERATOR.SLICE, inputs, (1,), (_OPTIONS.SliceOptions, schema.SliceOptionsT()), kind=x.type)
 
 
 def split(function: Function, x: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
     """Pieces of `x` along an axis."""
     axis %= len(x.shape)
     if len(set(sizes)) > 1:
-        starts = np.cumsum([0, *sizes[:-1]])
-        return tuple(take(function, x, axis, int(start), size) for start, size in zip(starts, sizes, strict=True))
+        return _split_unevenly(function, x, axis, sizes)
     options = schema.SplitOptionsT()
     options.numSplits = len(sizes)
     shape = (*x.shape[:axis], sizes[0], *x.shape[axis + 1 :])
-    found = function.emit(
-        _OPERATOR.SPLIT, (function.number(axis), x), shape, (_OPTIONS.SplitOptions, options), results=len(sizes), kind=x.type
-    )
-    return found if isinstance(found, tuple) else (found,)
+    inputs, chosen = (function.number(axis), x), (_OPTIONS.SplitOptions, options)
+    return tuple(function.emit_all(_OPERATOR.SPLIT, inputs, [shape] * len(sizes), chosen, kind=x.type))
+
+
+def _split_unevenly(function: Function, x: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
+    options = schema.SplitVOptionsT()
+    options.numSplits = len(sizes)
+    shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
+    inputs = (x, function.numbers(*sizes), function.number(axis))
+    chosen = (_OPTIONS.SplitVOptions, options)
+    return tuple(function.emit_all(_OPERATOR.SPLIT_V, inputs, shapes, chosen, kind=x.type))
 
 
 def matrix_product(function: Function, x: Value, y: Value, *, transposed: bool) -> Value:
@@ -163,22 +165,12 @@ def _broadcast(first: Shape, second: Shape) -> Shape:
     return tuple(b if a == 1 else a for a, b in zip(*padded, strict=True))
 
 
-def extent(function: Function, x: Value, axis: int) -> Value:
-    """The size of an axis as int32 (), known when the shapes are."""
-    options = schema.ShapeOptionsT()
-    options.outType = schema.TensorType.INT32
-    whole = function.emit(
-        _OPERATOR.SHAPE, (x,), (len(x.shape),), (_OPTIONS.ShapeOptions, options), kind=schema.TensorType.INT32
-    )
-    one = take(function, whole, 0, axis, 1)
-    return reshape(function, one, ())
-
-
-def count_up(function: Function, count: Value) -> Value:
-    """0, 1, 2 ... int32 (count,)."""
-    options = (_OPTIONS.RangeOptions, schema.RangeOptionsT())
-    inputs = (function.number(0), count, function.number(1))
-    return function.emit(_OPERATOR.RANGE, inputs, (FREE,), options, kind=schema.TensorType.INT32)
+def places_along(function: Function, x: Value) -> Value:
+    """0, 1, 2 ... along the last axis of `x`, of any length, in the shape of `x`; that has four axes and finite values."""
+    ones = add(function, multiply(function, x, function.scalar(0.0)), function.scalar(1.0))
+    options = schema.CumsumOptionsT()
+    options.exclusive = True
+    return function.emit(_OPERATOR.CUMSUM, (ones, function.number(3)), ones.shape, (_OPTIONS.CumsumOptions, options))
 
 
 def dequantize(function: Function, x: Value) -> Value:

@@ -17,8 +17,8 @@ from compiler.size import (
     bytes_of_codes,
     matrices_of,
     own_table_bits,
-    packed_tokenizer_bytes,
     packed_bytes,
+    packed_tokenizer_bytes,
     processor_bytes,
     vector_weights,
 )

@@ -19,6 +19,22 @@ from targets.tflite.graph import Function, Shared, Value
 
 CODE_TYPES = {4: schema.TensorType.INT4, 8: schema.TensorType.INT8}
 _LARGEST_HALF = 65504.0
+# XNNPACK rounds the inputs of a product with codes to 8 bits over one range a row, which one large channel widens for all.
+# So products are made in pieces of so many columns at most. The head, one operator of hundreds, can have smaller ones.
+_PIECE, _HEAD_PIECE = 512, 192
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix (outputs, inputs) of a function: constants of neighbouring columns, all but the last equally wide."""
+
+    pieces: tuple[Value, ...]
+    coded: bool
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each piece."""
+        return tuple(piece.shape[1] for piece in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -44,33 +60,51 @@ class Weights:
         source = self.sources[parameter]
         return function.constant(_key(source), lambda: read_source(self.infos, source, (size,)))
 
-    def matrix(self, function: Function, parameter: str, shape: tuple[int, int]) -> tuple[Value, bool]:
-        """A matrix (outputs, inputs) as a constant, and whether it is in codes."""
+    def matrix(self, function: Function, parameter: str, shape: tuple[int, int]) -> Matrix:
+        """A matrix (outputs, inputs) as constants, in codes where it has them."""
         source = self.sources[parameter]
         entry = self.codes.get(source.tensor) if source.plain else None
         if entry is not None:
-            return self._coded(function, source, entry, shape), True
+            head = self.sources.get("head.weight")
+            widest = _HEAD_PIECE if head is not None and head.tensor == source.tensor else _PIECE
+            spans = cut_columns(entry.columns, widest, entry.group_size)
+            return Matrix(tuple(self._coded(function, source, entry, span) for span in spans), True)
         if not self.halves:
-            return function.constant(_key(source), lambda: read_source(self.infos, source, shape)), False
+            return Matrix((function.constant(_key(source), lambda: read_source(self.infos, source, shape)),), False)
         half = function.constant(_key(source), lambda: _halved(read_source(self.infos, source, shape), source.tensor))
-        return function.once(f"{_key(source)} as float32", lambda: ops.dequantize(function, half)), False
+        whole = function.once(f"{_key(source)} as float32", lambda: ops.dequantize(function, half))
+        return Matrix((whole,), False)
 
-    def _coded(self, function: Function, source: Source, entry: QuantizedInfo, shape: tuple[int, int]) -> Value:
+    def _coded(self, function: Function, source: Source, entry: QuantizedInfo, columns: tuple[int, int]) -> Value:
         first, last = source.rows or (0, entry.rows)
-        key, by_row = _key(source), entry.group_size == entry.columns
+        begin, end = columns
+        row, group = _key(source), entry.group_size
+        key = row if columns == (0, entry.columns) else f"{row}[{begin}:{end}]"
 
         def read_codes() -> NDArray[np.uint8]:
-            return packed(read_quantized(entry).codes[first:last], entry.bits)
+            return packed(read_quantized(entry).codes[first:last, begin:end], entry.bits)
 
         def read_scales() -> NDArray[np.float16]:
             return np.asarray(read_quantized(entry).scales[first:last], np.float16)
 
-        if by_row and key not in self.scales:
-            self.scales[key] = Shared(_by_row(read_scales()))
-        quantization = self.scales[key] if by_row else None
-        if quantization is None:
-            quantization = _in_blocks(function.constant(f"{key} scales", read_scales), entry.group_size)
-        return function.stored(key, shape, CODE_TYPES[entry.bits], read_codes, quantization)
+        if group == entry.columns:
+            if row not in self.scales:
+                self.scales[row] = Shared(_by_row(read_scales()))
+            quantization: Any = self.scales[row]
+        else:
+            scales = function.constant(f"{key} scales", lambda: read_scales()[:, begin // group : end // group])
+            quantization = _in_blocks(scales, group)
+        return function.stored(key, (last - first, end - begin), CODE_TYPES[entry.bits], read_codes, quantization)
+
+
+def cut_columns(columns: int, widest: int, group_size: int) -> list[tuple[int, int]]:
+    """Columns (first, last + 1) of equal pieces of `widest` at most, which cut no group; the last one may be smaller."""
+    unit = group_size if group_size < columns else 1
+    count = -(-columns // max(widest, unit))
+    # Equal pieces are cut by an operator of XNNPACK's.
+    even = next((more for more in range(count, 2 * count) if columns % (more * unit) == 0), count)
+    width = -(-columns // (even * unit)) * unit
+    return [(begin, min(begin + width, columns)) for begin in range(0, columns, width)]
 
 
 def _key(source: Source) -> str:
