@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -30,3 +32,9 @@ def quiet_stderr() -> Iterator[None]:
         os.dup2(before, 2)
         os.close(before)
         os.close(nowhere)
+
+
+@functools.cache
+def quiet_at_exit() -> None:
+    """Drop what native code writes to standard error when the process has ended for Python: LiteRT tells what it destroys."""
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))

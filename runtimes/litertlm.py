@@ -6,6 +6,7 @@ The engine gives no logits. Here the same signatures run on the same runtime, wi
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -24,7 +25,7 @@ from compiler.errors import UnusableInput
 from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, find_section, open_litertlm, unpacked_text
 from compiler.formats.tflite import require_whole
 from compiler.package import Package
-from compiler.quiet import quiet_stderr
+from compiler.quiet import quiet_at_exit, quiet_stderr
 from runtimes.session import GenerationSession, Message
 
 _PREFILL, _DECODE, _SCORE = "prefill", "decode", "score"
@@ -45,6 +46,7 @@ class LiteRtLmSession:
     """A decoder whose cache goes into each call and comes out of it in place."""
 
     def __init__(self, package: Package, threads: int, context_length: int) -> None:
+        quiet_at_exit()
         shapes = package.lowered.shapes
         assert shapes.vocabulary is not None
         self.context_length, self.vocabulary = context_length, shapes.vocabulary
@@ -88,9 +90,14 @@ class LiteRtLmSession:
         return self._run(_SCORE, token_ids)
 
     def close(self) -> None:
-        self._ready.clear()
-        self._caches.clear()
-        self._model.close()
+        with quiet_stderr():
+            self._ready.clear()
+            self._caches.clear()
+            if "text" in self.__dict__:
+                self.text.close()
+            self._model.close()
+            del self._model
+            gc.collect()
 
     def _run(self, signature: str, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Take tokens after those that are there; the logits that the signature gives, (tokens, vocabulary)."""
@@ -98,7 +105,8 @@ class LiteRtLmSession:
         if after > self.context_length:
             raise UnusableInput(f"{after} tokens do not fit the context of {self.context_length}.")
         if after > self._places:
-            self._grow(min(self.context_length, max(after, self._places + _GROWTH)))
+            with quiet_stderr():
+                self._grow(min(self.context_length, max(after, self._places + _GROWTH)))
         call = self._call(signature, len(token_ids))
         positions = np.arange(self._position, after, dtype=np.int32)
         hidden = np.where(np.arange(self._places)[None] <= positions[:, None], np.float32(0), _HIDDEN)
@@ -139,8 +147,12 @@ class LiteRtLmSession:
     def _call(self, signature: str, tokens: int) -> _Call:
         """Buffers for so many tokens, with the signature's shapes set."""
         known = self._ready.get(signature)
-        if known is not None and known.tokens == tokens:
-            return known
+        if known is None or known.tokens != tokens:
+            with quiet_stderr():
+                self._ready[signature] = known = self._make_ready(signature, tokens)
+        return known
+
+    def _make_ready(self, signature: str, tokens: int) -> _Call:
         for name in self._forms:
             self._resize(signature, name)
         resized: dict[str, list[int]] = {"mask": [1, 1, tokens, self._places]}
@@ -156,8 +168,7 @@ class LiteRtLmSession:
             for name in self._outputs[signature]
             if name == "logits"
         }
-        self._ready[signature] = call = _Call(tokens, inputs, outputs)
-        return call
+        return _Call(tokens, inputs, outputs)
 
 
 class _Call:
@@ -180,6 +191,10 @@ class LiteRtLmText:
         self.begin = tuple(told.start_token.token_ids.ids)
         self.ends = frozenset(token for end in told.stop_tokens for token in end.token_ids.ids)
         self._has_template = bool(told.jinja_prompt_template)
+
+    def close(self) -> None:
+        """Give back the engine's memory."""
+        self._engine.close()
 
     def encode(self, text: str) -> list[int]:
         return [int(token) for token in self._engine.tokenize(text)] if text else []

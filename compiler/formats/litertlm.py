@@ -161,8 +161,9 @@ def unpacked_text(data: bytes | memoryview) -> bytes:
         (size,) = struct.unpack_from("<Q", data)
         if size > _LARGEST_TEXT:
             raise ValueError("too large")
-        text = zlib.decompressobj().decompress(bytes(data[8:]), max(1, size))
-        if len(text) != size:
+        unpacking = zlib.decompressobj()
+        text = unpacking.decompress(bytes(data[8:]), size + 1)
+        if len(text) != size or not unpacking.eof:
             raise ValueError("another size")
     except (ValueError, struct.error, zlib.error) as error:
         raise UnusableInput("The tokenizer in the .litertlm bundle is damaged. Build the package again.") from error
