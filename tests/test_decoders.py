@@ -295,6 +295,6 @@ def test_half_precision_and_shards_are_read(smollm2: Model, edgec_here: Run, tmp
         "onnx": True,
         "gptq": True,
         "coreml": True,
-        "tflite": False,
+        "tflite": True,
         "neo": False,
     }

@@ -97,6 +97,11 @@ def test_core_ml_and_gptq(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
     _require_near(wide, schemes, tmp_path / "out", edgec_here, "--context-length", 256)
 
 
+def test_language_models_on_litert(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
+    schemes = [f"tflite:{scheme}" for scheme in ("fp32", "fp16", "int8", "int4-rtn-g32", "int4-rtn-g128")]
+    _require_near(wide, schemes, tmp_path / "out", edgec_here)
+
+
 def test_an_encoder_in_every_container(minilm_folder: Path, edgec_here: Run, tmp_path: Path) -> None:
     schemes = ("gguf:F16", "gguf:Q8_0", "gguf:Q4_0", "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int4-rtn-g32")
     others = ("coreml:fp16", "coreml:int8", "coreml:lut6", "tflite:fp32", "neo:fp32@local")

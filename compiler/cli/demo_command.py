@@ -29,6 +29,7 @@ _LANGUAGE_RECIPES = (
     "onnx:fp32",
     "onnx:int4-rtn-g32",
     "onnx:int4-gptq-g32",
+    "tflite:int8",
 )
 _ENCODER_RECIPES = ("onnx:fp32", "onnx:int8", "tflite:fp32", "tflite:int8", "neo:fp32@local", "coreml:fp16")
 # A quarter of what `edgec build` takes by default, so that the demo stays short.
@@ -42,7 +43,7 @@ _SENTENCES = ("A child is playing with a ball.", "A kid kicks a football around.
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.pass_obj
 def command(debug: bool, out: Path, rounds: int) -> None:
-    """Build, verify, measure and use twelve packages of SmolLM2-135M-Instruct and all-MiniLM-L6-v2."""
+    """Build, verify, measure and use thirteen packages of SmolLM2-135M-Instruct and all-MiniLM-L6-v2."""
     if out.exists():
         raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
     packages: list[Package] = []

@@ -29,6 +29,8 @@ TOOLS: tuple[tuple[str, str, str], ...] = (
     ("onnxruntime-genai", "onnx", "build and run language models"),
     ("litert-torch", "tflite", "convert to LiteRT"),
     ("ai-edge-litert", "tflite", "run LiteRT"),
+    ("litert-lm-builder", "tflite", "write .litertlm bundles"),
+    ("litert-lm-api", "tflite", "run language models on LiteRT"),
     ("coremltools", "coreml", "write Core ML packages"),
     ("apache-tvm", "neo", "compile and run with TVM"),
     ("plotly", "report", "charts of the HTML report"),
