@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+from compiler.kit import Kit
 from compiler.target import Target
 
 TARGETS: tuple[tuple[str, str], ...] = (
@@ -19,6 +20,13 @@ TARGETS: tuple[tuple[str, str], ...] = (
 )
 
 TARGET_NAMES: tuple[str, ...] = tuple(name for name, _ in TARGETS)
+
+
+KITS: tuple[Kit, ...] = (
+    Kit("ios", ("coreml",), "targets.coreml.kit"),
+    Kit("android", ("litert", "litertlm"), "targets.tflite.kit_android"),
+    Kit("python", ("litert", "litertlm"), "targets.tflite.kit_python"),
+)
 
 
 def schemes_of(name: str) -> tuple[str, ...]:

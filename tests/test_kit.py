@@ -13,8 +13,8 @@ import tree_sitter
 import tree_sitter_swift
 from conftest import Run, assert_refused
 
+from compiler.kit import type_name
 from compiler.model import Model
-from targets.coreml.kit import swift_name
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_what_the_wrapper_does_not_fit_is_refused(packages: Path, edgec: Run, tm
     changed = shutil.copytree(packages / "decoder" / "coreml-fp16", tmp_path / "changed")
     manifest = (changed / "package.json").read_text()
     for old, new, words in (
-        ('"runtime": "coreml"', '"runtime": "onnxruntime"', ("onnxruntime", "coreml")),
+        ('"runtime": "coreml"', '"runtime": "onnxruntime"', ("onnxruntime", "none")),
         ('"variant": null', '"variant": "ios17"', ("states", "iOS 18")),
     ):
         assert old in manifest
@@ -93,4 +93,4 @@ def test_what_the_wrapper_does_not_fit_is_refused(packages: Path, edgec: Run, tm
     ("model", "name"), [("all-MiniLM-L6-v2", "AllMiniLML6V2"), ("7b chat", "Model7bChat"), ("--", "Model")]
 )
 def test_a_models_name_becomes_a_swift_type(model: str, name: str) -> None:
-    assert swift_name(model) == name
+    assert type_name(model) == name

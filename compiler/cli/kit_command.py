@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import click
 
 from compiler.cli.display import print_json
-from compiler.package import check_files, read_package
-from targets.coreml.kit import write_kit
+from compiler.errors import UnusableInput
+from compiler.kit import Kit, write_kit
+from compiler.package import Package, check_files, read_package
+from targets.registry import KITS
 
 
 @click.command("kit")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option(
-    "--for", "system", type=click.Choice(["ios"]), default="ios", show_default=True, help="What the kit is for."
+    "--for",
+    "system",
+    type=click.Choice([kit.system for kit in KITS]),
+    help="What the kit is for [the first that takes the package].",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the kit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(package: Path, system: str, out: Path, as_json: bool) -> None:
-    """Put PACKAGE into a Swift package with a typed wrapper and the tokenizer's files."""
+def command(package: Path, system: str | None, out: Path, as_json: bool) -> None:
+    """Put PACKAGE into what an app or a board takes: a Swift package, an Android library, a folder with a script."""
     read = read_package(package)
     check_files(read)
-    files = write_kit(read, out)
+    fill = importlib.import_module(_choose(read, system).module).fill_kit
+    files = write_kit(read, out, fill)
     if as_json:
         print_json({"folder": str(out), "files": files})
     else:
-        click.echo(f"{out}: {len(files)} files. README.md says how an app uses it.")
+        click.echo(f"{out}: {len(files)} files. README.md says how they are used.")
+
+
+def _choose(package: Package, system: str | None) -> Kit:
+    """The kit that was asked for, or the first that takes the package."""
+    runtime = package.lowered.runtime
+    fitting = [kit for kit in KITS if runtime in kit.runtimes]
+    found = next((kit for kit in fitting if system in (None, kit.system)), None)
+    if found is None:
+        kits = ", ".join(kit.system for kit in fitting) or "none"
+        wanted = f"the kit for {system} does not take its packages" if system else "no kit takes its packages"
+        raise UnusableInput(f"{package.title} is run by {runtime}, and {wanted}. Kits that do: {kits}.")
+    return found

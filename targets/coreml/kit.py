@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 
 from compiler.errors import UnusableInput
+from compiler.kit import camel_case, type_name
 from compiler.package import Package, Port
-from compiler.stages.cache import new_folder
 from compiler.task import GENERATION, find_task
 
 _TOKENIZER = re.compile(r"(tokenizer|tokenizer_config|special_tokens_map|config|generation_config)\.json|vocab\..*")
@@ -141,45 +141,27 @@ _MOST_PROBABLE = """
 """
 
 
-def swift_name(model: str) -> str:
-    """A Swift type's name for a model: `all-MiniLM-L6-v2` is `AllMiniLML6V2`."""
-    words = re.findall(r"[A-Za-z0-9]+", model)
-    name = "".join(word[0].upper() + word[1:] for word in words)
-    return name if name and not name[0].isdigit() else f"Model{name}"
-
-
-def write_kit(package: Package, out: Path) -> list[str]:
-    """Write the Swift package to `out`; the names of its files.
+def fill_kit(package: Package, root: Path) -> None:
+    """Write the Swift package into the folder `root`.
 
     Raises:
-        UnusableInput: `out` exists, the package is not Core ML's, or it is of a form that the wrapper does not know.
+        UnusableInput: the package is of a form that the wrapper does not know.
     """
-    _refuse(package, out)
-    name = swift_name(package.model.name)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with new_folder(out.parent) as temporary:
-        root = temporary / "kit"
-        resources = root / "Sources" / name / "Resources"
-        shutil.copytree(package.artifact, resources / package.artifact.name)
-        for file in sorted(package.folder.iterdir()):
-            if _TOKENIZER.fullmatch(file.name):
-                shutil.copyfile(file, resources / file.name)
-        variant = package.recipe_full["variant"] or "ios18"
-        manifest = _MANIFEST.substitute(name=name, platforms=_PLATFORMS[variant], tools=package.recipe)
-        (root / "Package.swift").write_text(manifest, encoding="utf-8")
-        (resources.parent / f"{name}.swift").write_text(_wrapper(package, name), encoding="utf-8")
-        (root / "README.md").write_text(_readme(package, name), encoding="utf-8")
-        root.rename(out)
-    return [path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_file()]
+    _refuse(package)
+    name = type_name(package.model.name)
+    resources = root / "Sources" / name / "Resources"
+    shutil.copytree(package.artifact, resources / package.artifact.name)
+    for file in sorted(package.folder.iterdir()):
+        if _TOKENIZER.fullmatch(file.name):
+            shutil.copyfile(file, resources / file.name)
+    variant = package.recipe_full["variant"] or "ios18"
+    manifest = _MANIFEST.substitute(name=name, platforms=_PLATFORMS[variant], tools=package.recipe)
+    (root / "Package.swift").write_text(manifest, encoding="utf-8")
+    (resources.parent / f"{name}.swift").write_text(_wrapper(package, name), encoding="utf-8")
+    (root / "README.md").write_text(_readme(package, name), encoding="utf-8")
 
 
-def _refuse(package: Package, out: Path) -> None:
-    if out.exists():
-        raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
-    if package.lowered.runtime != "coreml":
-        raise UnusableInput(
-            f"{package.title} is run by {package.lowered.runtime}; a kit for iOS needs a coreml package."
-        )
+def _refuse(package: Package) -> None:
     if len(package.lowered.main.files) > 1:
         raise UnusableInput(
             f"{package.title} is cut into parts, which the kit's wrapper does not know. Use fewer bits."
@@ -211,11 +193,6 @@ def _wrapper(package: Package, name: str) -> str:
     )
 
 
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
-
-
 def _encoder(package: Package) -> str:
     lengths = package.lowered.shapes.sequence_lengths
     ports = package.lowered.main.inputs
@@ -223,7 +200,7 @@ def _encoder(package: Package) -> str:
     features = []
     for port in ports:
         shape = ", ".join(_size(port, axis) for axis in range(len(port.shape)))
-        own = _camel(port.name)
+        own = camel_case(port.name)
         features += [
             f"        let {own}Array = try MLMultiArray(shape: [{shape}], dataType: .{port.dtype})",
             f"        for index in 0..<{own}.count {{ {own}Array[index] = NSNumber(value: {own}[index]) }}",
@@ -234,7 +211,7 @@ def _encoder(package: Package) -> str:
     return _ENCODER.substitute(
         lengths=fixed if len(lengths) > 1 else f"Inputs have the shape {sizes}; pad with zeros.",
         outputs=", ".join(port.name for port in package.lowered.main.outputs),
-        parameters=", ".join(f"{_camel(port.name)}: [{swift[port.dtype]}]" for port in ports),
+        parameters=", ".join(f"{camel_case(port.name)}: [{swift[port.dtype]}]" for port in ports),
         features="\n".join(features),
     )
 
@@ -242,7 +219,7 @@ def _encoder(package: Package) -> str:
 def _size(port: Port, axis: int) -> str:
     """A size as Swift: a number, or what is left of the array where it is free."""
     size = port.shape[axis]
-    return f"NSNumber(value: {_camel(port.name)}.count / {port.shape[0]})" if isinstance(size, str) else str(size)
+    return f"NSNumber(value: {camel_case(port.name)}.count / {port.shape[0]})" if isinstance(size, str) else str(size)
 
 
 def _readme(package: Package, name: str) -> str:
@@ -250,7 +227,7 @@ def _readme(package: Package, name: str) -> str:
         f"let model = try await {name}()\nlet new = try model.generate(tokenIds, count: 64) {{ $0 == endOfText }}"
         if _is_decoder(package)
         else f"let model = try await {name}()\nlet outputs = try model("
-        + ", ".join(f"{_camel(port.name)}: ..." for port in package.lowered.main.inputs)
+        + ", ".join(f"{camel_case(port.name)}: ..." for port in package.lowered.main.inputs)
         + ")"
     )
     return f"""# {name}

@@ -1,0 +1,229 @@
+"""An Android library (Gradle, Kotlin) around a LiteRT package: the model as an asset, a typed wrapper. Nothing is compiled."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from string import Template
+
+from compiler.errors import UnusableInput
+from compiler.kit import camel_case, type_name
+from compiler.package import Package
+from compiler.task import GENERATION, find_task
+from targets.tflite.target import BUNDLE, FILE
+
+# Of Google's Maven repository. litertlm-android has no release of its own by which it could be pinned here.
+_LITERT = "com.google.ai.edge.litert:litert:2.2.0"
+_LITERT_LM = "com.google.ai.edge.litertlm:litertlm-android:latest.release"
+_COROUTINES = "org.jetbrains.kotlinx:kotlinx-coroutines-android:1.9.0"
+_TOKENS = 2048
+
+_GRADLE = Template("""// $recipe
+plugins {
+    id("com.android.library")
+    id("org.jetbrains.kotlin.android")
+}
+
+android {
+    namespace = "$package"
+    compileSdk = 35
+    defaultConfig { minSdk = 26 }
+    // The runtime maps the model from the file: it must not be packed.
+    androidResources { noCompress += listOf("tflite", "litertlm") }
+}
+
+dependencies {
+$dependencies
+}
+""")
+
+_CHAT = Template("""package $package
+
+import android.content.Context
+import com.google.ai.edge.litertlm.Backend
+import com.google.ai.edge.litertlm.Conversation
+import com.google.ai.edge.litertlm.Engine
+import com.google.ai.edge.litertlm.EngineConfig
+import java.io.File
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.map
+
+/** $model as `$recipe`. Made by edgec; make it again rather than edit it. */
+class $name private constructor(private val engine: Engine) : AutoCloseable {
+    private var conversation: Conversation = engine.createConversation()
+
+    /** What the model answers, piece by piece, as they come. */
+    fun ask(text: String): Flow<String> = conversation.sendMessageAsync(text).map { it.toString() }
+
+    /** Forget the conversation. */
+    fun reset() {
+        conversation.close()
+        conversation = engine.createConversation()
+    }
+
+    override fun close() {
+        conversation.close()
+        engine.close()
+    }
+
+    companion object {
+        private const val MODEL = "$file"
+        private const val BYTES = ${nbytes}L
+
+        /**
+         * Load the model, which takes seconds: not on the main thread. The cache grows with the tokens that are there,
+         * up to [maxNumTokens].
+         */
+        fun open(context: Context, maxNumTokens: Int = $tokens): $name {
+            val config = EngineConfig(
+                modelPath = unpacked(context).path,
+                backend = Backend.CPU(),
+                maxNumTokens = maxNumTokens,
+                cacheDir = context.cacheDir.path,
+            )
+            val engine = Engine(config)
+            engine.initialize()
+            return $name(engine)
+        }
+
+        /** The engine opens files, and an asset is none: it is copied once. */
+        private fun unpacked(context: Context): File {
+            val file = File(context.filesDir, "$digest.litertlm")
+            if (file.length() != BYTES) {
+                val part = File(context.filesDir, "$digest.part")
+                context.assets.open(MODEL).use { from -> part.outputStream().use { to -> from.copyTo(to) } }
+                check(part.renameTo(file)) { "cannot store the model" }
+            }
+            return file
+        }
+    }
+}
+""")
+
+_ENCODE = Template("""package $package
+
+import android.content.Context
+import com.google.ai.edge.litert.Accelerator
+import com.google.ai.edge.litert.CompiledModel
+
+/** $model as `$recipe`. Made by edgec; make it again rather than edit it. */
+class $name(context: Context) : AutoCloseable {
+    private val model = CompiledModel.create(context.assets, "$file", CompiledModel.Options(Accelerator.CPU))
+    private val inputs = model.createInputBuffers()
+    private val outputs = model.createOutputBuffers()
+
+    /** Outputs by name, row by row: $outputs. Inputs are flat arrays: $shapes. */
+    fun run($parameters): Map<String, FloatArray> {
+$writes
+        model.run(inputs, outputs)
+        return mapOf($reads)
+    }
+
+    override fun close() {
+        inputs.forEach { it.close() }
+        outputs.forEach { it.close() }
+        model.close()
+    }
+}
+""")
+
+
+def fill_kit(package: Package, root: Path) -> None:
+    """Write the Gradle module into the folder `root`.
+
+    Raises:
+        UnusableInput: the model's name gives no name for a package of Kotlin's.
+    """
+    name = type_name(package.model.name)
+    own = f"edgec.{name.lower()}"
+    if not name.isascii() or name == "Model":
+        raise UnusableInput(f"{package.model.name!r} gives no name for a class. Build it again with --name.")
+    chats = find_task(package.model.task).kind == GENERATION
+    sources = root / "src" / "main" / "kotlin" / "edgec" / name.lower()
+    assets = root / "src" / "main" / "assets"
+    sources.mkdir(parents=True)
+    assets.mkdir()
+    files = (BUNDLE,) if chats else (FILE, "tokenizer.json")
+    for each in files:
+        if (package.folder / each).is_file():
+            shutil.copyfile(package.folder / each, assets / each)
+    dependencies = (_LITERT_LM, _COROUTINES) if chats else (_LITERT,)
+    gradle = _GRADLE.substitute(
+        package=own,
+        recipe=package.recipe,
+        dependencies="\n".join(f'    implementation("{each}")' for each in dependencies),
+    )
+    (root / "build.gradle.kts").write_text(gradle, encoding="utf-8")
+    (root / "src" / "main" / "AndroidManifest.xml").write_text("<manifest />\n", encoding="utf-8")
+    wrapper = _chat(package, name, own) if chats else _encode(package, name, own)
+    (sources / f"{name}.kt").write_text(wrapper, encoding="utf-8")
+    (root / "README.md").write_text(_readme(package, name, own, chats), encoding="utf-8")
+
+
+def _chat(package: Package, name: str, own: str) -> str:
+    longest = package.lowered.shapes.longest_sequence or _TOKENS
+    return _CHAT.substitute(
+        package=own,
+        model=_comment(package.model.name),
+        recipe=package.recipe,
+        name=name,
+        file=BUNDLE,
+        nbytes=package.files[BUNDLE].nbytes,
+        digest=package.files[BUNDLE].sha256[:16],
+        tokens=package.lowered.shapes.context_length or min(longest, _TOKENS),
+    )
+
+
+def _encode(package: Package, name: str, own: str) -> str:
+    graph = package.lowered.main
+    kotlin = {"int32": ("IntArray", "writeInt"), "float32": ("FloatArray", "writeFloat")}
+    writes = [
+        f"        inputs[{index}].{kotlin[port.dtype][1]}({camel_case(port.name)})"
+        for index, port in enumerate(graph.inputs)
+    ]
+    return _ENCODE.substitute(
+        package=own,
+        model=_comment(package.model.name),
+        recipe=package.recipe,
+        name=name,
+        file=FILE,
+        outputs=", ".join(port.name for port in graph.outputs),
+        shapes=", ".join(f"{camel_case(port.name)} {' x '.join(map(str, port.shape))}" for port in graph.inputs),
+        parameters=", ".join(f"{camel_case(port.name)}: {kotlin[port.dtype][0]}" for port in graph.inputs),
+        writes="\n".join(writes),
+        reads=", ".join(f'"{port.name}" to outputs[{index}].readFloat()' for index, port in enumerate(graph.outputs)),
+    )
+
+
+def _comment(text: str) -> str:
+    """A text that ends no comment."""
+    return text.replace("*/", "* /")
+
+
+def _readme(package: Package, name: str, own: str, chats: bool) -> str:
+    use = (
+        f'{name}.open(context).use {{ model -> model.ask("Hello!").collect {{ print(it) }} }}'
+        if chats
+        else f"{name}(context).use {{ model -> model.run("
+        + ", ".join(camel_case(port.name) for port in package.lowered.main.inputs)
+        + ") }"
+    )
+    ids = (
+        ""
+        if chats
+        else "\nToken ids come from `tokenizer.json` among the assets, padded to the length that `run` tells.\n"
+    )
+    return f"""# {name}
+
+{package.model.name} as `{package.recipe}`, made by edgec. Licence of the model: {package.model.licence or "not stated"}.
+
+Put this folder into an Android project as a module (`include(":{name.lower()}")` in `settings.gradle.kts`).
+
+```kotlin
+import {own}.{name}
+
+{use}
+```
+{ids}
+This text was generated on a machine without Android's tools; it was not compiled there.
+"""

@@ -1,0 +1,134 @@
+"""A folder with a script of a few lines that runs a LiteRT package on a board: the runtime's wheel is all that it needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib import metadata
+from pathlib import Path
+from string import Template
+
+from compiler.errors import UnusableInput
+from compiler.package import Package
+from compiler.task import GENERATION, find_task
+from targets.tflite.target import BUNDLE, FILE
+
+_CHAT = Template('''"""Chat with $model: `python run.py "a question"`, or without one for a conversation."""
+
+import sys
+from pathlib import Path
+
+import litert_lm
+
+MODEL = Path(__file__).with_name("$file")
+# The cache grows up to this as tokens come; the model takes $longest at most.
+TOKENS = $tokens
+
+
+def answer(chat: litert_lm.AbstractConversation, text: str) -> None:
+    """Print what the model says, piece by piece."""
+    for part in chat.send_message_async(text):
+        print("".join(piece["text"] for piece in part["content"]), end="", flush=True)
+    print()
+
+
+with litert_lm.Engine(str(MODEL), max_num_tokens=TOKENS, cache_dir=":nocache") as engine:
+    with engine.create_conversation() as chat:
+        if sys.argv[1:]:
+            answer(chat, " ".join(sys.argv[1:]))
+        else:
+            for line in sys.stdin:
+                answer(chat, line.strip())
+''')
+
+_ENCODE = Template('''"""Run $model: `python run.py "a text" "another"` prints what it gives for each as a line of JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from tokenizers import Tokenizer
+
+HERE = Path(__file__).parent
+LENGTH = $length
+
+tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
+tokenizer.enable_truncation($most)
+tokenizer.enable_padding(length=LENGTH$padding)
+run = Interpreter(str(HERE / "$file"), num_threads=2).get_signature_runner("main")
+
+for text in sys.argv[1:]:
+    encoded = tokenizer.encode($text)
+    arrays = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
+    given = {name: np.asarray([arrays[name]], np.int32) for name in $inputs}
+    print(json.dumps({name: value[0].tolist() for name, value in run(**given).items()}))
+''')
+
+_TOKENS = 2048
+
+
+def fill_kit(package: Package, root: Path) -> None:
+    """Write the script, the model, the tokenizer and `requirements.txt` into the folder `root`.
+
+    Raises:
+        UnusableInput: the package takes pictures, or several inputs at once.
+    """
+    chats = find_task(package.model.task).kind == GENERATION
+    script = _chat(package) if chats else _encode(package)
+    files = [BUNDLE] if chats else [FILE, "tokenizer.json"]
+    tools = ["litert-lm-api"] if chats else ["ai-edge-litert", "numpy", "tokenizers"]
+    for name in files:
+        shutil.copyfile(package.folder / name, root / name)
+    for file in sorted(package.folder.glob("LICEN[CS]E*")):
+        shutil.copyfile(file, root / file.name)
+    (root / "run.py").write_text(script, encoding="utf-8")
+    pinned = "".join(f"{name}=={metadata.version(name)}\n" for name in tools)
+    (root / "requirements.txt").write_text(pinned, encoding="utf-8")
+    (root / "README.md").write_text(_readme(package), encoding="utf-8")
+
+
+def _chat(package: Package) -> str:
+    longest = package.lowered.shapes.longest_sequence or _TOKENS
+    own = package.lowered.shapes.context_length
+    return _CHAT.substitute(model=package.model.name, file=BUNDLE, longest=longest, tokens=own or min(longest, _TOKENS))
+
+
+def _encode(package: Package) -> str:
+    graph, shapes = package.lowered.main, package.lowered.shapes
+    if not shapes.sequence_lengths or shapes.batch not in (None, 1):
+        what = "several inputs at once" if shapes.sequence_lengths else "pictures"
+        raise UnusableInput(
+            f"{package.title} takes {what}, which the script of the kit for python does not prepare. Take a package of texts, "
+            "one at a time."
+        )
+    padding = json.loads((package.folder / "tokenizer.json").read_text(encoding="utf-8")).get("padding") or {}
+    known = {key: padding[key] for key in ("pad_id", "pad_token") if key in padding}
+    prompts = package.sentence
+    prefix = prompts.prompts.get(prompts.default_prompt or "", "") if prompts is not None else ""
+    text = f"{prefix!r} + text" if prefix else "text"
+    length = shapes.sequence_lengths[0]
+    return _ENCODE.substitute(
+        model=package.model.name,
+        file=FILE,
+        length=length,
+        most=min(length, prompts.max_tokens or length) if prompts is not None else length,
+        padding="".join(f", {key}={value!r}" for key, value in known.items()),
+        text=f"({text}).lower()" if prompts is not None and prompts.lower_case else text,
+        inputs=repr(tuple(port.name for port in graph.inputs)),
+    )
+
+
+def _readme(package: Package) -> str:
+    return f"""# {package.model.name}
+
+As `{package.recipe}`, made by edgec. Licence of the model: {package.model.licence or "not stated"}.
+
+```console
+$ python3 -m venv venv && venv/bin/pip install -r requirements.txt
+$ venv/bin/python run.py "A child is playing with a ball."
+```
+
+Nothing else is needed. It was run on the machine that made it, in an environment with these wheels alone.
+"""

@@ -1,0 +1,133 @@
+"""Kits of LiteRT packages: Kotlin that parses, and a script that runs where nothing but the runtime's wheels is."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import subprocess
+import sys
+import venv
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import tree_sitter
+import tree_sitter_kotlin
+from conftest import Run, assert_refused
+
+from compiler.model import Model
+from compiler.package import read_package
+from runtimes.registry import open_session
+
+
+@pytest.fixture(scope="module")
+def packages(minilm_folder: Path, smollm2: Model, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("kits")
+    tiny.save_encoder("vit", minilm_folder, root / "vit")
+    tiny.save_decoder("llama", smollm2.folder, root / "tiny-llama")
+    for model, name in ((minilm_folder, "texts"), (root / "vit", "pictures"), (root / "tiny-llama", "chat")):
+        done = edgec_here("build", model, "-r", "tflite:int8", "--sequence-length", 32, "-o", root / name)
+        assert done.returncode == 0, done.stderr
+    return root
+
+
+def errors_of(source: str) -> list[str]:
+    """What a parser of Kotlin does not understand."""
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_kotlin.language()))
+    found, left = [], [parser.parse(source.encode()).root_node]
+    while left:
+        node = left.pop()
+        left += node.children
+        if node.type == "ERROR" or node.is_missing:
+            found.append(source[node.start_byte : node.end_byte])
+    return found
+
+
+def test_the_parser_sees_what_is_no_kotlin() -> None:
+    assert errors_of("class A { val = }")
+    assert not errors_of("class A { val b = 1 }")
+
+
+@pytest.mark.parametrize(
+    ("name", "asset", "words"),
+    [
+        ("chat", "model.litertlm", ("class TinyLlama", "litertlm.Engine", "maxNumTokens: Int = 256", "fun ask(")),
+        ("texts", "model.tflite", ("inputIds: IntArray", "writeInt(inputIds)", '"sentence_embedding" to outputs')),
+        ("pictures", "model.tflite", ("pixelValues: FloatArray", "1 x 3 x 32 x 32")),
+    ],
+)
+def test_an_android_kit_parses_and_holds_the_package(
+    name: str, asset: str, words: tuple[str, ...], packages: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    package = packages / name / "tflite-int8"
+    done = edgec_here("kit", package, "--for", "android", "-o", tmp_path / "kit", "--json")
+    assert done.returncode == 0, done.stderr
+    files = json.loads(done.stdout)["files"]
+    assert {"build.gradle.kts", "README.md", "src/main/AndroidManifest.xml"} <= set(files)
+    (wrapper,) = (file for file in files if file.endswith(".kt"))
+    source = (tmp_path / "kit" / wrapper).read_text()
+    assert errors_of(source) == []
+    assert errors_of((tmp_path / "kit" / "build.gradle.kts").read_text()) == []
+    for word in words:
+        assert word in source
+    assert filecmp.cmp(tmp_path / "kit" / "src" / "main" / "assets" / asset, package / asset, shallow=False)
+    # The first kit that takes the package.
+    again = edgec_here("kit", package, "-o", tmp_path / "again", "--json")
+    assert json.loads(again.stdout)["files"] == files
+
+
+def _bare(folder: Path, kit: Path) -> Path:
+    """The Python of an environment that has what the kit's requirements name, from this environment, and nothing else."""
+    venv.create(folder, with_pip=False)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    for line in (kit / "requirements.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        assert metadata.version(name) == version
+        for file in metadata.files(name) or []:
+            top = Path(str(file)).parts[0]
+            if top not in ("..", "bin") and not (site / top).exists():
+                (site / top).symlink_to(Path(str(file.locate())).parents[len(Path(str(file)).parts) - 2])
+    return folder / "bin" / "python"
+
+
+def test_the_script_of_a_kit_chats_with_the_runtimes_wheel_alone(
+    packages: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    assert (
+        edgec_here("kit", packages / "chat" / "tflite-int8", "--for", "python", "-o", tmp_path / "kit").returncode == 0
+    )
+    script = tmp_path / "kit" / "run.py"
+    # The model never ends a text by itself.
+    script.write_text(script.read_text().replace("TOKENS = 256", "TOKENS = 64"))
+    assert len(script.read_text().splitlines()) <= 32
+    python = _bare(tmp_path / "venv", tmp_path / "kit")
+    missing = subprocess.run([python, "-c", "import numpy"], capture_output=True, check=False)
+    assert missing.returncode != 0
+    done = subprocess.run([python, script, "Is it?"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_the_script_of_a_kit_gives_what_the_package_gives(
+    packages: Path, minilm_folder: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    folder = packages / "texts" / "tflite-int8"
+    assert edgec_here("kit", folder, "--for", "python", "-o", tmp_path / "kit").returncode == 0
+    python = _bare(tmp_path / "venv", tmp_path / "kit")
+    text = "A child is playing with a ball."
+    done = subprocess.run([python, tmp_path / "kit" / "run.py", text], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["sentence_embedding"]
+    ran = edgec_here("run", folder, "-p", text, "--json")
+    assert ran.returncode == 0, ran.stderr
+    (own,) = json.loads(ran.stdout)["vectors"]
+    assert np.allclose(told, own, atol=1e-6)
+
+
+def test_what_a_kit_does_not_fit_is_refused(packages: Path, edgec: Run, tmp_path: Path) -> None:
+    package = packages / "pictures" / "tflite-int8"
+    assert_refused(edgec("kit", package, "--for", "python", "-o", tmp_path / "kit"), 2, "pictures", "texts")
+    assert_refused(edgec("kit", package, "--for", "ios", "-o", tmp_path / "kit"), 2, "litert", "android, python")
+    assert not (tmp_path / "kit").exists()
+    assert sys.version_info >= (3, 11) and open_session(read_package(package), 1).input_names == ("pixel_values",)
