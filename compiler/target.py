@@ -47,6 +47,7 @@ class Target:
         options: the `+option` names that it takes.
         variants: the `@variant` names that it takes.
         engines: the engines of which its packages have an account (compiler/placement.py).
+        place: `module:function` that makes such an account of a package's files; empty without one.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Target:
     options: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
+    place: str = ""
 
 
 def check_taken(target: Target, model: Model, recipe: Recipe) -> None:

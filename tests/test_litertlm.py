@@ -239,3 +239,16 @@ def test_what_cannot_be_is_refused_before_work(
     options: tuple[object, ...], words: tuple[str, ...], made: Path, edgec_here: Run, tmp_path: Path
 ) -> None:
     assert_refused(edgec_here("build", made / "llama" / "model", *options, "-o", tmp_path / "out"), 2, *words)
+
+
+def test_the_account_of_xnnpack_is_what_litert_plans(llama: Path, edgec_here: Run, made: Path, tmp_path: Path) -> None:
+    """All products run there; the cache, the look-up and the angles do not."""
+    placement = read_package(llama / "tflite-int8").lowered.placement
+    assert placement is not None and placement.engine == "xnnpack" and placement.source == "planned"
+    kinds = {each.operator for each in placement.unsupported}
+    assert "dynamic_update_slice" in kinds and not kinds & {"fully_connected", "batch_matmul", "softmax"}
+    assert 0.5 < placement.share < 1
+    said = edgec_here("placement", llama / "tflite-int8" / "model.litertlm", "--json")
+    assert json.loads(said.stdout)["share"] == pytest.approx(placement.share)
+    strict = ("-r", "tflite:int8", "--require", "xnnpack>=0.999", "-o", tmp_path / "strict")
+    assert_refused(edgec_here("build", made / "llama" / "model", *strict), 1, "of 84 operators stay on xnnpack", "--allow placement")

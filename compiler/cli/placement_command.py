@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from compiler.errors import UnusableInput
 from compiler.package import Placement, UnsupportedOperator, check_files, read_package
 from compiler.placement import Requirement, check_placement
 from compiler.quiet import quiet_imports
+from compiler.target import Target
+from targets.registry import load_target
 
 
 class Share(click.ParamType):
@@ -35,6 +38,7 @@ class Share(click.ParamType):
 
 
 _NOTABLE_PADDING = 1.1
+_TARGETS = {".mlpackage": "coreml", ".tflite": "tflite", ".litertlm": "tflite"}
 _REQUIRE = click.option(
     "--require",
     multiple=True,
@@ -54,12 +58,15 @@ def require_option(command: Any) -> Any:
 @require_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(package: Path, require: tuple[Requirement, ...], as_json: bool) -> None:
-    """Which operators of PACKAGE leave the Neural Engine, and why; PACKAGE may be any .mlpackage."""
-    with quiet_imports():
-        from targets.coreml.compute_plan import place_packages
+    """Which operators of PACKAGE leave the engine that it is made for, and why: Apple's Neural Engine, or XNNPACK.
 
-    folders, title = _programs(package)
-    placement = place_packages(folders)
+    PACKAGE may be any .mlpackage, .tflite or .litertlm as well.
+    """
+    files, target, title = _programs(package)
+    module, _, function = target.place.partition(":")
+    with quiet_imports():
+        place = getattr(importlib.import_module(module), function)
+    placement = place(files)
     if as_json:
         print_json({**asdict(placement), "share": placement.share})
     else:
@@ -70,15 +77,18 @@ def command(package: Path, require: tuple[Requirement, ...], as_json: bool) -> N
     check_placement(placement, title, require)
 
 
-def _programs(package: Path) -> tuple[list[Path], str]:
-    """The .mlpackage folders of a package, in order, and its name."""
-    if package.suffix == ".mlpackage":
-        return [package], package.name
+def _programs(package: Path) -> tuple[list[Path], Target, str]:
+    """What a package runs, in order, its target, and its name."""
+    if (name := _TARGETS.get(package.suffix)) and package.exists():
+        return [package], load_target(name), package.name
     read = read_package(package)
     if read.lowered.placement is None:
-        raise UnusableInput(f"{read.name} is made for no engine that operators could leave; only coreml packages are.")
+        raise UnusableInput(
+            f"{read.name} is made for no engine that operators could leave; packages of coreml and tflite are."
+        )
     check_files(read)
-    return [read.folder / name for name in read.lowered.main.files], read.name
+    target = load_target(read.recipe.partition(":")[0])
+    return [read.folder / name for name in read.lowered.main.files], target, read.name
 
 
 def _rows(found: Sequence[UnsupportedOperator]) -> list[list[str]]:

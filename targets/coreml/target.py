@@ -139,4 +139,5 @@ TARGET = Target(
     options=("plain", "argmax", "lengths"),
     variants=("ios16", "ios17", "ios18"),
     engines=("ane",),
+    place="targets.coreml.compute_plan:place_packages",
 )

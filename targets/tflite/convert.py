@@ -17,6 +17,7 @@ from compiler.pretrained import example_inputs, load_encoder
 from targets.tflite.account import stored_weights
 from targets.tflite.codes import carry
 from targets.tflite.halves import store_halves
+from targets.tflite.placement import place_files
 from targets.tflite.target import FILE
 
 # The signature in the file, and the graph in package.json.
@@ -106,6 +107,7 @@ def pack(
                 ),
             ),
             weights=stored_weights(document),
+            placement=place_files([folder / FILE]),
             shapes=FixedShapes(sequence_lengths=lengths, longest_sequence=max(lengths, default=None), batch=batch),
         )
     )

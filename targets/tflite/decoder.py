@@ -31,6 +31,7 @@ from targets.tflite.account import decode_read_bytes, stored_weights
 from targets.tflite.engine import metadata_of
 from targets.tflite.graph import FREE, Function, Model, Value
 from targets.tflite.lower import Caches, Places, lower_network
+from targets.tflite.placement import place_files
 from targets.tflite.target import BUNDLE
 from targets.tflite.weights import Weights
 
@@ -89,9 +90,10 @@ def lower_decoder(
     write_lineage(source, lineage, folder)
     if codes is not None:
         copy_tables(Path(codes), folder)
+    placement = place_files([folder / BUNDLE])
     account = stored_weights(made.document, decode_read_bytes(made.document, DECODE))
     shapes = FixedShapes(context_length, longest_sequence=longest, batch=1, vocabulary=config.vocabulary)
-    return asdict(Lowered("litertlm", tuple(graphs), account, shapes))
+    return asdict(Lowered("litertlm", tuple(graphs), account, shapes, placement))
 
 
 def _add_function(

@@ -149,4 +149,6 @@ TARGET = Target(
     plan=plan,
     refuse=refuse,
     nbytes=nbytes,
+    engines=("xnnpack",),
+    place="targets.tflite.placement:place_files",
 )

@@ -1,0 +1,77 @@
+"""Which operators of a TFLite model run in XNNPACK: LiteRT on this machine is asked, no table is kept.
+
+An interpreter puts a DELEGATE in the place of every run of operators that XNNPACK takes (tensorflow/lite/core/subgraph.cc).
+The operators that are left are found from the outputs on backwards. Of a language model that is its first signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ai_edge_litert.interpreter import Interpreter
+
+from compiler.errors import UnusableInput
+from compiler.formats.litertlm import MODEL, find_section, open_litertlm
+from compiler.package import Placement, UnsupportedOperator
+
+ENGINE = "xnnpack"
+_DELEGATE = "DELEGATE"
+_REASON = "LiteRT leaves it to a kernel of its own, on one thread"
+
+
+def place_files(files: Sequence[Path]) -> Placement:
+    """The placement of a `.tflite` file or a `.litertlm` bundle.
+
+    Raises:
+        UnusableInput: it is damaged.
+    """
+    (file,) = files
+    if file.suffix == ".litertlm":
+        with open_litertlm(file) as sections:
+            return place(bytes(find_section(sections, MODEL, file)), file.name)
+    return place(file.read_bytes(), file.name)
+
+
+def place(data: bytes, name: str) -> Placement:
+    """The placement of a file's bytes; `name` is what it is called in a refusal.
+
+    Raises:
+        UnusableInput: it is damaged.
+    """
+    try:
+        interpreter = Interpreter(model_content=data, num_threads=1)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise UnusableInput(f"{name} is no TFLite file, or a damaged one. Build the package again.") from error
+    # The wrapper has no public name for it.
+    operators = interpreter._get_ops_details()
+    kept = _kept(operators, [int(each["index"]) for each in interpreter.get_output_details()])
+    names = {int(each["index"]): str(each["name"]) for each in interpreter.get_tensor_details()}
+    return Placement(
+        ENGINE,
+        "planned",
+        sum(each["op_name"] != _DELEGATE for each in operators),
+        tuple(
+            UnsupportedOperator(each["op_name"].lower(), names.get(int(each["outputs"][0]), ""), _REASON)
+            for each in kept
+        ),
+    )
+
+
+def _kept(operators: Sequence[Any], outputs: Sequence[int]) -> list[Any]:
+    """Operators that are run one by one, in their order."""
+    # A delegate comes after the operators that it stands for, and gives the same tensors.
+    maker = {int(tensor): operator for operator in operators for tensor in operator["outputs"]}
+    left, seen, kept = list(outputs), set(outputs), {}
+    while left:
+        operator = maker.get(left.pop())
+        if operator is None:
+            continue
+        if operator["op_name"] != _DELEGATE:
+            kept[int(operator["index"])] = operator
+        new = {int(tensor) for tensor in operator["inputs"]} - seen
+        seen |= new
+        left += new
+    return [kept[index] for index in sorted(kept)]
