@@ -47,6 +47,7 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.gptq
 	$(BIN)/python -P -m benchmarks.peers.coreml
 	$(BIN)/python -P -m benchmarks.peers.calibration
+	$(BIN)/python -P -m benchmarks.peers.litert
 
 # About half an hour: a fixed set of packages from a commit and from the working tree, compared file by file.
 gate: $(READY)

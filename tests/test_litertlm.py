@@ -251,4 +251,9 @@ def test_the_account_of_xnnpack_is_what_litert_plans(llama: Path, edgec_here: Ru
     said = edgec_here("placement", llama / "tflite-int8" / "model.litertlm", "--json")
     assert json.loads(said.stdout)["share"] == pytest.approx(placement.share)
     strict = ("-r", "tflite:int8", "--require", "xnnpack>=0.999", "-o", tmp_path / "strict")
-    assert_refused(edgec_here("build", made / "llama" / "model", *strict), 1, "of 84 operators stay on xnnpack", "--allow placement")
+    assert_refused(
+        edgec_here("build", made / "llama" / "model", *strict),
+        1,
+        "of 84 operators stay on xnnpack",
+        "--allow placement",
+    )
