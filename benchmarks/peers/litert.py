@@ -87,18 +87,20 @@ class Signatures:
         self.signatures = self.model.get_signature_list()
         names = self.signatures["decode"]["inputs"]
         self._caches = tuple(name for name in names if name.startswith("kv_cache_"))
-        self.resize("decode", 1)
+        if "score" in self.signatures:
+            self.resize("decode", 1)
         self.caches = {name: self.model.create_input_buffer_by_name("decode", name) for name in self._caches}
 
     def resize(self, signature: str, tokens: int) -> None:
-        """Give free sizes their values."""
-        for name, told in self.model.get_input_tensor_details(signature).items():
-            free = iter([self.places] if name in self._caches else [tokens, self.places])
-            if -1 in told["shape"]:
-                if name == "mask" and told["shape"][2] != -1:
-                    next(free)
-                shape = [next(free) if size == -1 else int(size) for size in told["shape"]]
-                self.model.resize_input_tensor_by_name(signature, name, shape)
+        """Give the free sizes of our bundles their values."""
+        details = self.model.get_input_tensor_details(signature)
+        shapes = {name: [int(size) for size in details[name]["shape"]] for name in self._caches}
+        wanted = {name: [*shape[:2], self.places, shape[3]] for name, shape in shapes.items()}
+        wanted["mask"] = [1, 1, tokens, self.places]
+        if signature == "score":
+            wanted |= {"tokens": [1, tokens], "input_pos": [tokens]}
+        for name, shape in wanted.items():
+            self.model.resize_input_tensor_by_name(signature, name, shape)
 
     def call(self, signature: str, tokens: Sequence[int], position: int) -> Any:
         """Logits of the call's tokens."""
