@@ -11,6 +11,10 @@ from compiler.errors import UnusableInput
 from compiler.package import Package
 from compiler.stages.cache import new_folder
 
+_SIGNS = "space . + : @ ( ) / _ -"
+_PLAIN_TEXT = re.compile(r"[\w .+:@()/-]+")
+_DTYPES = ("float32", "float16", "int32", "int64")
+
 
 @dataclass(frozen=True)
 class Kit:
@@ -29,6 +33,7 @@ def write_kit(package: Package, out: Path, fill: Callable[[Package, Path], None]
     """
     if out.exists():
         raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
+    _require_plain(package)
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out.parent) as temporary:
         root = temporary / "kit"
@@ -36,6 +41,23 @@ def write_kit(package: Package, out: Path, fill: Callable[[Package, Path], None]
         fill(package, root)
         root.rename(out)
     return [path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_file()]
+
+
+def _require_plain(package: Package) -> None:
+    """Refuse what could end a comment or a string of the kit's source: a package is data, also in what is written of it."""
+    for text in (package.model.name, package.recipe):
+        if not _PLAIN_TEXT.fullmatch(text):
+            raise UnusableInput(
+                f"{text!r:.80} would stand in the kit's source, and has other signs than letters, digits and {_SIGNS}. "
+                "Build the package again with a plain --name."
+            )
+    for graph in package.lowered.graphs:
+        for port in (*graph.inputs, *graph.outputs):
+            if not (port.name.isidentifier() and port.name.isascii()) or port.dtype not in _DTYPES:
+                raise UnusableInput(
+                    f"{package.title} has a port {port.name!r:.60} of the type {port.dtype!r:.20}, which edgec does not "
+                    "write. Build it again."
+                )
 
 
 def type_name(model: str) -> str:

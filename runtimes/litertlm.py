@@ -7,7 +7,6 @@ The engine gives no logits. Here the same signatures run on the same runtime, wi
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from litert_lm_builder.runtime.proto import llm_metadata_pb2
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import parse_json
 from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, find_section, open_litertlm, unpacked_text
 from compiler.formats.tflite import require_whole
 from compiler.package import Package
@@ -35,6 +35,8 @@ _HIDDEN = np.float32(-0.7 * float(np.finfo(np.float32).max))
 # Packed weights of all signatures are kept once, and in no file.
 _IN_MEMORY = ":memory:"
 _NO_CACHE = ":nocache"
+# Of an engine that is asked for text alone.
+_TEXT_TOKENS = 128
 
 
 def open_session(package: Package, threads: int, context_length: int) -> GenerationSession:
@@ -66,6 +68,8 @@ class LiteRtLmSession:
             ) from error
         signatures = self._model.get_signature_list()
         self._outputs = {name: signature["outputs"] for name, signature in signatures.items()}
+        if not {_PREFILL, _DECODE, _SCORE} <= set(signatures):
+            raise UnusableInput(f"{package.title} has not the signatures that edgec writes. Build it again.")
         details = self._model.get_input_tensor_details(_DECODE)
         self._forms = {name: list(each["shape"]) for name, each in details.items() if name.startswith("kv_cache_")}
         self._ready: dict[str, _Call] = {}
@@ -81,6 +85,8 @@ class LiteRtLmSession:
         self._position = 0
 
     def extend(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        # Once for both signatures.
+        self._reserve(self._position + len(token_ids))
         if len(token_ids) > 1:
             self._run(_PREFILL, token_ids[:-1])
         return self._run(_DECODE, token_ids[-1:])[-1]
@@ -102,11 +108,7 @@ class LiteRtLmSession:
     def _run(self, signature: str, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Take tokens after those that are there; the logits that the signature gives, (tokens, vocabulary)."""
         after = self._position + len(token_ids)
-        if after > self.context_length:
-            raise UnusableInput(f"{after} tokens do not fit the context of {self.context_length}.")
-        if after > self._places:
-            with quiet_stderr():
-                self._grow(min(self.context_length, max(after, self._places + _GROWTH)))
+        self._reserve(after)
         call = self._call(signature, len(token_ids))
         positions = np.arange(self._position, after, dtype=np.int32)
         hidden = np.where(np.arange(self._places)[None] <= positions[:, None], np.float32(0), _HIDDEN)
@@ -119,6 +121,14 @@ class LiteRtLmSession:
             return np.zeros((0, self.vocabulary), np.float32)
         logits = call.outputs["logits"].read(len(token_ids) * self.vocabulary, np.float32)
         return np.asarray(logits).reshape(len(token_ids), self.vocabulary)
+
+    def _reserve(self, tokens: int) -> None:
+        """Make room for so many tokens in all."""
+        if tokens > self.context_length:
+            raise UnusableInput(f"{tokens} tokens do not fit the context of {self.context_length}.")
+        if tokens > self._places:
+            with quiet_stderr():
+                self._grow(min(self.context_length, max(tokens, self._places + _GROWTH)))
 
     def _grow(self, places: int) -> None:
         """Make the caches `places` long; what is in them stays."""
@@ -183,11 +193,19 @@ class LiteRtLmText:
 
     def __init__(self, file: Path) -> None:
         with open_litertlm(file) as sections:
-            # Both are read by a parser of the engine's, which ends the process on some damaged input.
-            json.loads(unpacked_text(find_section(sections, TOKENIZER, file)))
+            if any(section.kind not in (METADATA, MODEL, TOKENIZER) for section in sections):
+                raise UnusableInput(f"{file.name} has a section that edgec does not write. Build the package again.")
+            parse_json(unpacked_text(find_section(sections, TOKENIZER, file)), f"The tokenizer in {file.name}")
             told = _metadata(bytes(find_section(sections, METADATA, file)), file)
-        with quiet_stderr():
-            self._engine = litert_lm.Engine(str(file), litert_lm.Backend.CPU(thread_count=1), cache_dir=_NO_CACHE)
+        cpu = litert_lm.Backend.CPU(thread_count=1)
+        try:
+            with quiet_stderr():
+                self._engine = litert_lm.Engine(str(file), cpu, max_num_tokens=_TEXT_TOKENS, cache_dir=_NO_CACHE)
+        except RuntimeError as error:
+            raise UnusableInput(
+                f"LiteRT-LM's engine cannot load {file.name}: its tokenizer or what it says of its model is damaged, or new "
+                "to this release. Build the package again; --debug shows what it says."
+            ) from error
         self.begin = tuple(told.start_token.token_ids.ids)
         self.ends = frozenset(token for end in told.stop_tokens for token in end.token_ids.ids)
         self._has_template = bool(told.jinja_prompt_template)
@@ -207,8 +225,11 @@ class LiteRtLmText:
         if not self._has_template:
             return None
         *before, last = ({**message} for message in messages)
-        with quiet_stderr(), self._engine.create_conversation(messages=before) as conversation:
-            rendered = conversation.render_message_to_string(last)
+        try:
+            with quiet_stderr(), self._engine.create_conversation(messages=before) as conversation:
+                rendered = conversation.render_message_to_string(last)
+        except RuntimeError:
+            return None
         return (self.decode(self.begin) + rendered) if rendered else None
 
 

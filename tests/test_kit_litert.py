@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import filecmp
+import importlib
 import json
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -17,9 +19,12 @@ import tree_sitter
 import tree_sitter_kotlin
 from conftest import Run, assert_refused
 
+from compiler.errors import UnusableInput
+from compiler.kit import write_kit
 from compiler.model import Model
 from compiler.package import read_package
 from runtimes.registry import open_session
+from targets.registry import KITS
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def test_the_parser_sees_what_is_no_kotlin() -> None:
 @pytest.mark.parametrize(
     ("name", "asset", "words"),
     [
-        ("chat", "model.litertlm", ("class TinyLlama", "litertlm.Engine", "maxNumTokens: Int = 256", "fun ask(")),
+        ("chat", "model.litertlm", ("class TinyLlamaKit", "litertlm.Engine", "maxNumTokens: Int = 256", "fun ask(")),
         ("texts", "model.tflite", ("inputIds: IntArray", "writeInt(inputIds)", '"sentence_embedding" to outputs')),
         ("pictures", "model.tflite", ("pixelValues: FloatArray", "1 x 3 x 32 x 32")),
     ],
@@ -123,6 +128,34 @@ def test_the_script_of_a_kit_gives_what_the_package_gives(
     assert ran.returncode == 0, ran.stderr
     (own,) = json.loads(ran.stdout)
     assert np.allclose(told, own, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("name", 'tiny"""; print(1); """'),
+        ("name", "tiny /* never closed"),
+        ("recipe", "tflite:int8`. */ val stolen = 1 /* `"),
+        ("port", 'a" to x(), "b'),
+    ],
+)
+@pytest.mark.parametrize("system", ["android", "python"])
+def test_what_a_package_says_does_not_become_code(
+    field: str, text: str, system: str, packages: Path, tmp_path: Path
+) -> None:
+    package = read_package(packages / "texts" / "tflite-int8")
+    if field == "name":
+        changed = replace(package, model=replace(package.model, name=text))
+    elif field == "recipe":
+        changed = replace(package, recipe=text)
+    else:
+        graph = package.lowered.main
+        port = replace(graph.inputs[0], name=text)
+        changed = replace(package, lowered=replace(package.lowered, graphs=(replace(graph, inputs=(port,)),)))
+    fill = importlib.import_module(next(kit.module for kit in KITS if kit.system == system)).fill_kit
+    with pytest.raises(UnusableInput, match="Build"):
+        write_kit(changed, tmp_path / "kit", fill)
+    assert not (tmp_path / "kit").exists()
 
 
 def test_what_a_kit_does_not_fit_is_refused(packages: Path, edgec: Run, tmp_path: Path) -> None:

@@ -143,14 +143,29 @@ print(json.dumps({"ids": engine.tokenize(sys.argv[2]), "ends": engine.eos_token_
 """
 
 
-def test_the_stock_engine_chats_with_it_without_edgec(llama: Path, made: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def sentencepiece(made: Path, edgec_here: Run) -> Path:
+    """A model whose tokenizer puts a begin token first, and whose template writes it and the end token."""
+    tokenizer = tiny.save_sentencepiece(made / "sentencepiece" / "tokenizer")
+    model = tiny.save_decoder("llama", tokenizer, made / "sentencepiece" / "model")
+    out = made / "sentencepiece" / "out"
+    done = edgec_here("build", model, "-r", "tflite:fp32", "-o", out, "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+@pytest.mark.parametrize("kind", ["llama", "sentencepiece"])
+def test_the_stock_engine_chats_with_it_without_edgec(
+    kind: str, made: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """It says what the fp32 model in torch says, token for token."""
+    package: Path = request.getfixturevalue(kind)
     prompt, count = "Is it?", 24
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-P", "-c", _ALONE, str(llama / "tflite-fp32" / "model.litertlm"), prompt, str(count)]
+    command = [sys.executable, "-P", "-c", _ALONE, str(package / "tflite-fp32" / "model.litertlm"), prompt, str(count)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
     told = json.loads(done.stdout.splitlines()[-1])
-    folder = made / "llama" / "model"
+    folder = made / kind / "model"
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert told["ids"] == tokenizer(prompt, add_special_tokens=False)["input_ids"] and told["ends"] == [[2]]
@@ -221,10 +236,55 @@ def test_a_tokenizer_that_unpacks_to_more_than_it_says_is_refused() -> None:
 
 def test_a_bundle_with_two_models_is_refused(tmp_path: Path) -> None:
     sections = (Section(MODEL, b"one"), Section(MODEL, b"two"))
-    with pytest.raises(UnusableInput, match="2 sections"):
+    with pytest.raises(UnusableInput, match="2 sections with a model"):
         find_section(sections, MODEL, tmp_path / "model.litertlm")
-    with pytest.raises(UnusableInput, match="0 sections"):
+    with pytest.raises(UnusableInput, match="0 sections with a tokenizer"):
         find_section(sections, TOKENIZER, tmp_path / "model.litertlm")
+
+
+def test_several_templates_and_none(made: Path, edgec_here: Run, tmp_path: Path) -> None:
+    """Of several the default is taken; a model without one has no conversations, and no kit that chats."""
+    folder = shutil.copytree(made / "llama" / "model", tmp_path / "model")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    told = json.loads((folder / "tokenizer_config.json").read_text())
+    templates = {"default": "{% for m in messages %}[{{ m['content'] }}]{% endfor %}", "tool_use": "{{ tools }}"}
+    told["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    done = edgec_here("build", folder, "-r", "tflite:fp32", "-o", tmp_path / "several", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    del told["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    done = edgec_here("build", folder, "-r", "tflite:fp32", "-o", tmp_path / "none", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    kit = ("kit", tmp_path / "none" / "tflite-fp32", "--for", "python", "-o", tmp_path / "kit")
+    assert_refused(edgec_here(*kit), 2, "without a chat template")
+
+
+def test_longrope_has_the_frequencies_of_the_context_that_is_asked_for(
+    made: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(made / "phi3" / "model", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    factors = {"short_factor": [1.0 + i / 8 for i in range(8)], "long_factor": [4.0 + i for i in range(8)]}
+    original = {"rope_theta": 10000.0, "original_max_position_embeddings": 128}
+    config |= {"rope_parameters": {"rope_type": "longrope", **original, **factors}, **original}
+    config["max_position_embeddings"] = 512
+    (folder / "config.json").write_text(json.dumps(config))
+    options = ("-r", "tflite:fp32", "--context-length", 128, "-o", tmp_path / "out", "--verify")
+    done = edgec_here("build", folder, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert figures_of(tmp_path / "out" / "tflite-fp32")["mean_kl"] < 1e-9
+    assert read_package(tmp_path / "out" / "tflite-fp32").lowered.shapes.longest_sequence == 128
+
+
+def test_a_model_without_an_end_is_refused_before_work(made: Path, edgec_here: Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(made / "llama" / "model", tmp_path / "model")
+    for name in ("config.json", "generation_config.json"):
+        told = json.loads((folder / name).read_text())
+        told.pop("eos_token_id", None)
+        (folder / name).write_text(json.dumps(told))
+    done = edgec_here("build", folder, "-r", "tflite:fp32", "-o", tmp_path / "out")
+    assert_refused(done, 2, "eos_token_id", "engine")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from compiler.package import Placement, UnsupportedOperator, check_files, read_p
 from compiler.placement import Requirement, check_placement
 from compiler.quiet import quiet_imports
 from compiler.target import Target
+from runtimes.registry import runtime_of
 from targets.registry import load_target
 
 
@@ -87,6 +88,7 @@ def _programs(package: Path) -> tuple[list[Path], Target, str]:
             f"{read.name} is made for no engine that operators could leave; packages of coreml and tflite are."
         )
     check_files(read)
+    runtime_of(read)
     target = load_target(read.recipe.partition(":")[0])
     return [read.folder / name for name in read.lowered.main.files], target, read.name
 

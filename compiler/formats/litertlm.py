@@ -142,7 +142,10 @@ def find_section(sections: Sequence[Section], kind: int, file: Path) -> bytes | 
     """
     found = [section.data for section in sections if section.kind == kind]
     if len(found) != 1:
-        raise UnusableInput(f"{file.name} has {len(found)} sections of the kind {kind}, and needs one. Build it again.")
+        name = {METADATA: "metadata", MODEL: "a model", TOKENIZER: "a tokenizer"}[kind]
+        raise UnusableInput(
+            f"{file.name} has {len(found)} sections with {name}, and needs one. Build the package again."
+        )
     return found[0]
 
 

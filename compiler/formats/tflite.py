@@ -76,7 +76,7 @@ def tflite_bytes(model: Any, name: str) -> memoryview:
     if nbytes > _LARGEST:
         raise UnusableInput(
             f"The weights of {name} have {nbytes:,} bytes, and a TFLite file of edgec's ends at {_LARGEST:,}. Use a "
-            "scheme with fewer bits, such as tflite:int8."
+            "scheme with fewer bits, or gguf."
         )
     builder = flatbuffers.Builder(nbytes + _room(model))
     builder.Finish(model.Pack(builder), _IDENTIFIER)
@@ -86,10 +86,8 @@ def tflite_bytes(model: Any, name: str) -> memoryview:
 def _room(model: Any) -> int:
     """Bytes beside the buffers, about: a builder that grows takes as much again."""
     tensors = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
-    scales = [
-        0 if each.quantization is None or each.quantization.scale is None else len(each.quantization.scale)
-        for each in tensors
-    ]
+    quantizations = {id(each.quantization): each.quantization for each in tensors if each.quantization is not None}
+    scales = [0 if each.scale is None else len(each.scale) for each in quantizations.values()]
     return 2**20 + 512 * len(tensors) + 16 * sum(scales)
 
 

@@ -15,13 +15,16 @@ _TYPE_NAMES = {
     schema.TensorType.INT8: "int8",
     schema.TensorType.INT4: "int4",
 }
+_SCALE_BITS = 32
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 
 
 def stored_weights(document: Any, decode_read_bytes: int | None = None) -> StoredWeights:
     """Types and effective bits of the constants that are weights; scales count as bits only."""
     types: dict[str, int] = {}
-    bits, seen = 0, set()
+    bits = 0
+    seen: set[int] = set()
+    counted: set[int] = set()
     for subgraph in document.subgraphs:
         quantizations = [each.quantization for each in subgraph.tensors if each.quantization is not None]
         scales = {
@@ -36,8 +39,10 @@ def stored_weights(document: Any, decode_read_bytes: int | None = None) -> Store
             if index not in scales:
                 kind = _TYPE_NAMES[tensor.type]
                 types[kind] = types.get(kind, 0) + 8 * len(data) // _BITS[kind]
-            scale = tensor.quantization.scale if tensor.quantization is not None else None
-            bits += 0 if scale is None else 32 * len(scale)
+            own = tensor.quantization
+            if own is not None and own.scale is not None and id(own) not in counted:
+                counted.add(id(own))
+                bits += _SCALE_BITS * len(own.scale)
     return StoredWeights(
         round(bits / max(1, sum(types.values())), 4), dict(sorted(types.items())), decode_read_bytes=decode_read_bytes
     )

@@ -19,6 +19,7 @@ from compiler.formats.codes import list_quantized
 from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, Section, packed_text, write_litertlm
 from compiler.formats.tflite import tflite_bytes
 from compiler.lineage import about, model_of, write_lineage
+from compiler.model import Model as Source
 from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.decoder import Decoder, Tables
 from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
@@ -67,8 +68,10 @@ def lower_decoder(
     if not tokenizer.is_file():
         raise UnusableInput(f"{source.name} has no tokenizer.json, and LiteRT-LM's engine reads no other tokenizer.")
     family = decoder_family(source)
-    # Scalings of the rotary embedding that depend on the length take the longest.
     longest = source.geometry.context_length or context_length or _CONTEXT
+    if _turns_by_length(source):
+        # Its frequencies are those of one length: what is asked for, else the longest.
+        longest = context_length or longest
     config = describe_decoder(source, family, longest)
     weights = Weights(
         {info.name: info for info in source.tensors},
@@ -94,6 +97,15 @@ def lower_decoder(
     account = stored_weights(made.document, decode_read_bytes(made.document, DECODE))
     shapes = FixedShapes(context_length, longest_sequence=longest, batch=1, vocabulary=config.vocabulary)
     return asdict(Lowered("litertlm", tuple(graphs), account, shapes, placement))
+
+
+def _turns_by_length(model: Source) -> bool:
+    """Whether the rotary embedding has other frequencies where texts are longer."""
+    for key in ("rope_parameters", "rope_scaling"):
+        told = model.config.get(key)
+        if isinstance(told, dict) and told.get("rope_type", told.get("type")) in ("longrope", "dynamic"):
+            return True
+    return False
 
 
 def _add_function(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
+from compiler.errors import UnusableInput
+from compiler.formats.litertlm import METADATA, find_section, open_litertlm
 from compiler.model import Model
+from compiler.package import Package
 from compiler.tokenizer import end_of_text_ids, load_tokenizer, start_of_text_ids
 
 # The engine gives templates every content as a list of parts, where Hugging Face's templates expect a text.
@@ -33,6 +39,39 @@ def metadata_of(model: Model, longest: int) -> bytes:
         told.start_token.token_ids.ids.extend(begin)
     for end in sorted(end_of_text_ids(model.folder)):
         told.stop_tokens.add().token_ids.ids.append(end)
-    if tokenizer.chat_template:
-        told.jinja_prompt_template = _CONTENT_AS_TEXT + tokenizer.chat_template
+    if template := _template_of(tokenizer):
+        told.jinja_prompt_template = _tokens_as_text(tokenizer) + _CONTENT_AS_TEXT + template
     return bytes(told.SerializeToString(deterministic=True))
+
+
+def require_template(package: Package) -> None:
+    """Refuse a package of a model without a chat template, with which the engine makes no conversation.
+
+    Raises:
+        UnusableInput: it has none.
+    """
+    with open_litertlm(package.artifact) as sections:
+        told = llm_metadata_pb2.LlmMetadata.FromString(bytes(find_section(sections, METADATA, package.artifact)))
+    if not told.jinja_prompt_template:
+        raise UnusableInput(
+            f"{package.model.name} came without a chat template, and the kit chats. Put chat_template.jinja beside the model "
+            "and build the package again."
+        )
+
+
+def _template_of(tokenizer: Any) -> str | None:
+    """The chat template; of several the one that is used where none is named."""
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def _tokens_as_text(tokenizer: Any) -> str:
+    """The tokens that templates write, which are empty in the engine; a begin token that it puts first itself stays empty."""
+    tokens = {"eos_token": tokenizer.eos_token}
+    if not start_of_text_ids(tokenizer):
+        tokens["bos_token"] = tokenizer.bos_token
+    return "".join(
+        f"{{%- set {name} = {json.dumps(str(token), ensure_ascii=False)} -%}}"
+        for name, token in tokens.items()
+        if token
+    )

@@ -6,15 +6,15 @@ import shutil
 from pathlib import Path
 from string import Template
 
-from compiler.errors import UnusableInput
 from compiler.kit import camel_case, type_name
 from compiler.package import Package
 from compiler.task import GENERATION, find_task
+from targets.tflite.engine import require_template
 from targets.tflite.target import BUNDLE, FILE
 
-# Of Google's Maven repository. litertlm-android has no release of its own by which it could be pinned here.
+# Of Google's Maven repository.
 _LITERT = "com.google.ai.edge.litert:litert:2.2.0"
-_LITERT_LM = "com.google.ai.edge.litertlm:litertlm-android:latest.release"
+_LITERT_LM = "com.google.ai.edge.litertlm:litertlm-android:0.18.0"
 _COROUTINES = "org.jetbrains.kotlinx:kotlinx-coroutines-android:1.9.0"
 _TOKENS = 2048
 
@@ -132,13 +132,14 @@ def fill_kit(package: Package, root: Path) -> None:
     """Write the Gradle module into the folder `root`.
 
     Raises:
-        UnusableInput: the model's name gives no name for a package of Kotlin's.
+        UnusableInput: it is a language model without a chat template.
     """
-    name = type_name(package.model.name)
+    # So that no name is one of Kotlin's own.
+    name = f"{type_name(package.model.name)}Kit"
     own = f"edgec.{name.lower()}"
-    if not name.isascii() or name == "Model":
-        raise UnusableInput(f"{package.model.name!r} gives no name for a class. Build it again with --name.")
     chats = find_task(package.model.task).kind == GENERATION
+    if chats:
+        require_template(package)
     sources = root / "src" / "main" / "kotlin" / "edgec" / name.lower()
     assets = root / "src" / "main" / "assets"
     sources.mkdir(parents=True)
@@ -147,6 +148,8 @@ def fill_kit(package: Package, root: Path) -> None:
     for each in files:
         if (package.folder / each).is_file():
             shutil.copyfile(package.folder / each, assets / each)
+    for file in sorted(package.folder.glob("LICEN[CS]E*")):
+        shutil.copyfile(file, root / file.name)
     dependencies = (_LITERT_LM, _COROUTINES) if chats else (_LITERT,)
     gradle = _GRADLE.substitute(
         package=own,
@@ -164,7 +167,7 @@ def _chat(package: Package, name: str, own: str) -> str:
     longest = package.lowered.shapes.longest_sequence or _TOKENS
     return _CHAT.substitute(
         package=own,
-        model=_comment(package.model.name),
+        model=package.model.name,
         recipe=package.recipe,
         name=name,
         file=BUNDLE,
@@ -183,7 +186,7 @@ def _encode(package: Package, name: str, own: str) -> str:
     ]
     return _ENCODE.substitute(
         package=own,
-        model=_comment(package.model.name),
+        model=package.model.name,
         recipe=package.recipe,
         name=name,
         file=FILE,
@@ -193,11 +196,6 @@ def _encode(package: Package, name: str, own: str) -> str:
         writes="\n".join(writes),
         reads=", ".join(f'"{port.name}" to outputs[{index}].readFloat()' for index, port in enumerate(graph.outputs)),
     )
-
-
-def _comment(text: str) -> str:
-    """A text that ends no comment."""
-    return text.replace("*/", "* /")
 
 
 def _readme(package: Package, name: str, own: str, chats: bool) -> str:
@@ -217,7 +215,9 @@ def _readme(package: Package, name: str, own: str, chats: bool) -> str:
 
 {package.model.name} as `{package.recipe}`, made by edgec. Licence of the model: {package.model.licence or "not stated"}.
 
-Put this folder into an Android project as a module (`include(":{name.lower()}")` in `settings.gradle.kts`).
+Put this folder into an Android project as a module (`include(":{name.lower()}")` in `settings.gradle.kts`). The
+app's own `build.gradle.kts` needs `androidResources {{ noCompress += listOf("tflite", "litertlm") }}` too: the model is not
+to be packed.
 
 ```kotlin
 import {own}.{name}

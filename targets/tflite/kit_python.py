@@ -8,9 +8,10 @@ from importlib import metadata
 from pathlib import Path
 from string import Template
 
-from compiler.errors import UnusableInput
+from compiler.errors import UnusableInput, missing_extra
 from compiler.package import Package
 from compiler.task import GENERATION, find_task
+from targets.tflite.engine import require_template
 from targets.tflite.target import BUNDLE, FILE
 
 _CHAT = Template('''"""Chat with $model: `python run.py "a question"`, or without one for a conversation."""
@@ -76,6 +77,8 @@ def fill_kit(package: Package, root: Path) -> None:
         UnusableInput: the package takes pictures, or several inputs at once.
     """
     chats = find_task(package.model.task).kind == GENERATION
+    if chats:
+        require_template(package)
     script = _chat(package) if chats else _encode(package)
     files = [BUNDLE] if chats else [FILE, "tokenizer.json"]
     tools = ["litert-lm-api"] if chats else ["ai-edge-litert", "numpy", "tokenizers"]
@@ -84,9 +87,16 @@ def fill_kit(package: Package, root: Path) -> None:
     for file in sorted(package.folder.glob("LICEN[CS]E*")):
         shutil.copyfile(file, root / file.name)
     (root / "run.py").write_text(script, encoding="utf-8")
-    pinned = "".join(f"{name}=={metadata.version(name)}\n" for name in tools)
+    pinned = "".join(f"{name}=={_version(name)}\n" for name in tools)
     (root / "requirements.txt").write_text(pinned, encoding="utf-8")
     (root / "README.md").write_text(_readme(package), encoding="utf-8")
+
+
+def _version(tool: str) -> str:
+    try:
+        return metadata.version(tool)
+    except metadata.PackageNotFoundError as error:
+        raise missing_extra(tool, "tflite") from error
 
 
 def _chat(package: Package) -> str:
@@ -97,8 +107,9 @@ def _chat(package: Package) -> str:
 
 def _encode(package: Package) -> str:
     graph, shapes = package.lowered.main, package.lowered.shapes
-    if not shapes.sequence_lengths or shapes.batch not in (None, 1):
-        what = "several inputs at once" if shapes.sequence_lengths else "pictures"
+    pairs = package.model.task == "question-answering"
+    if not shapes.sequence_lengths or shapes.batch not in (None, 1) or pairs:
+        what = "pictures" if not shapes.sequence_lengths else "two texts" if pairs else "several inputs at once"
         raise UnusableInput(
             f"{package.title} takes {what}, which the script of the kit for python does not prepare. Take a package of texts, "
             "one at a time."
@@ -130,5 +141,5 @@ $ python3 -m venv venv && venv/bin/pip install -r requirements.txt
 $ venv/bin/python run.py "A child is playing with a ball."
 ```
 
-Nothing else is needed. It was run on the machine that made it, in an environment with these wheels alone.
+Nothing else is needed.
 """

@@ -44,7 +44,9 @@ def place(data: bytes, name: str) -> Placement:
         interpreter = Interpreter(model_content=data, num_threads=1)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise UnusableInput(f"{name} is no TFLite file, or a damaged one. Build the package again.") from error
+        raise UnusableInput(
+            f"{name} is no TFLite file, a damaged one, or has an operator that this LiteRT does not know. Build it again."
+        ) from error
     # The wrapper has no public name for it.
     operators = interpreter._get_ops_details()
     kept = _kept(operators, [int(each["index"]) for each in interpreter.get_output_details()])

@@ -10,7 +10,7 @@ from compiler.model import Model
 from compiler.networks.families import refuse_network
 from compiler.quantization import TABLE_GROUP
 from compiler.quantize.plan import CODES, own_codes, plan_codes, refuse_rows
-from compiler.recipe import Recipe
+from compiler.recipe import Recipe, parse_recipe
 from compiler.scheme import find_scheme
 from compiler.size import (
     Matrix,
@@ -25,6 +25,7 @@ from compiler.size import (
 from compiler.stages.stage import Stage
 from compiler.target import Target
 from compiler.task import ENCODING, GENERATION, tasks_of
+from compiler.tokenizer import end_of_text_ids
 
 NAME = "tflite"
 _BY_ROW = ("int8-rtn-pc", "int8-gptq-pc")
@@ -34,6 +35,8 @@ SCHEMES = ("fp32", "fp16", "int8", *_BY_ROW, *_IN_BLOCKS)
 _INT8 = "int8-rtn-pc"
 FILE = "model.tflite"
 BUNDLE = "model.litertlm"
+# Offsets within a flatbuffer are signed and have 32 bits; operators and scales take room beside the weights.
+LARGEST_BYTES = 2**31 - 2**27
 _FLOAT_BYTES = 4
 # Of a block.
 _SCALE_BYTES = 2
@@ -51,9 +54,21 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         return f"the model takes at most {longest} tokens, the recipe asks for {asked}."
     if model.is_decoder and (reason := refuse_network(model)):
         return reason
+    if model.is_decoder and not end_of_text_ids(model.folder):
+        return "it names no token that ends a text (eos_token_id), and LiteRT-LM's engine needs one."
+    if (size := nbytes(model, recipe)) > LARGEST_BYTES:
+        ends = f"{LARGEST_BYTES / 1e9:.1f} GB"
+        return f"the file would have {size / 1e9:.1f} GB, and one of edgec's ends at {ends}. {_smaller(model)}"
     if _in_codes(recipe).scheme.method and own_codes(model):
         return "it comes with codes of its own, whose scales XNNPACK may not take; use tflite:fp32 or tflite:fp16."
     return refuse_rows(model, _in_codes(recipe))
+
+
+def _smaller(model: Model) -> str:
+    """The largest scheme whose file is small enough."""
+    by_size = [(nbytes(model, parse_recipe(f"{NAME}:{name}", (NAME,))), name) for name in SCHEMES]
+    fitting = max((each for each in by_size if each[0] <= LARGEST_BYTES), default=None)
+    return f"Use {NAME}:{fitting[1]}." if fitting else "No scheme makes it small enough; use gguf."
 
 
 def _in_codes(recipe: Recipe) -> Recipe:
