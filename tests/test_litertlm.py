@@ -30,6 +30,7 @@ from compiler.model import Model
 from compiler.package import read_package
 from compiler.quantization import Quantization
 from compiler.quantize.stage import quantize
+from compiler.tokenizer import load_tokenizer
 from runtimes.registry import open_session
 from runtimes.stored.tflite import stored_matrices
 from targets.tflite.weights import cut_columns
@@ -166,7 +167,7 @@ def test_the_stock_engine_chats_with_it_without_edgec(
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
     told = json.loads(done.stdout.splitlines()[-1])
     folder = made / kind / "model"
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert told["ids"] == tokenizer(prompt, add_special_tokens=False)["input_ids"] and told["ends"] == [[2]]
     given = tokenizer.apply_chat_template(
