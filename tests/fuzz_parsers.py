@@ -22,6 +22,17 @@ from compiler.formats.codes import list_quantized, read_quantized
 from compiler.formats.gguf import read_gguf_header
 from compiler.formats.gptq import read_form
 from compiler.formats.json_file import parse_json, read_object
+from compiler.formats.litertlm import (
+    METADATA,
+    MODEL,
+    TOKENIZER,
+    Section,
+    find_section,
+    open_litertlm,
+    packed_text,
+    unpacked_text,
+    write_litertlm,
+)
 from compiler.formats.safetensors import find_tensors, list_tensors
 from compiler.inputs.adapter import check_adapter
 from compiler.model import read_model
@@ -143,7 +154,24 @@ def _weights(folder: Path) -> list[Parser]:
         Parser("safetensors", weights / "model-00001.safetensors", list_tensors, 100),
         Parser("index", weights / "model.safetensors.index.json", lambda file: find_tensors(file.parent), 40),
         Parser("codes", weights / "codes" / "codes-0000.safetensors", _read_codes, 40),
+        Parser("LiteRT-LM bundle", _bundle(weights / "a.litertlm"), _read_bundle, 100),
     ]
+
+
+def _bundle(file: Path) -> Path:
+    sections = (
+        Section(METADATA, b"told"),
+        Section(TOKENIZER, packed_text(b"{}")),
+        Section(MODEL, b"TFL3" * 8, {"a": "b"}),
+    )
+    write_litertlm(file, sections, {"name": "tiny"})
+    return file
+
+
+def _read_bundle(file: Path) -> None:
+    with open_litertlm(file) as sections:
+        unpacked_text(find_section(sections, TOKENIZER, file))
+        find_section(sections, MODEL, file)
 
 
 def _read_codes(file: Path) -> Any:
