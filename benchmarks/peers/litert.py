@@ -90,6 +90,9 @@ class Signatures:
         if "score" in self.signatures:
             self.resize("decode", 1)
         self.caches = {name: self.model.create_input_buffer_by_name("decode", name) for name in self._caches}
+        for buffer in self.caches.values():
+            # What is masked is multiplied with 0, which what lay in memory may not survive.
+            buffer.write(np.zeros(buffer.get_tensor_details()["shape"], np.float32))
 
     def resize(self, signature: str, tokens: int) -> None:
         """Give the free sizes of our bundles their values."""
