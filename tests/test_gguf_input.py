@@ -15,9 +15,11 @@ import tiny
 import torch
 import transformers
 from conftest import Run
+from safetensors.torch import load_file, save_file
 
 from compiler import corpus
 from compiler.errors import UnusableInput
+from compiler.inputs import gguf_proof
 from compiler.inputs.gguf import import_gguf
 from compiler.tokenizer import load_tokenizer
 
@@ -133,3 +135,17 @@ def test_an_end_of_turn_ends_a_text_too(plain: Path, tmp_path: Path) -> None:
     file = _rewritten(plain, tmp_path / "turns.gguf", {"tokenizer.ggml.eot_token_id": 0})
     import_gguf(str(file), str(tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+
+
+def test_where_rounding_costs_more_the_weights_as_floats_decide(smollm2_gguf: Path, tmp_path: Path) -> None:
+    """Codes in llama.cpp meet activations in 8 bits; made floats by its own quantizer, the file is exact or another model."""
+    import_gguf(str(smollm2_gguf), str(tmp_path / "out"))
+    with patch.dict(gguf_proof._MOST_KL, {True: 0.0}):
+        gguf_proof.prove_import(smollm2_gguf, tmp_path / "out", quantized=True)
+        weights = load_file(tmp_path / "out" / "model.safetensors")
+        changed = {name: value.clone() for name, value in weights.items()}
+        changed["model.norm.weight"] = changed["model.norm.weight"].flip(0)
+        save_file(changed, tmp_path / "out" / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UnusableInput, match="another model"):
+            gguf_proof.prove_import(smollm2_gguf, tmp_path / "out", quantized=True)
+    assert not list(tmp_path.glob("floats-*"))
