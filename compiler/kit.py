@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from compiler.errors import UnusableInput
-from compiler.package import Package
+from compiler.package import Package, Port
 from compiler.stages.cache import new_folder
 
+_T = TypeVar("_T")
 _SIGNS = "space . + : @ ( ) / _ -"
 _PLAIN_TEXT = re.compile(r"[\w .+:@()/-]+")
-_DTYPES = ("float32", "float16", "int32", "int64")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ def write_kit(package: Package, out: Path, fill: Callable[[Package, Path], None]
         root = temporary / "kit"
         root.mkdir()
         fill(package, root)
+        for file in sorted(package.folder.glob("LICEN[CS]E*")):
+            shutil.copyfile(file, root / file.name)
         root.rename(out)
     return [path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_file()]
 
@@ -53,11 +57,23 @@ def _require_plain(package: Package) -> None:
             )
     for graph in package.lowered.graphs:
         for port in (*graph.inputs, *graph.outputs):
-            if not (port.name.isidentifier() and port.name.isascii()) or port.dtype not in _DTYPES:
+            if not (port.name.isidentifier() and port.name.isascii()):
                 raise UnusableInput(
-                    f"{package.title} has a port {port.name!r:.60} of the type {port.dtype!r:.20}, which edgec does not "
-                    "write. Build it again."
+                    f"{package.title} has a port {port.name!r:.60}, and edgec writes no such name. Build it again."
                 )
+
+
+def known_type(port: Port, types: Mapping[str, _T]) -> _T:
+    """What a kit's language calls the type of a port.
+
+    Raises:
+        UnusableInput: it is a type that edgec does not write.
+    """
+    if port.dtype not in types:
+        raise UnusableInput(
+            f"The port {port.name} has the type {port.dtype!r:.20}, and edgec writes none. Build it again."
+        )
+    return types[port.dtype]
 
 
 def type_name(model: str) -> str:

@@ -7,7 +7,8 @@ The engine gives no logits. Here the same signatures run on the same runtime, wi
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,19 @@ import litert_lm
 import numpy as np
 from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, Options
 from ai_edge_litert.hardware_accelerator import HardwareAccelerator
-from google.protobuf.message import DecodeError
-from litert_lm_builder.runtime.proto import llm_metadata_pb2
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import parse_json
-from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, find_section, open_litertlm, unpacked_text
+from compiler.formats.litertlm import (
+    METADATA,
+    MODEL,
+    TOKENIZER,
+    find_section,
+    open_litertlm,
+    read_metadata,
+    unpacked_text,
+)
 from compiler.formats.tflite import require_whole
 from compiler.package import Package
 from compiler.quiet import quiet_at_exit, quiet_stderr
@@ -181,11 +188,13 @@ class LiteRtLmSession:
         return _Call(tokens, inputs, outputs)
 
 
+@dataclass(frozen=True)
 class _Call:
-    """A signature made ready for a number of tokens."""
+    """A signature made ready for a number of tokens: its buffers by name, the caches aside."""
 
-    def __init__(self, tokens: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        self.tokens, self.inputs, self.outputs = tokens, dict(inputs), dict(outputs)
+    tokens: int
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
 
 
 class LiteRtLmText:
@@ -196,7 +205,7 @@ class LiteRtLmText:
             if any(section.kind not in (METADATA, MODEL, TOKENIZER) for section in sections):
                 raise UnusableInput(f"{file.name} has a section that edgec does not write. Build the package again.")
             parse_json(unpacked_text(find_section(sections, TOKENIZER, file)), f"The tokenizer in {file.name}")
-            told = _metadata(bytes(find_section(sections, METADATA, file)), file)
+            told = read_metadata(sections, file)
         cpu = litert_lm.Backend.CPU(thread_count=1)
         try:
             with quiet_stderr():
@@ -231,10 +240,3 @@ class LiteRtLmText:
         except RuntimeError:
             return None
         return (self.decode(self.begin) + rendered) if rendered else None
-
-
-def _metadata(data: bytes, file: Path) -> Any:
-    try:
-        return llm_metadata_pb2.LlmMetadata.FromString(data)
-    except DecodeError as error:
-        raise UnusableInput(f"What {file.name} says of its model is damaged. Build the package again.") from error

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import tiny
-import tree_sitter
 import tree_sitter_swift
 from conftest import Run, assert_refused
+from grammar import errors_of
 
 from compiler.kit import type_name
 from compiler.model import Model
@@ -29,21 +29,9 @@ def packages(minilm_folder: Path, smollm2: Model, edgec_here: Run, tmp_path_fact
     return root
 
 
-def errors_of(source: str) -> list[str]:
-    """What a parser of Swift does not understand."""
-    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_swift.language()))
-    found, left = [], [parser.parse(source.encode()).root_node]
-    while left:
-        node = left.pop()
-        left += node.children
-        if node.type == "ERROR" or node.is_missing:
-            found.append(source[node.start_byte : node.end_byte])
-    return found
-
-
 def test_the_parser_sees_what_is_no_swift() -> None:
-    assert errors_of("public final class A { let = }")
-    assert not errors_of("public final class A { let b = 1 }")
+    assert errors_of("public final class A { let = }", tree_sitter_swift.language())
+    assert not errors_of("public final class A { let b = 1 }", tree_sitter_swift.language())
 
 
 @pytest.mark.parametrize(
@@ -64,8 +52,8 @@ def test_a_kit_parses_and_holds_the_package(
     assert {"Package.swift", "README.md"} <= set(files)
     wrapper = next(file for file in files if file.startswith("Sources/") and file.endswith(".swift"))
     source = (tmp_path / "kit" / wrapper).read_text()
-    assert errors_of(source) == []
-    assert errors_of((tmp_path / "kit" / "Package.swift").read_text()) == []
+    assert errors_of(source, tree_sitter_swift.language()) == []
+    assert errors_of((tmp_path / "kit" / "Package.swift").read_text(), tree_sitter_swift.language()) == []
     for word in words:
         assert word in source
     resources = (tmp_path / "kit" / wrapper).parent / "Resources"

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-import tree_sitter
 import tree_sitter_kotlin
 from conftest import Run, assert_refused
+from grammar import errors_of
 
 from compiler.errors import UnusableInput
 from compiler.kit import write_kit
@@ -25,6 +25,7 @@ from compiler.model import Model
 from compiler.package import read_package
 from runtimes.registry import open_session
 from targets.registry import KITS
+from targets.tflite import kit_android
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +39,9 @@ def packages(minilm_folder: Path, smollm2: Model, edgec_here: Run, tmp_path_fact
     return root
 
 
-def errors_of(source: str) -> list[str]:
-    """What a parser of Kotlin does not understand."""
-    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_kotlin.language()))
-    found, left = [], [parser.parse(source.encode()).root_node]
-    while left:
-        node = left.pop()
-        left += node.children
-        if node.type == "ERROR" or node.is_missing:
-            found.append(source[node.start_byte : node.end_byte])
-    return found
-
-
 def test_the_parser_sees_what_is_no_kotlin() -> None:
-    assert errors_of("class A { val = }")
-    assert not errors_of("class A {\n    val b = 1\n}")
+    assert errors_of("class A { val = }", tree_sitter_kotlin.language())
+    assert not errors_of("class A {\n    val b = 1\n}", tree_sitter_kotlin.language())
 
 
 @pytest.mark.parametrize(
@@ -73,8 +62,8 @@ def test_an_android_kit_parses_and_holds_the_package(
     assert {"build.gradle.kts", "README.md", "src/main/AndroidManifest.xml"} <= set(files)
     (wrapper,) = (file for file in files if file.endswith(".kt"))
     source = (tmp_path / "kit" / wrapper).read_text()
-    assert errors_of(source) == []
-    assert errors_of((tmp_path / "kit" / "build.gradle.kts").read_text()) == []
+    assert errors_of(source, tree_sitter_kotlin.language()) == []
+    assert errors_of((tmp_path / "kit" / "build.gradle.kts").read_text(), tree_sitter_kotlin.language()) == []
     for word in words:
         assert word in source
     assert filecmp.cmp(tmp_path / "kit" / "src" / "main" / "assets" / asset, package / asset, shallow=False)
@@ -156,6 +145,15 @@ def test_what_a_package_says_does_not_become_code(
     with pytest.raises(UnusableInput, match="Build"):
         write_kit(changed, tmp_path / "kit", fill)
     assert not (tmp_path / "kit").exists()
+
+
+def test_a_port_of_an_unknown_type_is_refused(packages: Path, tmp_path: Path) -> None:
+    package = read_package(packages / "texts" / "tflite-int8")
+    port = replace(package.lowered.main.inputs[0], dtype="float33")
+    graph = replace(package.lowered.main, inputs=(port,))
+    changed = replace(package, lowered=replace(package.lowered, graphs=(graph,)))
+    with pytest.raises(UnusableInput, match="has the type 'float33'"):
+        write_kit(changed, tmp_path / "kit", kit_android.fill_kit)
 
 
 def test_what_a_kit_does_not_fit_is_refused(packages: Path, edgec: Run, tmp_path: Path) -> None:

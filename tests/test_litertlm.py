@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -276,6 +277,27 @@ def test_longrope_has_the_frequencies_of_the_context_that_is_asked_for(
     assert done.returncode == 0, done.stdout + done.stderr
     assert figures_of(tmp_path / "out" / "tflite-fp32")["mean_kl"] < 1e-9
     assert read_package(tmp_path / "out" / "tflite-fp32").lowered.shapes.longest_sequence == 128
+
+
+def test_a_file_that_would_be_too_large_is_refused_with_a_scheme_that_is_not(
+    made: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    """Of those whose groups divide this model's rows."""
+    build = ("build", made / "llama" / "model", "-r", "tflite:fp32", "-o", tmp_path / "out")
+    with patch("targets.tflite.target.LARGEST_BYTES", 7_000_000):
+        refused = edgec_here(*build)
+        assert_refused(refused, 2, "GB")
+        (scheme,) = re.findall(r"Use (tflite:\S+)\.", refused.stderr)
+        assert edgec_here(*build[:2], "-r", scheme, "-o", tmp_path / "advised").returncode == 0
+    with patch("targets.tflite.target.LARGEST_BYTES", 1_000):
+        assert_refused(edgec_here(*build), 2, "No scheme of tflite", "edgec inspect")
+
+
+def test_a_package_is_run_without_a_word_of_the_libraries(llama: Path, edgec: Run) -> None:
+    """LiteRT tells of every accelerator that it looks for, finds and destroys."""
+    done = edgec("run", llama / "tflite-fp32", "-p", "Is it?", "--max-tokens", 2)
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.startswith(("INFO", "WARNING", "W0", "E0"))]
 
 
 def test_a_model_without_an_end_is_refused_before_work(made: Path, edgec_here: Run, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import flatbuffers
+from google.protobuf.message import DecodeError
 from litert_lm_builder import litertlm_header_schema_py_generated as schema
+from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
 from compiler.errors import UnusableInput
 
@@ -147,6 +149,18 @@ def find_section(sections: Sequence[Section], kind: int, file: Path) -> bytes | 
             f"{file.name} has {len(found)} sections with {name}, and needs one. Build the package again."
         )
     return found[0]
+
+
+def read_metadata(sections: Sequence[Section], file: Path) -> Any:
+    """What a bundle says of its model (LlmMetadata of runtime/proto/llm_metadata.proto).
+
+    Raises:
+        UnusableInput: there is none, or it is damaged.
+    """
+    try:
+        return llm_metadata_pb2.LlmMetadata.FromString(bytes(find_section(sections, METADATA, file)))
+    except DecodeError as error:
+        raise UnusableInput(f"What {file.name} says of its model is damaged. Build the package again.") from error
 
 
 def packed_text(text: bytes) -> bytes:

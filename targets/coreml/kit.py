@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 from compiler.errors import UnusableInput
-from compiler.kit import camel_case, type_name
+from compiler.kit import camel_case, known_type, type_name
 from compiler.package import Package, Port
 from compiler.task import GENERATION, find_task
 
@@ -211,7 +211,7 @@ def _encoder(package: Package) -> str:
     return _ENCODER.substitute(
         lengths=fixed if len(lengths) > 1 else f"Inputs have the shape {sizes}; pad with zeros.",
         outputs=", ".join(port.name for port in package.lowered.main.outputs),
-        parameters=", ".join(f"{camel_case(port.name)}: [{swift[port.dtype]}]" for port in ports),
+        parameters=", ".join(f"{camel_case(port.name)}: [{known_type(port, swift)}]" for port in ports),
         features="\n".join(features),
     )
 

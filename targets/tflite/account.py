@@ -15,12 +15,12 @@ _TYPE_NAMES = {
     schema.TensorType.INT8: "int8",
     schema.TensorType.INT4: "int4",
 }
-_SCALE_BITS = 32
+_SCALE_BITS, _ZERO_POINT_BITS = 32, 64
 _BITS = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 
 
 def stored_weights(document: Any, decode_read_bytes: int | None = None) -> StoredWeights:
-    """Types and effective bits of the constants that are weights; scales count as bits only."""
+    """Types and effective bits of the constants that are weights; scales and zero points count as bits only."""
     types: dict[str, int] = {}
     bits = 0
     seen: set[int] = set()
@@ -43,6 +43,7 @@ def stored_weights(document: Any, decode_read_bytes: int | None = None) -> Store
             if own is not None and own.scale is not None and id(own) not in counted:
                 counted.add(id(own))
                 bits += _SCALE_BITS * len(own.scale)
+                bits += _ZERO_POINT_BITS * (0 if own.zeroPoint is None else len(own.zeroPoint))
     return StoredWeights(
         round(bits / max(1, sum(types.values())), 4), dict(sorted(types.items())), decode_read_bytes=decode_read_bytes
     )

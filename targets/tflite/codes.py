@@ -1,8 +1,6 @@
 """Our codes in a TFLite graph: int8 with a scale for each row, or int4 and int8 in blocks along a row.
 
 A matrix of a product is the second input of FULLY_CONNECTED, (outputs, inputs), a table that of EMBEDDING_LOOKUP.
-A scale for each row is float32 in the tensor's own quantization; blocks have a tensor of float16 scales, and no zero points
-(`BlockwiseQuantization` of the schema). XNNPACK multiplies by them as bfloat16, so only scales that bfloat16 holds are exact.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from compiler.formats.codes import QuantizedTensor
 from compiler.formats.tflite import constant_floats, name_of, operator_of, read_tflite, write_tflite
 from compiler.quantize.carrying import Origin, find_origin, gather_rows, index_rows, mark_rows, require_all_carried
-from targets.tflite.weights import CODE_TYPES, packed
+from targets.tflite.storage import CODE_TYPES, by_row, in_blocks, packed
 
 _USERS = (schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.EMBEDDING_LOOKUP)
 
@@ -82,17 +80,10 @@ def _store(document: Any, matrix: _Matrix, codes: QuantizedTensor) -> None:
     document.buffers[matrix.buffer].data = packed(codes.codes, codes.bits)
     for subgraph, tensor in matrix.tensors:
         tensor.type = CODE_TYPES[codes.bits]
-        tensor.quantization = quantization = schema.QuantizationParametersT()
-        quantization.quantizedDimension = 0
         if codes.group_size == codes.columns:
-            quantization.scale = codes.scales.astype(np.float32).ravel()
-            quantization.zeroPoint = np.zeros(codes.rows, np.int64)
-            continue
-        details = schema.BlockwiseQuantizationT()
-        details.scales = _add_scales(document, subgraph, tensor, codes.scales)
-        details.zeroPoints, details.blockSize = -1, codes.group_size
-        quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
-        quantization.details = details
+            tensor.quantization = by_row(codes.scales)
+        else:
+            tensor.quantization = in_blocks(_add_scales(document, subgraph, tensor, codes.scales), codes.group_size)
 
 
 def _add_scales(document: Any, subgraph: Any, tensor: Any, scales: NDArray[np.float16]) -> int:

@@ -19,7 +19,7 @@ from compiler.formats.codes import list_quantized
 from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, Section, packed_text, write_litertlm
 from compiler.formats.tflite import tflite_bytes
 from compiler.lineage import about, model_of, write_lineage
-from compiler.model import Model as Source
+from compiler.model import Model
 from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.decoder import Decoder, Tables
 from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
@@ -30,7 +30,7 @@ from compiler.stages.worker import report_progress
 from targets.tflite import ops
 from targets.tflite.account import decode_read_bytes, stored_weights
 from targets.tflite.engine import metadata_of
-from targets.tflite.graph import FREE, Function, Model, Value
+from targets.tflite.graph import FREE, Document, Function, Value
 from targets.tflite.lower import Caches, Places, lower_network
 from targets.tflite.placement import place_files
 from targets.tflite.target import BUNDLE
@@ -79,27 +79,27 @@ def lower_decoder(
         list_quantized(Path(codes)) if codes else {},
         halves=scheme == "fp16",
     )
-    made, tables = Model(), rotary_tables(source, family, config)
+    document, tables = Document(), rotary_tables(source, family, config)
     graphs = []
     for number, (name, length) in enumerate(_LENGTHS.items()):
-        graphs.append(_add_function(made, name, length, config, tables, weights))
+        graphs.append(_add_function(document, name, length, config, tables, weights))
         report_progress(number + 1, len(_LENGTHS))
     sections = (
         Section(METADATA, metadata_of(source, context_length or longest)),
         Section(TOKENIZER, packed_text(tokenizer.read_bytes())),
-        Section(MODEL, tflite_bytes(made.document, BUNDLE), {"model_type": "tf_lite_prefill_decode"}),
+        Section(MODEL, tflite_bytes(document.model, BUNDLE), {"model_type": "tf_lite_prefill_decode"}),
     )
     write_litertlm(folder / BUNDLE, sections, about(source, lineage["recipe"]))
     write_lineage(source, lineage, folder)
     if codes is not None:
         copy_tables(Path(codes), folder)
     placement = place_files([folder / BUNDLE])
-    account = stored_weights(made.document, decode_read_bytes(made.document, DECODE))
+    account = stored_weights(document.model, decode_read_bytes(document.model, DECODE))
     shapes = FixedShapes(context_length, longest_sequence=longest, batch=1, vocabulary=config.vocabulary)
     return asdict(Lowered("litertlm", tuple(graphs), account, shapes, placement))
 
 
-def _turns_by_length(model: Source) -> bool:
+def _turns_by_length(model: Model) -> bool:
     """Whether the rotary embedding has other frequencies where texts are longer."""
     for key in ("rope_parameters", "rope_scaling"):
         told = model.config.get(key)
@@ -109,10 +109,10 @@ def _turns_by_length(model: Source) -> bool:
 
 
 def _add_function(
-    model: Model, name: str, length: int, config: DecoderConfig, tables: Tables, weights: Weights
+    document: Document, name: str, length: int, config: DecoderConfig, tables: Tables, weights: Weights
 ) -> Graph:
     """Add a signature for `length` tokens at a time; what package.json says of it."""
-    function = Function(model, name)
+    function = Function(document, name)
     tokens = function.input("tokens", (1, length), np.int32)
     positions = function.input("input_pos", (length,), np.int32)
     hidden = function.input("mask", (1, 1, length, FREE), np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
 from compiler.errors import UnusableInput
-from compiler.formats.litertlm import METADATA, find_section, open_litertlm
+from compiler.formats.litertlm import open_litertlm, read_metadata
 from compiler.model import Model
 from compiler.package import Package
 from compiler.tokenizer import end_of_text_ids, load_tokenizer, start_of_text_ids
@@ -51,7 +51,7 @@ def require_template(package: Package) -> None:
         UnusableInput: it has none.
     """
     with open_litertlm(package.artifact) as sections:
-        told = llm_metadata_pb2.LlmMetadata.FromString(bytes(find_section(sections, METADATA, package.artifact)))
+        told = read_metadata(sections, package.artifact)
     if not told.jinja_prompt_template:
         raise UnusableInput(
             f"{package.model.name} came without a chat template, and the kit chats. Put chat_template.jinja beside the model "

@@ -34,28 +34,28 @@ class Value:
 
 
 @dataclass
-class Model:
-    """What all functions share: the document, and where constants and operators are."""
+class Document:
+    """The file: the schema's object, which all functions share, and where constants and operators are in it."""
 
-    document: Any = field(default_factory=schema.ModelT)
+    model: Any = field(default_factory=schema.ModelT)
     buffers: dict[str, int] = field(default_factory=dict)
     forms: dict[str, tuple[Shape, int]] = field(default_factory=dict)
     codes: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.document.version = _SCHEMA_VERSION
-        self.document.description = "edgec"
-        self.document.operatorCodes, self.document.subgraphs, self.document.signatureDefs = [], [], []
+        self.model.version = _SCHEMA_VERSION
+        self.model.description = "edgec"
+        self.model.operatorCodes, self.model.subgraphs, self.model.signatureDefs = [], [], []
         # The first buffer is the empty one, by the schema.
-        self.document.buffers = [schema.BufferT()]
+        self.model.buffers = [schema.BufferT()]
 
     def buffer(self, key: str, read: Callable[[], NDArray[np.uint8]]) -> int:
         """The buffer of that key, made of what `read` gives when it is not there yet."""
         if key not in self.buffers:
             made = schema.BufferT()
             made.data = read()
-            self.document.buffers.append(made)
-            self.buffers[key] = len(self.document.buffers) - 1
+            self.model.buffers.append(made)
+            self.buffers[key] = len(self.model.buffers) - 1
         return self.buffers[key]
 
     def operator_code(self, operator: int, version: int) -> int:
@@ -65,8 +65,8 @@ class Model:
             made = schema.OperatorCodeT()
             made.builtinCode, made.version = operator, version
             made.deprecatedBuiltinCode = min(operator, 127)
-            self.document.operatorCodes.append(made)
-            self.codes[key] = len(self.document.operatorCodes) - 1
+            self.model.operatorCodes.append(made)
+            self.codes[key] = len(self.model.operatorCodes) - 1
         return self.codes[key]
 
 
@@ -75,7 +75,7 @@ class Shared:
 
     def __init__(self, table: Any) -> None:
         self._table, self._builder, self._place = table, None, 0
-        self.scale, self.detailsType, self.details = table.scale, table.detailsType, table.details
+        self.scale, self.zeroPoint, self.details = table.scale, table.zeroPoint, table.details
 
     def Pack(self, builder: Any) -> int:
         """As the schema's generated classes call it."""
@@ -87,8 +87,8 @@ class Shared:
 class Function:
     """A subgraph with a signature."""
 
-    def __init__(self, model: Model, name: str) -> None:
-        self.model, self.name = model, name
+    def __init__(self, document: Document, name: str) -> None:
+        self.document, self.name = document, name
         self.subgraph = schema.SubGraphT()
         self.subgraph.name = name
         self.subgraph.tensors, self.subgraph.operators, self.subgraph.inputs = [], [], []
@@ -103,7 +103,7 @@ class Function:
         return value
 
     def once(self, key: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made on the first call with the key."""
+        """What `make` gives, made on the first call with the key; constants have theirs among the same keys."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -111,12 +111,12 @@ class Function:
     def constant(self, key: str, read: Callable[[], NDArray[Any]]) -> Value:
         """A constant of the values that `read` gives; functions share those of one key."""
         if key not in self._made:
-            if key not in self.model.forms:
+            if key not in self.document.forms:
                 values = read()
-                self.model.forms[key] = (values.shape, _TYPES[values.dtype])
-                self.model.buffer(key, lambda: np.ascontiguousarray(values).reshape(-1).view(np.uint8))
-            shape, kind = self.model.forms[key]
-            self._made[key] = self._tensor(key, shape, kind, self.model.buffers[key])
+                self.document.forms[key] = (values.shape, _TYPES[values.dtype])
+                self.document.buffer(key, lambda: np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+            shape, kind = self.document.forms[key]
+            self._made[key] = self._tensor(key, shape, kind, self.document.buffers[key])
         return self._made[key]
 
     def stored(
@@ -124,7 +124,7 @@ class Function:
     ) -> Value:
         """A constant whose bytes are codes."""
         if key not in self._made:
-            self._made[key] = value = self._tensor(key, shape, kind, self.model.buffer(key, read))
+            self._made[key] = value = self._tensor(key, shape, kind, self.document.buffer(key, read))
             self.subgraph.tensors[value.index].quantization = quantization
         return self._made[key]
 
@@ -174,7 +174,7 @@ class Function:
             version: the operator's version.
         """
         made = schema.OperatorT()
-        made.opcodeIndex = self.model.operator_code(operator, version)
+        made.opcodeIndex = self.document.operator_code(operator, version)
         values = [self._tensor(f"{self.name}/{len(self.subgraph.tensors)}", shape, kind) for shape in shapes]
         made.inputs = np.asarray([each.index for each in inputs], np.int32)
         made.outputs = np.asarray([each.index for each in values], np.int32)
@@ -194,19 +194,19 @@ class Function:
         self.subgraph.operators = kept[::-1]
         self.subgraph.inputs = np.asarray(self.subgraph.inputs, np.int32)
         self.subgraph.outputs = np.asarray([value.index for value in outputs.values()], np.int32)
-        document = self.model.document
-        document.subgraphs.append(self.subgraph)
+        model = self.document.model
+        model.subgraphs.append(self.subgraph)
         signature = schema.SignatureDefT()
-        signature.signatureKey, signature.subgraphIndex = self.name, len(document.subgraphs) - 1
+        signature.signatureKey, signature.subgraphIndex = self.name, len(model.subgraphs) - 1
         signature.inputs = [_entry(name, value) for name, value in self._inputs.items()]
         signature.outputs = [_entry(name, value) for name, value in outputs.items()]
-        document.signatureDefs.append(signature)
+        model.signatureDefs.append(signature)
 
     def _tensor(self, name: str, shape: Shape, kind: int, buffer: int = 0) -> Value:
         made = schema.TensorT()
         made.name, made.type, made.buffer, made.hasRank = name, kind, buffer, True
-        made.shape = np.asarray([max(1, size) if size < 0 else size for size in shape], np.int32)
-        if -1 in shape:
+        made.shape = np.asarray([1 if size == FREE else size for size in shape], np.int32)
+        if FREE in shape:
             made.shapeSignature = np.asarray(shape, np.int32)
         self.subgraph.tensors.append(made)
         return Value(len(self.subgraph.tensors) - 1, tuple(int(size) for size in shape), kind)

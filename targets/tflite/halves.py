@@ -9,14 +9,13 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from compiler.errors import CheckFailed
 from compiler.formats.tflite import constant_floats, name_of, operator_of, read_tflite, write_tflite
+from targets.tflite.storage import halved
 
 _OPERATOR = schema.BuiltinOperator
 _USERS = (_OPERATOR.FULLY_CONNECTED, _OPERATOR.EMBEDDING_LOOKUP, _OPERATOR.CONV_2D, _OPERATOR.DEPTHWISE_CONV_2D)
 # The version of DEQUANTIZE that takes float16.
 _VERSION = 3
-_LARGEST = 65504.0
 
 
 def store_halves(source: Path, target: Path) -> None:
@@ -58,7 +57,7 @@ def _dequantizer(
     tensor = subgraph.tensors[index]
     if tensor.buffer not in made:
         buffer = schema.BufferT()
-        buffer.data = _halved(values, name_of(tensor)).view(np.uint8).ravel()
+        buffer.data = halved(values, name_of(tensor)).view(np.uint8).ravel()
         document.buffers.append(buffer)
         made[tensor.buffer] = len(document.buffers) - 1
     half = schema.TensorT()
@@ -73,13 +72,3 @@ def _dequantizer(
     operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
     operator.builtinOptions = schema.DequantizeOptionsT()
     return operator
-
-
-def _halved(values: NDArray[np.float32], tensor: str) -> NDArray[np.float16]:
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest > _LARGEST:
-        raise CheckFailed(
-            "float16",
-            f"{tensor} has a value of {largest:g}, and float16 ends at {_LARGEST:g}. Use tflite:fp32.",
-        )
-    return values.astype(np.float16)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from string import Template
 
-from compiler.kit import camel_case, type_name
+from compiler.kit import camel_case, known_type, type_name
 from compiler.package import Package
 from compiler.task import GENERATION, find_task
 from targets.tflite.engine import require_template
@@ -148,8 +148,6 @@ def fill_kit(package: Package, root: Path) -> None:
     for each in files:
         if (package.folder / each).is_file():
             shutil.copyfile(package.folder / each, assets / each)
-    for file in sorted(package.folder.glob("LICEN[CS]E*")):
-        shutil.copyfile(file, root / file.name)
     dependencies = (_LITERT_LM, _COROUTINES) if chats else (_LITERT,)
     gradle = _GRADLE.substitute(
         package=own,
@@ -158,44 +156,41 @@ def fill_kit(package: Package, root: Path) -> None:
     )
     (root / "build.gradle.kts").write_text(gradle, encoding="utf-8")
     (root / "src" / "main" / "AndroidManifest.xml").write_text("<manifest />\n", encoding="utf-8")
-    wrapper = _chat(package, name, own) if chats else _encode(package, name, own)
+    common = {"package": own, "model": package.model.name, "recipe": package.recipe, "name": name, "file": files[0]}
+    wrapper = _CHAT.substitute(common, **_chat(package)) if chats else _ENCODE.substitute(common, **_encode(package))
     (sources / f"{name}.kt").write_text(wrapper, encoding="utf-8")
     (root / "README.md").write_text(_readme(package, name, own, chats), encoding="utf-8")
 
 
-def _chat(package: Package, name: str, own: str) -> str:
+def _chat(package: Package) -> dict[str, object]:
     longest = package.lowered.shapes.longest_sequence or _TOKENS
-    return _CHAT.substitute(
-        package=own,
-        model=package.model.name,
-        recipe=package.recipe,
-        name=name,
-        file=BUNDLE,
-        nbytes=package.files[BUNDLE].nbytes,
-        digest=package.files[BUNDLE].sha256[:16],
-        tokens=package.lowered.shapes.context_length or min(longest, _TOKENS),
-    )
+    return {
+        "nbytes": package.files[BUNDLE].nbytes,
+        "digest": package.files[BUNDLE].sha256[:16],
+        "tokens": package.lowered.shapes.context_length or min(longest, _TOKENS),
+    }
 
 
-def _encode(package: Package, name: str, own: str) -> str:
+def _encode(package: Package) -> dict[str, object]:
     graph = package.lowered.main
     kotlin = {"int32": ("IntArray", "writeInt"), "float32": ("FloatArray", "writeFloat")}
+    types = [known_type(port, kotlin) for port in graph.inputs]
+    names = [camel_case(port.name) for port in graph.inputs]
     writes = [
-        f"        inputs[{index}].{kotlin[port.dtype][1]}({camel_case(port.name)})"
-        for index, port in enumerate(graph.inputs)
+        f"        inputs[{index}].{write}({each})"
+        for index, (each, (_, write)) in enumerate(zip(names, types, strict=True))
     ]
-    return _ENCODE.substitute(
-        package=own,
-        model=package.model.name,
-        recipe=package.recipe,
-        name=name,
-        file=FILE,
-        outputs=", ".join(port.name for port in graph.outputs),
-        shapes=", ".join(f"{camel_case(port.name)} {' x '.join(map(str, port.shape))}" for port in graph.inputs),
-        parameters=", ".join(f"{camel_case(port.name)}: {kotlin[port.dtype][0]}" for port in graph.inputs),
-        writes="\n".join(writes),
-        reads=", ".join(f'"{port.name}" to outputs[{index}].readFloat()' for index, port in enumerate(graph.outputs)),
-    )
+    return {
+        "outputs": ", ".join(port.name for port in graph.outputs),
+        "shapes": ", ".join(
+            f"{each} {' x '.join(map(str, port.shape))}" for each, port in zip(names, graph.inputs, strict=True)
+        ),
+        "parameters": ", ".join(f"{each}: {array}" for each, (array, _) in zip(names, types, strict=True)),
+        "writes": "\n".join(writes),
+        "reads": ", ".join(
+            f'"{port.name}" to outputs[{index}].readFloat()' for index, port in enumerate(graph.outputs)
+        ),
+    }
 
 
 def _readme(package: Package, name: str, own: str, chats: bool) -> str:

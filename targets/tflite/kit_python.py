@@ -84,8 +84,6 @@ def fill_kit(package: Package, root: Path) -> None:
     tools = ["litert-lm-api"] if chats else ["ai-edge-litert", "numpy", "tokenizers"]
     for name in files:
         shutil.copyfile(package.folder / name, root / name)
-    for file in sorted(package.folder.glob("LICEN[CS]E*")):
-        shutil.copyfile(file, root / file.name)
     (root / "run.py").write_text(script, encoding="utf-8")
     pinned = "".join(f"{name}=={_version(name)}\n" for name in tools)
     (root / "requirements.txt").write_text(pinned, encoding="utf-8")

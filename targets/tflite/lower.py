@@ -58,7 +58,7 @@ class Places:
 
 @dataclass
 class Lowering:
-    """A function that grows, the parameters, and what was made once for all layers."""
+    """A function that grows, the parameters, and the part that is lowered."""
 
     function: Function
     weights: Weights
@@ -230,11 +230,6 @@ def _either(operation: Callable[[Function, Value, Value], Value]) -> Emit:
     return emit
 
 
-def _split(lowering: Lowering, x: Value, sizes: int | Sequence[int], dim: int) -> tuple[Value, ...]:
-    each = [sizes] * (x.shape[dim] // sizes) if isinstance(sizes, int) else list(sizes)
-    return (x,) if len(each) == 1 else ops.split(lowering.function, x, dim, each)
-
-
 def _concatenate(lowering: Lowering, values: Sequence[Value], dim: int) -> Value:
     return ops.concatenate(lowering.function, values, dim) if len(values) > 1 else values[0]
 
@@ -273,9 +268,8 @@ def _unary(operation: int) -> Emit:
 _FUNCTIONS: Mapping[Any, Emit] = {
     operator.getitem: lambda lowering, x, index: x[index],
     operator.add: _either(ops.add),
-    operator.sub: _either(ops.subtract),
     operator.mul: _either(ops.multiply),
-    torch.split: _split,
+    torch.split: lambda lowering, x, sizes, dim: ops.split(lowering.function, x, dim, sizes),
     torch.cat: _concatenate,
     torch.tanh: _unary(_OPERATOR.TANH),
     functional.gelu: _gelu,

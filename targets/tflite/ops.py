@@ -7,22 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from targets.tflite.graph import Function, Shape, Value
+from targets.tflite.graph import FREE, Function, Shape, Value
 
 _OPERATOR, _OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
 
 
 def reshape(function: Function, x: Value, shape: Sequence[int]) -> Value:
-    """`x` in another shape, of which one size may be -1."""
+    """`x` in another shape, of which one size may be free."""
     options = schema.ReshapeOptionsT()
     options.newShape = np.asarray(shape, np.int32)
-    known = [size for size in x.shape if size != -1]
-    result = tuple(shape)
-    if -1 not in x.shape and -1 in shape:
-        rest = int(np.prod(known)) // int(np.prod([size for size in shape if size != -1]))
-        result = tuple(rest if size == -1 else size for size in shape)
-    wanted = function.numbers(*shape)
-    return function.emit(_OPERATOR.RESHAPE, (x, wanted), result, (_OPTIONS.ReshapeOptions, options), kind=x.type)
+    inputs = (x, function.numbers(*shape))
+    return function.emit(_OPERATOR.RESHAPE, inputs, tuple(shape), (_OPTIONS.ReshapeOptions, options), kind=x.type)
 
 
 def transpose(function: Function, x: Value, order: Sequence[int]) -> Value:
@@ -82,7 +77,7 @@ def concatenate(function: Function, values: Sequence[Value], axis: int) -> Value
     first = values[0]
     axis %= len(first.shape)
     sizes = [value.shape[axis] for value in values]
-    whole = -1 if -1 in sizes else sum(sizes)
+    whole = FREE if FREE in sizes else sum(sizes)
     shape = (*first.shape[:axis], whole, *first.shape[axis + 1 :])
     options = schema.ConcatenationOptionsT()
     options.axis = axis

@@ -38,9 +38,8 @@ BUNDLE = "model.litertlm"
 # Offsets within a flatbuffer are signed and have 32 bits; operators and scales take room beside the weights.
 LARGEST_BYTES = 2**31 - 2**27
 _FLOAT_BYTES = 4
-# Of a block.
-_SCALE_BYTES = 2
-_ZERO_POINT_BYTES = 8
+# Of a block; of a row, a float32 and a zero point, which is 0, in 64 bits.
+_SCALE_BYTES, _ROW_BYTES = 2, 12
 # Operators and their results of a language model's layer in all signatures, and what a bundle has beside (measured).
 _LAYER_BYTES = 20_000
 _BUNDLE_BYTES = 40_000
@@ -65,10 +64,13 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
 
 
 def _smaller(model: Model) -> str:
-    """The largest scheme whose file is small enough."""
-    by_size = [(nbytes(model, parse_recipe(f"{NAME}:{name}", (NAME,))), name) for name in SCHEMES]
-    fitting = max((each for each in by_size if each[0] <= LARGEST_BYTES), default=None)
-    return f"Use {NAME}:{fitting[1]}." if fitting else "No scheme makes it small enough; use gguf."
+    """The largest scheme that suits the model and whose file is small enough."""
+    recipes = [parse_recipe(f"{NAME}:{name}", (NAME,)) for name in SCHEMES]
+    sizes = {str(each): nbytes(model, each) for each in recipes if refuse_rows(model, _in_codes(each)) is None}
+    fitting = [recipe for recipe, size in sizes.items() if size <= LARGEST_BYTES]
+    if not fitting:
+        return f"No scheme of {NAME} makes it small enough; `edgec inspect` tells what other targets take."
+    return f"Use {max(fitting, key=sizes.__getitem__)}."
 
 
 def _in_codes(recipe: Recipe) -> Recipe:
@@ -85,17 +87,12 @@ def nbytes(model: Model, recipe: Recipe) -> int:
         if not in_codes.scheme.method or matrix.place == "elsewhere":
             total += packed_bytes(matrix.elements, 16 if recipe.scheme.name == "fp16" else 32)
         elif not in_codes.scheme.block:
-            total += bytes_of_codes(matrix, in_codes.scheme.code_bits, matrix.row, True, _row_bytes(model))
+            total += bytes_of_codes(matrix, in_codes.scheme.code_bits, matrix.row, True, _ROW_BYTES)
         elif matrix.place == "block":
             total += bytes_of_codes(matrix, in_codes.scheme.code_bits, in_codes.scheme.block, True, _SCALE_BYTES)
         else:
             total += _bytes_of_table(model, in_codes, matrix)
     return total
-
-
-def _row_bytes(model: Model) -> int:
-    """Of a scale for each row: in the graphs of the converter zero points, which are all 0, are left out."""
-    return _FLOAT_BYTES + (_ZERO_POINT_BYTES if model.is_decoder else 0)
 
 
 def _bytes_beside(model: Model) -> int:
@@ -109,7 +106,7 @@ def _bytes_of_table(model: Model, recipe: Recipe, table: Matrix) -> int:
     bits = own_table_bits(model, recipe, table)
     if bits is None:
         return packed_bytes(table.elements, 32)
-    group, scale = (table.row, _row_bytes(model)) if bits == 8 else (TABLE_GROUP, _SCALE_BYTES)
+    group, scale = (table.row, _ROW_BYTES) if bits == 8 else (TABLE_GROUP, _SCALE_BYTES)
     return bytes_of_codes(table, bits, group, True, scale)
 
 

@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from compiler.errors import CheckFailed
 from compiler.formats.codes import QuantizedInfo, read_quantized
 from compiler.formats.safetensors import TensorInfo
 from compiler.networks.weights import Source, read_source
 from targets.tflite import ops
 from targets.tflite.graph import Function, Shared, Value
+from targets.tflite.storage import CODE_TYPES, by_row, halved, in_blocks, packed
 
-CODE_TYPES = {4: schema.TensorType.INT4, 8: schema.TensorType.INT8}
-_LARGEST_HALF = 65504.0
 # XNNPACK rounds the inputs of a product with codes to 8 bits over one range a row, which one large channel widens for all.
 # So products are made in pieces of so many columns at most. The head, one operator of hundreds, can have smaller ones.
 _PIECE, _HEAD_PIECE = 512, 192
@@ -71,7 +68,7 @@ class Weights:
             return Matrix(tuple(self._coded(function, source, entry, span) for span in spans), True)
         if not self.halves:
             return Matrix((function.constant(_key(source), lambda: read_source(self.infos, source, shape)),), False)
-        half = function.constant(_key(source), lambda: _halved(read_source(self.infos, source, shape), source.tensor))
+        half = function.constant(_key(source), lambda: halved(read_source(self.infos, source, shape), source.tensor))
         whole = function.once(f"{_key(source)} as float32", lambda: ops.dequantize(function, half))
         return Matrix((whole,), False)
 
@@ -89,11 +86,11 @@ class Weights:
 
         if group == entry.columns:
             if row not in self.scales:
-                self.scales[row] = Shared(_by_row(read_scales()))
+                self.scales[row] = Shared(by_row(read_scales()))
             quantization: Any = self.scales[row]
         else:
             scales = function.constant(f"{key} scales", lambda: read_scales()[:, begin // group : end // group])
-            quantization = _in_blocks(scales, group)
+            quantization = in_blocks(scales.index, group)
         return function.stored(key, (last - first, end - begin), CODE_TYPES[entry.bits], read_codes, quantization)
 
 
@@ -111,41 +108,3 @@ def _key(source: Source) -> str:
     """The name of the constant that a source becomes: equal sources share it."""
     changed = f" +{source.plus:g} x{source.times:g}" if not source.plain else ""
     return f"{source.tensor}{source.rows or ''}{changed}"
-
-
-def _by_row(scales: NDArray[np.float16]) -> Any:
-    made = schema.QuantizationParametersT()
-    made.quantizedDimension = 0
-    made.scale = scales.astype(np.float32).ravel()
-    made.zeroPoint = np.zeros(scales.size, np.int64)
-    return made
-
-
-def _in_blocks(scales: Value, group_size: int) -> Any:
-    details = schema.BlockwiseQuantizationT()
-    details.scales, details.zeroPoints, details.blockSize = scales.index, -1, group_size
-    made = schema.QuantizationParametersT()
-    made.quantizedDimension = 0
-    made.detailsType, made.details = schema.QuantizationDetails.BlockwiseQuantization, details
-    return made
-
-
-def packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Bytes of codes from 0 on as signed ones about the middle, in row order, the first of two in the low half."""
-    flat = (codes.astype(np.int16) - 2 ** (bits - 1)).astype(np.int8).ravel()
-    if bits == 8:
-        return flat.view(np.uint8)
-    if len(flat) % 2:
-        flat = np.append(flat, np.int8(0))
-    low, high = flat[0::2].view(np.uint8) & 15, flat[1::2].view(np.uint8) & 15
-    return np.asarray(low | (high << 4), np.uint8)
-
-
-def _halved(values: NDArray[np.float32], tensor: str) -> NDArray[np.float16]:
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest > _LARGEST_HALF:
-        raise CheckFailed(
-            "float16",
-            f"Tensor {tensor} has a value of {largest:g}, and float16 ends at {_LARGEST_HALF:g}. Use tflite:fp32.",
-        )
-    return values.astype(np.float16)
