@@ -34,7 +34,8 @@ def packages(minilm_folder: Path, smollm2: Model, edgec_here: Run, tmp_path_fact
     tiny.save_encoder("vit", minilm_folder, root / "vit")
     tiny.save_decoder("llama", smollm2.folder, root / "tiny-llama")
     for model, name in ((minilm_folder, "texts"), (root / "vit", "pictures"), (root / "tiny-llama", "chat")):
-        done = edgec_here("build", model, "-r", "tflite:int8", "--sequence-length", 32, "-o", root / name)
+        more = ("-r", "tflite:int8+lengths") if name == "texts" else ()
+        done = edgec_here("build", model, "-r", "tflite:int8", *more, "--sequence-length", 32, "-o", root / name)
         assert done.returncode == 0, done.stderr
     return root
 
@@ -103,13 +104,14 @@ def test_the_script_of_a_kit_chats_with_the_runtimes_wheel_alone(
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
+@pytest.mark.parametrize(("package", "times"), [("tflite-int8", 1), ("tflite-int8-lengths", 10)])
 def test_the_script_of_a_kit_gives_what_the_package_gives(
-    packages: Path, minilm_folder: Path, edgec_here: Run, tmp_path: Path
+    package: str, times: int, packages: Path, edgec_here: Run, tmp_path: Path
 ) -> None:
-    folder = packages / "texts" / "tflite-int8"
+    folder = packages / "texts" / package
     assert edgec_here("kit", folder, "--for", "python", "-o", tmp_path / "kit").returncode == 0
     python = _bare(tmp_path / "venv", tmp_path / "kit")
-    text = "A child is playing with a ball."
+    text = " ".join(["A child is playing with a ball."] * times)
     done = subprocess.run([python, tmp_path / "kit" / "run.py", text], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)["sentence_embedding"]
@@ -117,6 +119,12 @@ def test_the_script_of_a_kit_gives_what_the_package_gives(
     assert ran.returncode == 0, ran.stderr
     (own,) = json.loads(ran.stdout)
     assert np.allclose(told, own, atol=1e-6)
+
+
+def test_a_class_for_android_calls_one_signature(packages: Path, edgec_here: Run, tmp_path: Path) -> None:
+    package = packages / "texts" / "tflite-int8-lengths"
+    done = edgec_here("kit", package, "--for", "android", "-o", tmp_path / "kit")
+    assert_refused(done, 2, "several lengths", "+lengths")
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_language_models_on_litert(wide: Path, edgec_here: Run, tmp_path: Path) 
 def test_an_encoder_in_every_container(minilm_folder: Path, edgec_here: Run, tmp_path: Path) -> None:
     schemes = ("gguf:F16", "gguf:Q8_0", "gguf:Q4_0", "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int4-rtn-g32")
     others = ("coreml:fp16", "coreml:int8", "coreml:lut6", "tflite:fp32", "neo:fp32@local")
-    litert = ("tflite:fp16", "tflite:int8", "tflite:int4-rtn-g32")
+    litert = ("tflite:fp16", "tflite:int8", "tflite:int8-rtn-g32", "tflite:int4-rtn-g32")
     _require_near(minilm_folder, (*schemes, *others, *litert), tmp_path / "out", edgec_here)
 
 

@@ -66,8 +66,8 @@ def _uses(path: Path) -> Iterator[str]:
 
 
 # Beside the runtimes themselves, what they and their users share.
-_SHARED_BY_RUNTIMES = {"context", "stored",
-    "devices", "kinds", "registry", "session", "text", "verify", "workload",
+_SHARED_BY_RUNTIMES = {
+    "context", "stored", "devices", "kinds", "lengths", "registry", "session", "text", "verify", "workload",
 }  # fmt: skip
 _FAMILIES = _ROOT / "compiler" / "networks" / "families"
 

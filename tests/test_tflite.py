@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from pathlib import Path
 
 import flatbuffers
 import numpy as np
 import pytest
 import tiny
+import torch
+import transformers
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from conftest import Run, assert_refused, figures_of, verification_of
@@ -20,18 +23,26 @@ from compiler.inputs.open import open_model
 from compiler.package import read_package
 from compiler.quantization import Quantization
 from compiler.quantize.stage import quantize
+from compiler.scheme import find_scheme
+from runtimes.registry import open_session
 from runtimes.stored.tflite import stored_matrices
 from targets.tflite.codes import carry
 
 _KINDS = ("bert", "bert-classify", "bert-tokens", "bert-answers", "bert-mask", "distilbert", "roberta", "vit")
+# Families that LiteRT's own converter takes.
+_CONVERTED = tiny.CONVERTED_ENCODERS
 # Of one family of text and one of pictures every scheme, of the others one of each form.
 _WHOLE = ("bert", "vit")
 _SOME = ("int8", "int4-gptq-g64")
-_SCHEMES = ("fp32", "fp16", "int8", "int8-gptq-pc", "int4-rtn-g32", "int4-gptq-g64")
-_LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99, "int8-gptq-pc": 0.99}
+_OF_CONVERTER = ("fp32", "fp16", "int8", "int4-gptq-g64")
+_SCHEMES = (*_OF_CONVERTER, "int8-gptq-pc", "int8-gptq-g32", "int4-rtn-g32")
+_LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99, "int8-gptq-pc": 0.99, "int8-gptq-g32": 0.99}
+_LENGTHS = (64, 128, 256)
 
 
 def _schemes_of(kind: str) -> tuple[str, ...]:
+    if kind in _CONVERTED:
+        return _OF_CONVERTER
     return _SCHEMES if kind in _WHOLE else _SOME
 
 
@@ -39,7 +50,7 @@ def _schemes_of(kind: str) -> tuple[str, ...]:
 def made(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model and its packages for each family."""
     folder = tmp_path_factory.mktemp("tflite")
-    for kind in _KINDS:
+    for kind in (*_KINDS, *_CONVERTED):
         model = tiny.save_encoder(kind, minilm_folder, folder / kind / "model")
         recipes = [part for scheme in _schemes_of(kind) for part in ("-r", f"tflite:{scheme}")]
         options = ("--sequence-length", 64, "--calibration-samples", 8)
@@ -48,7 +59,7 @@ def made(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPath
     return folder
 
 
-@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize("kind", (*_KINDS, *_CONVERTED))
 def test_every_family_is_lowered_right_in_every_scheme(made: Path, kind: str) -> None:
     packages = sorted((made / kind / "out").iterdir())
     assert len(packages) == len(_schemes_of(kind))
@@ -71,8 +82,9 @@ def _stored(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 @pytest.mark.parametrize(("bits", "group"), [(8, 0), (4, 32), (4, 64)])
 def test_the_file_holds_our_codes_and_scales_to_the_bit(made: Path, bits: int, group: int, tmp_path: Path) -> None:
-    model = open_model(str(made / "bert" / "model"))
-    codes, base = tmp_path / "codes", made / "bert" / "out" / "tflite-fp32"
+    """Of a graph that was converted; of one of our own the next test does."""
+    model = open_model(str(made / "electra" / "model"))
+    codes, base = tmp_path / "codes", made / "electra" / "out" / "tflite-fp32"
     codes.mkdir()
     quantize(
         str(model.folder), str(codes), model.task, "rtn", bits, group, True, Quantization().full(),
@@ -91,6 +103,75 @@ def test_the_file_holds_our_codes_and_scales_to_the_bit(made: Path, bits: int, g
         assert same and np.array_equal(same[0].astype(np.float32).ravel(), tensor.scales.astype(np.float32).ravel())
         # XNNPACK multiplies by bfloat16: nothing may be lost.
         assert not (tensor.scales.astype(np.float32).view(np.uint32) & 0xFFFF).any()
+
+
+@pytest.mark.parametrize("scheme", ["int8-rtn-pc", "int8-rtn-g32", "int4-rtn-g32"])
+def test_a_file_of_our_own_holds_our_codes_and_scales_to_the_bit(
+    made: Path, scheme: str, edgec_here: Run, tmp_path: Path
+) -> None:
+    """Verify's reader of the file gives codes times scales, exactly."""
+    model, codes = open_model(str(made / "bert" / "model")), tmp_path / "codes"
+    codes.mkdir()
+    found = find_scheme(scheme)
+    assert found is not None
+    quantize(
+        str(model.folder), str(codes), model.task, "rtn", found.code_bits, found.block or 0, True,
+        Quantization().full(), positive_scales=True, tables_by_row=True,
+    )  # fmt: skip
+    done = edgec_here("build", model.folder, "-r", f"tflite:{scheme}", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    stored = {each.name: each for each in stored_matrices(read_package(tmp_path / "out" / f"tflite-{scheme}"))}
+    entries = list_quantized(codes)
+    assert len(entries) == 13 and {name for name, each in stored.items() if each.quantized} == set(entries)
+    for name, entry in entries.items():
+        tensor = read_quantized(entry)
+        values = (tensor.codes.astype(np.float32) - 2 ** (tensor.bits - 1)) * np.repeat(
+            tensor.scales.astype(np.float32), tensor.group_size, 1
+        )
+        assert np.array_equal(stored[name].values, values)
+
+
+def test_a_file_of_several_lengths_has_its_weights_once(made: Path, edgec_here: Run, tmp_path: Path) -> None:
+    model = made / "bert-answers" / "model"
+    done = edgec_here(
+        "build", model, "-r", "tflite:int8+lengths", "-r", "tflite:int8", "-o", tmp_path / "out", "--verify"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    package = read_package(tmp_path / "out" / "tflite-int8-lengths")
+    assert package.lowered.shapes.sequence_lengths == _LENGTHS
+    assert verification_of(package.folder).lowered_right
+    one = (tmp_path / "out" / "tflite-int8" / "model.tflite").stat().st_size
+    operators = 60_000
+    assert package.artifact.stat().st_size < one + 2 * operators
+    interpreter = Interpreter(str(package.artifact))
+    assert set(interpreter.get_signature_list()) == {f"main_{length}" for length in _LENGTHS}
+    network = transformers.AutoModelForQuestionAnswering.from_pretrained(model)
+    with closing(open_session(package, 2)) as session:
+        for tokens in (3, 64, 65, 200):
+            ids = np.random.default_rng(tokens).integers(5, 1000, (1, tokens))
+            given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+            found = session.run(given)
+            with torch.inference_mode():
+                wanted = network(**{name: torch.from_numpy(each) for name, each in given.items()})
+            assert found["start_logits"].shape == (1, tokens)
+            assert np.corrcoef(found["start_logits"], wanted.start_logits.numpy())[0, 1] > 0.999
+        with pytest.raises(UnusableInput, match="300 tokens is longer than any that the package takes: 64, 128, 256"):
+            session.run({name: np.ones((1, 300), np.int64) for name in session.input_names})
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "words"),
+    [
+        ("vit", "tflite:fp32+lengths", ("text encoders",)),
+        ("electra", "tflite:fp32+lengths", ("re-authors", "electra")),
+        ("electra", "tflite:int8-gptq-g32", ("products of their own", "tflite:int8-gptq-pc")),
+    ],
+)
+def test_what_only_our_own_networks_have_is_refused_for_others(
+    made: Path, kind: str, recipe: str, words: tuple[str, ...], edgec_here: Run, tmp_path: Path
+) -> None:
+    done = edgec_here("build", made / kind / "model", "-r", recipe, "-o", tmp_path / "out")
+    assert_refused(done, 2, *words)
 
 
 def test_weights_lie_where_kernels_read_them(made: Path) -> None:

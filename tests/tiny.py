@@ -63,6 +63,12 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "ViTForImageClassification",
         {**_SIZES, "image_size": 32, "patch_size": 8, "num_channels": 3, "num_labels": 4},
     ),
+    "electra": ("ElectraConfig", "ElectraModel", {**_SIZES, "embedding_size": 32}),
+    "deit": (
+        "DeiTConfig",
+        "DeiTForImageClassification",
+        {**_SIZES, "image_size": 32, "patch_size": 8, "num_channels": 3, "num_labels": 4},
+    ),
 }
 
 _CHAT_TEMPLATE = (
@@ -71,11 +77,13 @@ _CHAT_TEMPLATE = (
 )
 
 _ONLY_REAUTHORED = ("mistral", "gemma2", "gemma3", "xlm-roberta")
+# Families that no network is re-authored for.
+CONVERTED_ENCODERS = ("electra", "deit")
 DECODERS = tuple(kind for kind in DECODER_CONFIGS if kind not in _ONLY_REAUTHORED)
-ENCODERS = tuple(kind for kind in _ENCODERS if kind not in _ONLY_REAUTHORED)
+ENCODERS = tuple(kind for kind in _ENCODERS if kind not in (*_ONLY_REAUTHORED, *CONVERTED_ENCODERS))
 # Those that have a re-authored network (compiler/networks).
 REAUTHORED_DECODERS = tuple(kind for kind in DECODER_CONFIGS if kind != "gpt2")
-REAUTHORED_ENCODERS = tuple(_ENCODERS)
+REAUTHORED_ENCODERS = tuple(kind for kind in _ENCODERS if kind not in CONVERTED_ENCODERS)
 
 
 def minilm() -> Path:
@@ -160,7 +168,8 @@ def save_sentencepiece(folder: Path) -> Path:
 def save_encoder(kind: str, tokenizer_from: Path, folder: Path) -> Path:
     """An encoder; image models have no tokenizer."""
     config_class, model_class, options = _ENCODERS[kind]
-    if kind != "vit":
+    pictures = "image_size" in options
+    if not pictures:
         tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_from)
         options = {**options, "vocab_size": len(tokenizer)}
     torch.manual_seed(0)
@@ -173,9 +182,9 @@ def save_encoder(kind: str, tokenizer_from: Path, folder: Path) -> Path:
                 parameter.normal_(0, 0.1)
     if kind == "bert-classify":
         _train(model, transformers.AutoTokenizer.from_pretrained(tokenizer_from))
-    if kind == "vit":
+    if pictures:
         transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return _save(model, None if kind == "vit" else tokenizer_from, folder)
+    return _save(model, None if pictures else tokenizer_from, folder)
 
 
 def _train(model: Any, tokenizer: Any) -> None:

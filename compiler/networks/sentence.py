@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from compiler.formats.safetensors import TensorInfo
+from compiler.model import Model
 from compiler.networks.parts import MASKED_SCORE, Projection
-from compiler.networks.weights import read_float
+from compiler.networks.weights import Source, read_float
 from compiler.sentence import Dense, SentenceVector, dense_tensors
 
 # Keeps 0 / 0 from rows without a token, which fill a batch of fixed size.
@@ -109,6 +111,16 @@ class SentenceHead(nn.Module):
         for layer in self.dense:
             vector = layer(vector)
         return vector if self.length_one is None else self.length_one(vector)
+
+
+def with_sentence(model: Model, sources: Mapping[str, Source]) -> tuple[dict[str, TensorInfo], dict[str, Source]]:
+    """An encoder's tensors by name and the sources of its parameters, with those of its sentence head where it has one."""
+    infos, found = {info.name: info for info in model.tensors}, dict(sources)
+    if model.sentence is not None:
+        own = {f"sentence.{name}": info for name, info in sentence_tensors(model.folder, model.sentence).items()}
+        infos |= own
+        found |= {name: Source(name) for name in own}
+    return infos, found
 
 
 def sentence_tensors(folder: Path, vector: SentenceVector) -> dict[str, TensorInfo]:

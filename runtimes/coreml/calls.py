@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.package import Graph, Package
 from compiler.task import GENERATION, find_task
+from runtimes.lengths import run_padded
 from runtimes.session import EncodingSession, GenerationSession
 from runtimes.text import HuggingFaceText
 
 CACHES = ("keys", "values")
-# Outputs of two axes that have a value for each token.
-_BY_TOKEN = ("start_logits", "end_logits")
 
 
 class Caller(Protocol):
@@ -55,25 +54,9 @@ class EncoderCalls:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         given = {name: inputs[name] for name in self.input_names}
-        tokens = next(iter(given.values())).shape[1]
-        outputs = self._caller.run(self._padded(given), None)
-        return {name: self._cut(name, np.asarray(value, np.float32), tokens) for name, value in outputs.items()}
-
-    def _cut(self, name: str, value: NDArray[np.float32], tokens: int) -> NDArray[np.float32]:
-        """Without the places that padding took."""
-        by_token = value.ndim == 3 or name in _BY_TOKEN
-        return value[:, :tokens] if self._lengths and by_token else value
-
-    def _padded(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Padded with zeros to the next of several lengths that the package takes."""
-        if not self._lengths:
-            return inputs
-        tokens = next(iter(inputs.values())).shape[1]
-        length = next((each for each in self._lengths if each >= tokens), None)
-        if length is None:
-            taken = ", ".join(map(str, self._lengths))
-            raise UnusableInput(f"An input of {tokens} tokens is longer than any that the package takes: {taken}.")
-        return {name: np.pad(value, ((0, 0), (0, length - tokens))) for name, value in inputs.items()}
+        if self._lengths:
+            return run_padded(lambda padded, _: self._caller.run(padded, None), given, self._lengths)
+        return {name: np.asarray(value, np.float32) for name, value in self._caller.run(given, None).items()}
 
     def tokenize(self, text: str) -> list[int] | None:
         return None

@@ -21,7 +21,7 @@ from compiler.networks.encoder import build_encoder
 from compiler.networks.encoder_family import describe_encoder, encoder_sources
 from compiler.networks.families import encoder_family
 from compiler.networks.parts import Layout
-from compiler.networks.sentence import sentence_tensors
+from compiler.networks.sentence import with_sentence
 from compiler.networks.weights import Source
 from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.quantize.plan import copy_tables
@@ -101,12 +101,8 @@ def weights_of(
     """The parameters, with the codes in a folder and the scales of activations where there are any."""
     known = list_quantized(Path(codes)) if codes else {}
     scales = (ranges or {}).get("scales", {})
-    infos = {info.name: info for info in model.tensors}
-    if model.sentence is not None:
-        own = {f"sentence.{name}": info for name, info in sentence_tensors(model.folder, model.sentence).items()}
-        infos |= own
-        sources = {**sources, **{name: Source(name) for name in own}}
-    return Weights(infos, sources, known, ios >= 18, scales)
+    infos, found = with_sentence(model, sources)
+    return Weights(infos, found, known, ios >= 18, scales)
 
 
 def opset_of(ios: int) -> Any:

@@ -18,10 +18,7 @@ from targets.tflite.account import stored_weights
 from targets.tflite.codes import carry
 from targets.tflite.halves import store_halves
 from targets.tflite.placement import place_files
-from targets.tflite.target import FILE
-
-# The signature in the file, and the graph in package.json.
-GRAPH = "main"
+from targets.tflite.target import FILE, MAIN
 
 
 def convert(model: str, out: str, sequence_length: int, batch: int, task: str) -> None:
@@ -51,7 +48,7 @@ def convert(model: str, out: str, sequence_length: int, batch: int, task: str) -
     # The converter writes this name into the names of tensors: it stays, wherever the class moves.
     Named.__module__, Named.__qualname__ = "edgec", "Encoder"
     named_examples = dict(zip(encoder.input_names, examples, strict=True))
-    made = litert_torch.signature(GRAPH, Named().eval(), sample_kwargs=named_examples).convert()
+    made = litert_torch.signature(MAIN, Named().eval(), sample_kwargs=named_examples).convert()
     made.export(str(Path(out) / FILE))
 
 
@@ -100,7 +97,7 @@ def pack(
             runtime="litert",
             graphs=(
                 Graph(
-                    GRAPH,
+                    MAIN,
                     (FILE,),
                     tuple(_port(each, tensors) for each in signature.inputs),
                     tuple(_port(each, tensors) for each in signature.outputs),

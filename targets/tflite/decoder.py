@@ -31,7 +31,8 @@ from targets.tflite import ops
 from targets.tflite.account import decode_read_bytes, stored_weights
 from targets.tflite.engine import metadata_of
 from targets.tflite.graph import FREE, Document, Function, Value
-from targets.tflite.lower import Caches, Places, lower_network
+from targets.tflite.kv_cache import Caches, Places
+from targets.tflite.lower import lower_network
 from targets.tflite.placement import place_files
 from targets.tflite.target import BUNDLE
 from targets.tflite.weights import Weights

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from string import Template
 
+from compiler.errors import UnusableInput
 from compiler.kit import camel_case, known_type, type_name
 from compiler.package import Package
 from compiler.task import GENERATION, find_task
@@ -132,8 +133,13 @@ def fill_kit(package: Package, root: Path) -> None:
     """Write the Gradle module into the folder `root`.
 
     Raises:
-        UnusableInput: it is a language model without a chat template.
+        UnusableInput: it is a language model without a chat template, or an encoder of several lengths.
     """
+    if len(package.lowered.graphs) > 1 and find_task(package.model.task).kind != GENERATION:
+        raise UnusableInput(
+            f"{package.title} has a signature for each of several lengths, and the class of the kit for android calls one. "
+            "Build it without +lengths."
+        )
     # So that no name is one of Kotlin's own.
     name = f"{type_name(package.model.name)}Kit"
     own = f"edgec.{name.lower()}"

@@ -53,15 +53,19 @@ from ai_edge_litert.interpreter import Interpreter
 from tokenizers import Tokenizer
 
 HERE = Path(__file__).parent
-LENGTH = $length
+# The signature for texts of so many tokens at most.
+SIGNATURES = $signatures
 
 tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
 tokenizer.enable_truncation($most)
-tokenizer.enable_padding(length=LENGTH$padding)
-run = Interpreter(str(HERE / "$file"), num_threads=2).get_signature_runner("main")
+tokenizer.no_padding()
+interpreter = Interpreter(str(HERE / "$file"), num_threads=2)
 
 for text in sys.argv[1:]:
     encoded = tokenizer.encode($text)
+    length = next(each for each in SIGNATURES if each >= len(encoded))
+    encoded.pad(length$padding)
+    run = interpreter.get_signature_runner(SIGNATURES[length])
     arrays = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
     given = {name: np.asarray([arrays[name]], np.int32) for name in $inputs}
     print(json.dumps({name: value[0].tolist() for name, value in run(**given).items()}))
@@ -117,12 +121,13 @@ def _encode(package: Package) -> str:
     prompts = package.sentence
     prefix = prompts.prompts.get(prompts.default_prompt or "", "") if prompts is not None else ""
     text = f"{prefix!r} + text" if prefix else "text"
-    length = shapes.sequence_lengths[0]
+    longest = shapes.sequence_lengths[-1]
+    signatures = dict(zip(shapes.sequence_lengths, (each.name for each in package.lowered.graphs), strict=True))
     return _ENCODE.substitute(
         model=package.model.name,
         file=FILE,
-        length=length,
-        most=min(length, prompts.max_tokens or length) if prompts is not None else length,
+        signatures=repr(signatures),
+        most=min(longest, prompts.max_tokens or longest) if prompts is not None else longest,
         padding="".join(f", {key}={value!r}" for key, value in known.items()),
         text=f"({text}).lower()" if prompts is not None and prompts.lower_case else text,
         inputs=repr(tuple(port.name for port in graph.inputs)),

@@ -45,6 +45,18 @@ def multiply(function: Function, x: Value, y: Value) -> Value:
     return function.emit(_OPERATOR.MUL, (x, y), _broadcast(x.shape, y.shape), options, kind=x.type)
 
 
+def divide(function: Function, x: Value, y: Value) -> Value:
+    """x / y."""
+    options = (_OPTIONS.DivOptions, schema.DivOptionsT())
+    return function.emit(_OPERATOR.DIV, (x, y), _broadcast(x.shape, y.shape), options)
+
+
+def at_least(function: Function, x: Value, least: float) -> Value:
+    """x where it is larger than `least`, else that."""
+    options = (_OPTIONS.MaximumMinimumOptions, schema.MaximumMinimumOptionsT())
+    return function.emit(_OPERATOR.MAXIMUM, (x, function.scalar(least)), x.shape, options)
+
+
 def unary(function: Function, operator: int, x: Value) -> Value:
     """An operator of one input whose result has its shape, without options."""
     return function.emit(operator, (x,), x.shape)
@@ -59,10 +71,15 @@ def gelu(function: Function, x: Value, *, approximate: bool) -> Value:
 
 def mean(function: Function, x: Value) -> Value:
     """The mean along the last axis, which stays."""
+    return reduce(function, _OPERATOR.MEAN, x, len(x.shape) - 1)
+
+
+def reduce(function: Function, operator: int, x: Value, axis: int) -> Value:
+    """A sum, mean or maximum along an axis, which stays."""
     options = schema.ReducerOptionsT()
     options.keepDims = True
-    axis = function.numbers(len(x.shape) - 1)
-    return function.emit(_OPERATOR.MEAN, (x, axis), (*x.shape[:-1], 1), (_OPTIONS.ReducerOptions, options))
+    shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+    return function.emit(operator, (x, function.numbers(axis)), shape, (_OPTIONS.ReducerOptions, options))
 
 
 def softmax(function: Function, x: Value) -> Value:
@@ -86,6 +103,13 @@ def concatenate(function: Function, values: Sequence[Value], axis: int) -> Value
     )
 
 
+def part(function: Function, x: Value, begin: Sequence[int], sizes: Sequence[int]) -> Value:
+    """The values from `begin` on, as many as `sizes` along each axis; all sizes are known."""
+    inputs = (x, function.numbers(*begin), function.numbers(*sizes))
+    options = (_OPTIONS.SliceOptions, schema.SliceOptionsT())
+    return function.emit(_OPERATOR.SLICE, inputs, tuple(sizes), options, kind=x.type)
+
+
 def first_of(function: Function, x: Value) -> Value:
     """The first value of a vector: (1,). XNNPACK keeps the sizes that a slice had first, so of other tensors none is taken."""
     inputs = (x, function.numbers(0), function.numbers(1))
@@ -95,6 +119,12 @@ def first_of(function: Function, x: Value) -> Value:
 def split(function: Function, x: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
     """Pieces of `x` along an axis."""
     axis %= len(x.shape)
+    first = next((count for count in (4, 3, 2) if len(sizes) > 4 and len(sizes) % count == 0), 0)
+    if first and len(set(sizes)) == 1:
+        # XNNPACK makes four at most at once.
+        count = len(sizes) // first
+        halves = split(function, x, axis, [count * sizes[0]] * first)
+        return tuple(each for half in halves for each in split(function, half, axis, sizes[:count]))
     if len(set(sizes)) > 1:
         return _split_unevenly(function, x, axis, sizes)
     options = schema.SplitOptionsT()
@@ -132,6 +162,16 @@ def project(function: Function, x: Value, weight: Value, bias: Value | None, *, 
     shape = (*x.shape[:-1], weight.shape[0])
     chosen = (_OPTIONS.FullyConnectedOptions, options)
     return function.emit(_OPERATOR.FULLY_CONNECTED, inputs, shape, chosen, version=9 if coded else 5)
+
+
+def convolve(function: Function, x: Value, filters: Value, bias: Value, stride: int) -> Value:
+    """A convolution without padding: x (batch, height, width, inputs), filters (outputs, height, width, inputs)."""
+    options = schema.Conv2DOptionsT()
+    options.padding, options.strideH, options.strideW = schema.Padding.VALID, stride, stride
+    batch, height, width, _ = x.shape
+    outputs, tall, wide, _ = filters.shape
+    shape = (batch, (height - tall) // stride + 1, (width - wide) // stride + 1, outputs)
+    return function.emit(_OPERATOR.CONV_2D, (x, filters, bias), shape, (_OPTIONS.Conv2DOptions, options))
 
 
 def look_up(function: Function, ids: Value, table: Value) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,6 @@ from compiler.networks.weights import Source, read_source
 from targets.tflite import ops
 from targets.tflite.graph import Function, Shared, Value
 from targets.tflite.storage import CODE_TYPES, by_row, halved, in_blocks, packed
-
-# XNNPACK rounds the inputs of a product with codes to 8 bits over one range a row, which one large channel widens for all.
-# So products are made in pieces of so many columns at most. The head, one operator of hundreds, can have smaller ones.
-_PIECE, _HEAD_PIECE = 512, 192
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,10 @@ class Weights:
         sources: the tensor of each parameter.
         codes: codes of matrices, by the tensor's name; empty where none are carried.
         halves: whether matrices without codes are stored in float16.
+        widest: columns of a piece of a matrix with codes at most. XNNPACK rounds the inputs of a product with codes to 8 bits
+            over one range a row, which one large channel widens for all; so products are made in pieces.
+        widest_head: the same for the head of a language model, which is one operator of hundreds.
+        most_pieces: of a matrix, which then are wider; XNNPACK itself cuts its inputs into four at most.
         scales: the scales of rows that were stored, by the constant.
     """
 
@@ -50,27 +50,56 @@ class Weights:
     sources: Mapping[str, Source]
     codes: Mapping[str, QuantizedInfo] = field(default_factory=dict)
     halves: bool = False
+    widest: int = 512
+    widest_head: int = 192
+    most_pieces: int | None = None
     scales: dict[str, Shared] = field(default_factory=dict)
+
+    def read(self, parameter: str, shape: Sequence[int]) -> NDArray[np.float32]:
+        """A parameter's values, float32 of `shape`."""
+        return read_source(self.infos, self.sources[parameter], tuple(int(size) for size in shape))
 
     def vector(self, function: Function, parameter: str, size: int) -> Value:
         """A vector as a float32 constant."""
         source = self.sources[parameter]
         return function.constant(_key(source), lambda: read_source(self.infos, source, (size,)))
 
-    def matrix(self, function: Function, parameter: str, shape: tuple[int, int]) -> Matrix:
-        """A matrix (outputs, inputs) as constants, in codes where it has them."""
+    def filters(self, function: Function, parameter: str, shape: Sequence[int]) -> Value:
+        """Filters (outputs, inputs, height, width) as a constant with channels last: float32, or made of float16."""
+        source = self.sources[parameter]
+
+        def read() -> NDArray[np.float32]:
+            return np.ascontiguousarray(self.read(parameter, shape).transpose(0, 2, 3, 1))
+
+        return self._floats(function, source, read)
+
+    def matrix(self, function: Function, parameter: str, shape: tuple[int, int], *, looked_up: bool = False) -> Matrix:
+        """A matrix (outputs, inputs) as constants, in codes where it has them; rows that are only looked up stay whole."""
         source = self.sources[parameter]
         entry = self.codes.get(source.tensor) if source.plain else None
         if entry is not None:
-            head = self.sources.get("head.weight")
-            widest = _HEAD_PIECE if head is not None and head.tensor == source.tensor else _PIECE
+            widest = self._widest(source, entry.columns) if not looked_up or self._shared(source) else entry.columns
+            if entry.bits == 8 and entry.group_size < entry.columns:
+                widest = entry.group_size
             spans = cut_columns(entry.columns, widest, entry.group_size)
             return Matrix(tuple(self._coded(function, source, entry, span) for span in spans), True)
+        return Matrix((self._floats(function, source, lambda: self.read(parameter, shape)),), False)
+
+    def _floats(self, function: Function, source: Source, read: Callable[[], NDArray[np.float32]]) -> Value:
         if not self.halves:
-            return Matrix((function.constant(_key(source), lambda: read_source(self.infos, source, shape)),), False)
-        half = function.constant(_key(source), lambda: halved(read_source(self.infos, source, shape), source.tensor))
-        whole = function.once(f"{_key(source)} as float32", lambda: ops.dequantize(function, half))
-        return Matrix((whole,), False)
+            return function.constant(_key(source), read)
+        half = function.constant(_key(source), lambda: halved(read(), source.tensor))
+        whole: Value = function.once(f"{_key(source)} as float32", lambda: ops.dequantize(function, half))
+        return whole
+
+    def _shared(self, source: Source) -> bool:
+        return sum(each.tensor == source.tensor for each in self.sources.values()) > 1
+
+    def _widest(self, source: Source, columns: int) -> int:
+        head = self.sources.get("head.weight")
+        if head is not None and head.tensor == source.tensor:
+            return self.widest_head
+        return max(self.widest, -(-columns // self.most_pieces) if self.most_pieces else 0)
 
     def _coded(self, function: Function, source: Source, entry: QuantizedInfo, columns: tuple[int, int]) -> Value:
         first, last = source.rows or (0, entry.rows)
@@ -84,10 +113,12 @@ class Weights:
         def read_scales() -> NDArray[np.float16]:
             return np.asarray(read_quantized(entry).scales[first:last], np.float16)
 
-        if group == entry.columns:
-            if row not in self.scales:
-                self.scales[row] = Shared(by_row(read_scales()))
-            quantization: Any = self.scales[row]
+        if entry.bits == 8:
+            # Groups of columns are pieces, each with scales of its own.
+            own = key if group < entry.columns else row
+            if own not in self.scales:
+                self.scales[own] = Shared(by_row(read_scales()[:, begin // group : -(-end // group)]))
+            quantization: Any = self.scales[own]
         else:
             scales = function.constant(f"{key} scales", lambda: read_scales()[:, begin // group : end // group])
             quantization = in_blocks(scales.index, group)
