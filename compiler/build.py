@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from compiler import __version__
@@ -23,7 +24,7 @@ from compiler.package import (
     read_package,
     write_manifest,
 )
-from compiler.placement import PLACEMENT, Requirement, check_account, check_placement
+from compiler.placement import PLACEMENT, Requirement, check_account, check_placement, place
 from compiler.recipe import Recipe, folder_names
 from compiler.records import from_json
 from compiler.scheme import find_scheme
@@ -115,7 +116,8 @@ def build(
         forced = [deviation for deviation in lowered.weights.deviations if deviation.forced]
         bits = lowered.weights.effective_bits_per_weight
         allowed = _check_forced(forced, bits, recipe, model, targets[recipe.target], allow)
-        allowed += check_placement(lowered.placement, str(recipe), require, allow)
+        files = [entry.files / name for name in lowered.main.files]
+        allowed += check_placement(partial(place, targets[recipe.target], files), str(recipe), require, allow)
         made.append(_Made(recipe, stage, entry, lowered, allowed))
     packages = []
     out.mkdir(parents=True, exist_ok=True)

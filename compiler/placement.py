@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.package import Placement
+from compiler.quiet import quiet_imports
+from compiler.target import Target
 
 PLACEMENT = "placement"
 
@@ -33,18 +37,30 @@ def check_account(engines: Sequence[str], title: str, require: Sequence[Requirem
             )
 
 
+def place(target: Target, files: Sequence[Path], engine: str) -> Placement:
+    """The account of a package's files on one of the target's engines."""
+    module, _, function = target.place.partition(":")
+    with quiet_imports():
+        made: Placement = getattr(importlib.import_module(module), function)(files, engine)
+    return made
+
+
 def check_placement(
-    placement: Placement | None, title: str, require: Sequence[Requirement], allow: Sequence[str] = ()
+    place_on: Callable[[str], Placement], title: str, require: Sequence[Requirement], allow: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Hold the package that `title` names to the shares that are asked for; the checks that were only passed by `allow`.
 
+    Args:
+        place_on: gives the placement on an engine.
+        title: of the package.
+        require: of engines that there is an account of.
+        allow: names of checks that may fail.
+
     Raises:
-        UnusableInput: nothing is known of that engine.
-        CheckFailed: too many operators leave it.
+        CheckFailed: too many operators leave an engine.
     """
-    check_account((placement.engine,) if placement else (), title, require)
     for wanted in require:
-        assert placement is not None
+        placement = place_on(wanted.engine)
         if placement.share >= wanted.share:
             continue
         if PLACEMENT in allow:

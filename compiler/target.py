@@ -46,8 +46,8 @@ class Target:
         nbytes: bytes of the package, told from shapes alone; None where they cannot be told.
         options: the `+option` names that it takes.
         variants: the `@variant` names that it takes.
-        engines: the engines of which its packages have an account (compiler/placement.py).
-        place: `module:function` that makes such an account of a package's files; empty without one.
+        engines: those of which there is an account of its packages (compiler/placement.py); package.json has the first's.
+        place: `module:function` that makes such an account of a package's files and an engine; empty without one.
     """
 
     name: str

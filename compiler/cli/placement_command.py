@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ import click
 from compiler.cli.display import print_json, print_table
 from compiler.errors import UnusableInput
 from compiler.package import Placement, UnsupportedOperator, check_files, read_package
-from compiler.placement import Requirement, check_placement
-from compiler.quiet import quiet_imports
+from compiler.placement import Requirement, check_account, check_placement, place
 from compiler.target import Target
 from runtimes.registry import runtime_of
 from targets.registry import load_target
@@ -57,17 +55,17 @@ def require_option(command: Any) -> Any:
 @click.command("placement")
 @click.argument("package", type=click.Path(path_type=Path))
 @require_option
+@click.option("--engine", metavar="ENGINE", help="ane of coreml; xnnpack (the default), gpu or nnapi of tflite.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(package: Path, require: tuple[Requirement, ...], as_json: bool) -> None:
-    """Which operators of PACKAGE leave the engine that it is made for, and why: Apple's Neural Engine, or XNNPACK.
+def command(package: Path, require: tuple[Requirement, ...], engine: str | None, as_json: bool) -> None:
+    """Which operators of PACKAGE leave an engine, and why: Apple's Neural Engine; XNNPACK, Android's GPU or NNAPI.
 
     PACKAGE may be any .mlpackage, .tflite or .litertlm as well.
     """
     files, target, title = _programs(package)
-    module, _, function = target.place.partition(":")
-    with quiet_imports():
-        place = getattr(importlib.import_module(module), function)
-    placement = place(files)
+    engine = engine or target.engines[0]
+    check_account(target.engines, title, (*require, Requirement(engine, 0.0)))
+    placement = place(target, files, engine)
     if as_json:
         print_json({**asdict(placement), "share": placement.share})
     else:
@@ -75,7 +73,7 @@ def command(package: Path, require: tuple[Requirement, ...], as_json: bool) -> N
         for heading, found in (("Leave", placement.unsupported), ("Stay or leave, by the source", placement.unsure)):
             if found:
                 print_table(heading, ["operator", "count", "reason", "first"], _rows(found))
-    check_placement(placement, title, require)
+    check_placement(lambda name: placement if name == engine else place(target, files, name), title, require)
 
 
 def _programs(package: Path) -> tuple[list[Path], Target, str]:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compiler.package import Placement, UnsupportedOperator
-from targets.coreml.placement import predict_placement
+from targets.coreml.placement import ENGINE, predict_placement
 
 
-def place_packages(folders: Sequence[Path]) -> Placement:
-    """The placement of a package in one or several parts, each an .mlpackage."""
+def place_packages(folders: Sequence[Path], engine: str = ENGINE) -> Placement:
+    """The placement of a package in one or several parts, each an .mlpackage, on `ane`."""
+    assert engine == ENGINE
     place = read_compute_plan if sys.platform == "darwin" else predict_placement
     parts = [place(folder) for folder in folders]
     return Placement(

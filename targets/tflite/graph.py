@@ -184,7 +184,7 @@ class Function:
         return values
 
     def finish(self, outputs: Mapping[str, Value]) -> None:
-        """Close the function: operators that no output needs are left out."""
+        """Close the function: operators and tensors that no output needs are left out."""
         needed = {value.index for value in outputs.values()}
         kept = []
         for operator in reversed(self.subgraph.operators):
@@ -192,15 +192,34 @@ class Function:
                 needed |= set(operator.inputs.tolist())
                 kept.append(operator)
         self.subgraph.operators = kept[::-1]
-        self.subgraph.inputs = np.asarray(self.subgraph.inputs, np.int32)
-        self.subgraph.outputs = np.asarray([value.index for value in outputs.values()], np.int32)
+        places = self._keep_tensors(needed | set(self.subgraph.inputs))
+        self.subgraph.inputs = np.asarray([places[index] for index in self.subgraph.inputs], np.int32)
+        self.subgraph.outputs = np.asarray([places[value.index] for value in outputs.values()], np.int32)
         model = self.document.model
         model.subgraphs.append(self.subgraph)
         signature = schema.SignatureDefT()
         signature.signatureKey, signature.subgraphIndex = self.name, len(model.subgraphs) - 1
-        signature.inputs = [_entry(name, value) for name, value in self._inputs.items()]
-        signature.outputs = [_entry(name, value) for name, value in outputs.items()]
+        signature.inputs = [_entry(name, places[value.index]) for name, value in self._inputs.items()]
+        signature.outputs = [_entry(name, places[value.index]) for name, value in outputs.items()]
         model.signatureDefs.append(signature)
+
+    def _keep_tensors(self, needed: set[int]) -> dict[int, int]:
+        """Leave out the other tensors; the new index of each that stays, by the old one."""
+        tensors = self.subgraph.tensors
+        details = {index: getattr(tensors[index].quantization, "details", None) for index in needed}
+        blocks = [each for each in details.values() if isinstance(each, schema.BlockwiseQuantizationT)]
+        kept = sorted(needed | {each.scales for each in blocks} | self._results())
+        places = {index: place for place, index in enumerate(kept)}
+        self.subgraph.tensors = [tensors[index] for index in kept]
+        for each in blocks:
+            each.scales = places[each.scales]
+        for operator in self.subgraph.operators:
+            operator.inputs = np.asarray([places[index] for index in operator.inputs], np.int32)
+            operator.outputs = np.asarray([places[index] for index in operator.outputs], np.int32)
+        return places
+
+    def _results(self) -> set[int]:
+        return {int(index) for operator in self.subgraph.operators for index in operator.outputs}
 
     def _tensor(self, name: str, shape: Shape, kind: int, buffer: int = 0) -> Value:
         made = schema.TensorT()
@@ -212,7 +231,7 @@ class Function:
         return Value(len(self.subgraph.tensors) - 1, tuple(int(size) for size in shape), kind)
 
 
-def _entry(name: str, value: Value) -> Any:
+def _entry(name: str, index: int) -> Any:
     made = schema.TensorMapT()
-    made.name, made.tensorIndex = name, value.index
+    made.name, made.tensorIndex = name, index
     return made

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from compiler.networks import kv_cache
 from targets.tflite import ops
-from targets.tflite.graph import FREE, Value
+from targets.tflite.graph import Function, Value
 from targets.tflite.lowering import Emit, Lowering
 
 _OPERATOR = schema.BuiltinOperator
@@ -84,21 +84,35 @@ def _store(
 
 
 def _attend(lowering: Lowering, query: Value, keys: Value, values: Value, hidden: Value, cap: float | None) -> Value:
-    """The queries that share keys lie below one another, so that each layer has two products."""
+    """Of one token the queries that share keys lie below one another and all heads are taken together, which is the fewest
+    operators; of many one head after the other, since the memory for scores grows with the square of their number."""
+    function, (_, heads, length, width) = lowering.function, query.shape
+    group = heads // keys.shape[1]
+    if length == 1:
+        below = ops.reshape(function, query, (1, keys.shape[1], group, width))
+        mixed = _mix(lowering, below, keys, values, hidden, cap)
+        return ops.reshape(function, mixed, (1, heads, 1, width))
+    each_query, each_key, each_value = (_by_head(function, each) for each in (query, keys, values))
+    mixes = [
+        _mix(lowering, one, each_key[head // group], each_value[head // group], hidden, cap)
+        for head, one in enumerate(each_query)
+    ]
+    return ops.concatenate(function, mixes, 1)
+
+
+def _by_head(function: Function, x: Value) -> tuple[Value, ...]:
+    return ops.split(function, x, 1, [1] * x.shape[1]) if x.shape[1] > 1 else (x,)
+
+
+def _mix(lowering: Lowering, query: Value, keys: Value, values: Value, hidden: Value, cap: float | None) -> Value:
+    """Values in the shares that softmax of the scores gives."""
     function = lowering.function
-    _, heads, length, width = query.shape
-    count = keys.shape[1]
-    group = heads // count
-    below = ops.reshape(function, query, (1, count, FREE if length == FREE else group * length, width))
-    if group > 1:
-        hidden = function.once(f"{hidden.index} below", lambda: ops.concatenate(function, [hidden] * group, 2))
-    scores = ops.matrix_product(function, below, keys, transposed=True)
+    scores = ops.matrix_product(function, query, keys, transposed=True)
     if cap is not None:
         capped = ops.unary(function, _OPERATOR.TANH, ops.multiply(function, scores, function.scalar(1 / cap)))
         scores = ops.multiply(function, capped, function.scalar(cap))
     shares = ops.softmax(function, ops.add(function, scores, hidden))
-    mixed = ops.matrix_product(function, shares, values, transposed=False)
-    return ops.reshape(function, mixed, (1, heads, length, width))
+    return ops.matrix_product(function, shares, values, transposed=False)
 
 
 PARTS: Mapping[type, Emit] = {kv_cache.Rotary: _rotary, kv_cache.Causal: _causal}

@@ -75,7 +75,7 @@ def _either(operation: Callable[[Function, Value, Value], Value]) -> Emit:
 
 
 def _concatenate(lowering: Lowering, values: Sequence[Value], dim: int) -> Value:
-    return ops.concatenate(lowering.function, values, dim) if len(values) > 1 else values[0]
+    return ops.concatenate(lowering.function, values, dim)
 
 
 def _transpose(lowering: Lowering, x: Value, first: int, second: int) -> Value:

@@ -9,6 +9,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from targets.tflite.graph import FREE, Function, Shape, Value
 
+# XNNPACK joins five tensors, and cuts one into four, at most at once.
+_MOST_JOINED, _MOST_CUT = 5, 4
 _OPERATOR, _OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
 
 
@@ -91,6 +93,12 @@ def softmax(function: Function, x: Value) -> Value:
 
 def concatenate(function: Function, values: Sequence[Value], axis: int) -> Value:
     """Tensors one after the other along an axis."""
+    if len(values) == 1:
+        return values[0]
+    if len(values) > _MOST_JOINED:
+        count = _MOST_JOINED
+        joined = [concatenate(function, values[at : at + count], axis) for at in range(0, len(values), count)]
+        return concatenate(function, joined, axis)
     first = values[0]
     axis %= len(first.shape)
     sizes = [value.shape[axis] for value in values]
@@ -119,9 +127,9 @@ def first_of(function: Function, x: Value) -> Value:
 def split(function: Function, x: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
     """Pieces of `x` along an axis."""
     axis %= len(x.shape)
-    first = next((count for count in (4, 3, 2) if len(sizes) > 4 and len(sizes) % count == 0), 0)
+    cuts = range(_MOST_CUT, 1, -1)
+    first = next((count for count in cuts if len(sizes) > _MOST_CUT and len(sizes) % count == 0), 0)
     if first and len(set(sizes)) == 1:
-        # XNNPACK makes four at most at once.
         count = len(sizes) // first
         halves = split(function, x, axis, [count * sizes[0]] * first)
         return tuple(each for half in halves for each in split(function, half, axis, sizes[:count]))

@@ -54,8 +54,7 @@ def _embedding(lowering: Lowering, module: parts.Embedding, ids: Value) -> Value
     table = lowering.matrix("weight", module.weight.shape, looked_up=True)
     flat = ops.reshape(function, ids, (FREE if FREE in ids.shape else int(np.prod(ids.shape)),))
     pieces = [ops.look_up(function, flat, piece) for piece in table.pieces]
-    rows = ops.concatenate(function, pieces, 1) if len(pieces) > 1 else pieces[0]
-    return ops.reshape(function, rows, (*ids.shape, module.weight.shape[1]))
+    return ops.reshape(function, ops.concatenate(function, pieces, 1), (*ids.shape, module.weight.shape[1]))
 
 
 def _tokens_out(lowering: Lowering, module: parts.TokensOut, x: Value) -> Value:

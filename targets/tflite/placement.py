@@ -1,5 +1,7 @@
 """Which operators of a TFLite model run in XNNPACK: LiteRT on this machine is asked, no table is kept.
 
+Of the GPU and NNAPI there are tables, targets/tflite/delegates.py.
+
 An interpreter puts a DELEGATE in the place of every run of operators that XNNPACK takes (tensorflow/lite/core/subgraph.cc).
 The operators that are left are found from the outputs on backwards. Of a language model that is its first signature.
 """
@@ -14,15 +16,17 @@ from ai_edge_litert.interpreter import Interpreter
 
 from compiler.errors import UnusableInput
 from compiler.formats.litertlm import MODEL, find_section, open_litertlm
+from compiler.formats.tflite import parse_tflite
 from compiler.package import Placement, UnsupportedOperator
+from targets.tflite.delegates import predict_placement
 
 ENGINE = "xnnpack"
 _DELEGATE = "DELEGATE"
 _REASON = "LiteRT leaves it to a kernel of its own, on one thread"
 
 
-def place_files(files: Sequence[Path]) -> Placement:
-    """The placement of a `.tflite` file or a `.litertlm` bundle.
+def place_files(files: Sequence[Path], engine: str = ENGINE) -> Placement:
+    """The placement of a `.tflite` file or a `.litertlm` bundle on `xnnpack`, `gpu` or `nnapi`.
 
     Raises:
         UnusableInput: it is damaged.
@@ -30,8 +34,12 @@ def place_files(files: Sequence[Path]) -> Placement:
     (file,) = files
     if file.suffix == ".litertlm":
         with open_litertlm(file) as sections:
-            return place(bytes(find_section(sections, MODEL, file)), file.name)
-    return place(file.read_bytes(), file.name)
+            data = bytes(find_section(sections, MODEL, file))
+    else:
+        data = file.read_bytes()
+    if engine == ENGINE:
+        return place(data, file.name)
+    return predict_placement(parse_tflite(data, file.name), engine)
 
 
 def place(data: bytes, name: str) -> Placement:

@@ -123,6 +123,6 @@ TARGET = Target(
     nbytes=nbytes,
     # +lengths: a text encoder with a signature for each of a few lengths, not one length.
     options=("lengths",),
-    engines=("xnnpack",),
+    engines=("xnnpack", "gpu", "nnapi"),
     place="targets.tflite.placement:place_files",
 )
