@@ -26,7 +26,7 @@ from compiler.formats.litertlm import (
     METADATA,
     MODEL,
     TOKENIZER,
-    Section,
+    NewSection,
     find_section,
     open_litertlm,
     packed_text,
@@ -160,9 +160,9 @@ def _weights(folder: Path) -> list[Parser]:
 
 def _bundle(file: Path) -> Path:
     sections = (
-        Section(METADATA, b"told"),
-        Section(TOKENIZER, packed_text(b"{}")),
-        Section(MODEL, b"TFL3" * 8, {"a": "b"}),
+        NewSection(METADATA, [b"told"]),
+        NewSection(TOKENIZER, [packed_text(b"{}")]),
+        NewSection(MODEL, [b"TFL3" * 8], {"a": "b"}),
     )
     write_litertlm(file, sections, {"name": "tiny"})
     return file

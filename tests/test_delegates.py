@@ -12,7 +12,7 @@ import tiny
 from ai_edge_litert import schema_py_generated as schema
 from conftest import Run, assert_refused
 
-from compiler.formats.tflite import parse_tflite, tflite_bytes
+from compiler.formats.tflite import parse_tflite, tflite_pieces
 from compiler.package import Placement
 from targets.tflite import ops
 from targets.tflite.delegates import predict_placement
@@ -28,7 +28,7 @@ def _place(make: Make, engine: str) -> Placement:
     document = Document()
     function = Function(document, "main")
     function.finish({"result": make(function)})
-    return predict_placement(parse_tflite(bytes(tflite_bytes(document.model, "test")), "test"), engine)
+    return predict_placement(parse_tflite(b"".join(tflite_pieces(document.model)), "test"), engine)
 
 
 def _floats(function: Function, *shape: int) -> Value:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,8 +24,19 @@ from conftest import Run, assert_refused, figures_of, verification_of
 
 from compiler.errors import UnusableInput
 from compiler.formats.codes import list_quantized, read_quantized
-from compiler.formats.litertlm import MODEL, TOKENIZER, Section, find_section, open_litertlm, packed_text, unpacked_text
-from compiler.formats.tflite import parse_tflite
+from compiler.formats.litertlm import (
+    METADATA,
+    MODEL,
+    TOKENIZER,
+    NewSection,
+    Section,
+    find_section,
+    open_litertlm,
+    packed_text,
+    unpacked_text,
+    write_litertlm,
+)
+from compiler.formats.tflite import parse_tflite, tflite_pieces
 from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.package import read_package
@@ -279,18 +290,36 @@ def test_longrope_has_the_frequencies_of_the_context_that_is_asked_for(
     assert read_package(tmp_path / "out" / "tflite-fp32").lowered.shapes.longest_sequence == 128
 
 
-def test_a_file_that_would_be_too_large_is_refused_with_a_scheme_that_is_not(
-    made: Path, edgec_here: Run, tmp_path: Path
-) -> None:
-    """Of those whose groups divide this model's rows."""
-    build = ("build", made / "llama" / "model", "-r", "tflite:fp32", "-o", tmp_path / "out")
-    with patch("targets.tflite.target.LARGEST_BYTES", 7_000_000):
-        refused = edgec_here(*build)
-        assert_refused(refused, 2, "GB")
-        (scheme,) = re.findall(r"Use (tflite:\S+)\.", refused.stderr)
-        assert edgec_here(*build[:2], "-r", scheme, "-o", tmp_path / "advised").returncode == 0
-    with patch("targets.tflite.target.LARGEST_BYTES", 1_000):
-        assert_refused(edgec_here(*build), 2, "No scheme of tflite", "edgec inspect")
+def test_weights_beyond_what_a_flatbuffer_holds_lie_behind_it(llama: Path, tmp_path: Path) -> None:
+    """As of a file beyond 2 GB: the same numbers, by LiteRT and by the stock engine, and the same matrices by our reader."""
+    package = Path(shutil.copytree(llama / "tflite-int8", tmp_path / "package"))
+    bundle = package / "model.litertlm"
+    with open_litertlm(bundle) as sections:
+        kinds = {kind: bytes(find_section(sections, kind, bundle)) for kind in (METADATA, TOKENIZER, MODEL)}
+    model = parse_tflite(kinds[MODEL], bundle.name)
+    with patch("compiler.formats.tflite.LARGEST_WITHIN", 1000):
+        pieces = tflite_pieces(model)
+        assert len(pieces) > 20 and [bytes(each) for each in tflite_pieces(model)] == [bytes(each) for each in pieces]
+    assert sum(map(len, pieces[2:])) > 0.6 * sum(map(len, pieces))
+    apart = [NewSection(kind, [data]) for kind, data in kinds.items() if kind != MODEL]
+    items = {"model_type": "tf_lite_prefill_decode"}
+    write_litertlm(bundle, [*apart, NewSection(MODEL, pieces, items)], {})
+    for one, other in zip(
+        stored_matrices(read_package(llama / "tflite-int8")), stored_matrices(read_package(package)), strict=True
+    ):
+        assert one.name == other.name and np.array_equal(one.values, other.values)
+    ids = [int(each) for each in np.random.default_rng(0).integers(3, 900, 20)]
+    scores = []
+    for folder in (llama / "tflite-int8", package):
+        with closing(open_session(read_package(folder), 1, 64)) as session:
+            scores.append(session.score(ids))
+    assert np.array_equal(*scores)
+    said = set()
+    for file in (llama / "tflite-int8" / "model.litertlm", bundle):
+        command = [sys.executable, "-P", "-c", _ALONE, str(file), "Is it?", "12"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+        said.add(done.stdout.splitlines()[-1])
+    assert len(said) == 1
 
 
 def test_a_package_is_run_without_a_word_of_the_libraries(llama: Path, edgec: Run) -> None:

@@ -37,19 +37,27 @@ TOKENIZER = schema.AnySectionDataType.HF_Tokenizer_Zlib
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a bundle: its kind (`AnySectionDataType` of the schema), its bytes, and what is said of it."""
+    """A part of a bundle: its kind (`AnySectionDataType` of the schema) and its bytes."""
 
     kind: int
     data: bytes | memoryview
+
+
+@dataclass(frozen=True)
+class NewSection:
+    """A part of a bundle that is written: its kind, its bytes one piece after the other, and what is said of it."""
+
+    kind: int
+    pieces: Sequence[bytes | memoryview]
     items: Mapping[str, str] = field(default_factory=dict)
 
 
-def write_litertlm(file: Path, sections: Sequence[Section], about: Mapping[str, str]) -> None:
+def write_litertlm(file: Path, sections: Sequence[NewSection], about: Mapping[str, str]) -> None:
     """Write a bundle; `about` is what its header says of the whole."""
     ends = [(1, 1) for _ in sections]
     place, spans = _up(_HEADER_AT + len(_header(sections, about, ends))), []
     for section in sections:
-        spans.append((place, place + len(section.data)))
+        spans.append((place, place + sum(map(len, section.pieces))))
         place = _up(spans[-1][1])
     header = _header(sections, about, spans)
     with file.open("wb") as stream:
@@ -57,14 +65,15 @@ def write_litertlm(file: Path, sections: Sequence[Section], about: Mapping[str, 
         stream.write(struct.pack("<Q", _HEADER_AT + len(header)) + header)
         for section, (begin, _) in zip(sections, spans, strict=True):
             stream.write(bytes(begin - stream.tell()))
-            stream.write(section.data)
+            for piece in section.pieces:
+                stream.write(piece)
 
 
 def _up(place: int) -> int:
     return -(-place // _BLOCK) * _BLOCK
 
 
-def _header(sections: Sequence[Section], about: Mapping[str, str], spans: Sequence[tuple[int, int]]) -> bytes:
+def _header(sections: Sequence[NewSection], about: Mapping[str, str], spans: Sequence[tuple[int, int]]) -> bytes:
     objects = []
     for section, (begin, end) in zip(sections, spans, strict=True):
         made = schema.SectionObjectT()

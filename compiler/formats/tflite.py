@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from compiler.errors import UnusableInput
 # Kernels read weights sixteen bytes at a time (force_align in the schema).
 _ALIGNMENT = 16
 _IDENTIFIER = b"TFL3"
-# Offsets within a flatbuffer are signed and have 32 bits.
-_LARGEST = 2**31 - 2**24
+# Offsets within a flatbuffer are signed and have 32 bits; beyond this many bytes of buffers they lie behind it.
+LARGEST_WITHIN = 2**31 - 2**27
+_LEAST_OUTSIDE = 4096
+_SOMEWHERE = 2**40
+Piece = bytes | memoryview
 
 
 def read_tflite(file: Path) -> Any:
@@ -57,30 +61,48 @@ def parse_tflite(data: bytes, name: str) -> Any:
 
 
 def write_tflite(model: Any, file: Path) -> None:
-    """Write the model; equal models give equal bytes.
-
-    Raises:
-        UnusableInput: it is larger than a flatbuffer can be.
-    """
-    file.write_bytes(tflite_bytes(model, file.name))
+    """Write the model; equal models give equal bytes."""
+    with file.open("wb") as stream:
+        for piece in tflite_pieces(model):
+            stream.write(piece)
 
 
-def tflite_bytes(model: Any, name: str) -> memoryview:
-    """The file's bytes; `name` is what it is called in a refusal.
+def tflite_pieces(model: Any) -> list[Piece]:
+    """The file's bytes, one piece after the other. Beyond what a flatbuffer holds, large buffers lie behind it."""
+    total = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    if total <= LARGEST_WITHIN:
+        return [_packed(model, [_Aligned(buffer) for buffer in model.buffers], total)]
+    outside = [buffer for buffer in model.buffers if buffer.data is not None and len(buffer.data) >= _LEAST_OUTSIDE]
+    places = dict.fromkeys(map(id, outside), _SOMEWHERE)
+    # Where they lie follows from how large the flatbuffer is, which does not depend on where they lie.
+    for _ in range(2):
+        buffers = [
+            _Outside(len(each.data), places[id(each)]) if id(each) in places else _Aligned(each)
+            for each in model.buffers
+        ]
+        first = _packed(model, buffers, 0)
+        place = _up(len(first))
+        for each in outside:
+            places[id(each)] = place
+            place = _up(place + len(each.data))
+    pieces: list[Piece] = [first, bytes(_up(len(first)) - len(first))]
+    for each in outside:
+        data = np.asarray(each.data, np.uint8)
+        pieces += [data.data, bytes(_up(len(data)) - len(data))]
+    return pieces
 
-    Raises:
-        UnusableInput: it is larger than a flatbuffer can be.
-    """
-    model.buffers = [_Aligned(buffer) for buffer in model.buffers]
-    nbytes = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
-    if nbytes > _LARGEST:
-        raise UnusableInput(
-            f"The weights of {name} have {nbytes:,} bytes, and a TFLite file of edgec's ends at {_LARGEST:,}. Use a "
-            "scheme with fewer bits, or gguf."
-        )
+
+def _packed(model: Any, buffers: list[Any], nbytes: int) -> memoryview:
+    """A flatbuffer of a model with these buffers, which have about so many bytes in it."""
     builder = flatbuffers.Builder(nbytes + _room(model))
+    own, model.buffers = model.buffers, buffers
     builder.Finish(model.Pack(builder), _IDENTIFIER)
+    model.buffers = own
     return memoryview(builder.Bytes)[builder.Head() :]
+
+
+def _up(place: int) -> int:
+    return -(-place // _ALIGNMENT) * _ALIGNMENT
 
 
 def _room(model: Any) -> int:
@@ -107,6 +129,22 @@ class _Aligned:
         schema.BufferStart(builder)
         if self.data is not None:
             schema.BufferAddData(builder, data)
+        return int(schema.BufferEnd(builder))
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """A buffer whose bytes lie at `place` of the file."""
+
+    nbytes: int
+    place: int
+    data: None = None
+
+    def Pack(self, builder: Any) -> int:
+        """As the schema's generated classes call it."""
+        schema.BufferStart(builder)
+        schema.BufferAddOffset(builder, self.place)
+        schema.BufferAddSize(builder, self.nbytes)
         return int(schema.BufferEnd(builder))
 
 

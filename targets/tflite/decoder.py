@@ -16,8 +16,8 @@ import torch
 
 from compiler.errors import UnusableInput
 from compiler.formats.codes import list_quantized
-from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, Section, packed_text, write_litertlm
-from compiler.formats.tflite import tflite_bytes
+from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, NewSection, packed_text, write_litertlm
+from compiler.formats.tflite import tflite_pieces
 from compiler.lineage import about, model_of, write_lineage
 from compiler.model import Model
 from compiler.networks.configs import DecoderConfig, Part
@@ -86,9 +86,9 @@ def lower_decoder(
         graphs.append(_add_function(document, name, length, config, tables, weights))
         report_progress(number + 1, len(_LENGTHS))
     sections = (
-        Section(METADATA, metadata_of(source, context_length or longest)),
-        Section(TOKENIZER, packed_text(tokenizer.read_bytes())),
-        Section(MODEL, tflite_bytes(document.model, BUNDLE), {"model_type": "tf_lite_prefill_decode"}),
+        NewSection(METADATA, [metadata_of(source, context_length or longest)]),
+        NewSection(TOKENIZER, [packed_text(tokenizer.read_bytes())]),
+        NewSection(MODEL, tflite_pieces(document.model), {"model_type": "tf_lite_prefill_decode"}),
     )
     write_litertlm(folder / BUNDLE, sections, about(source, lineage["recipe"]))
     write_lineage(source, lineage, folder)

@@ -8,7 +8,7 @@ from compiler.lineage import lineage_of
 from compiler.model import Model
 from compiler.networks.families import refuse_network
 from compiler.quantize.plan import CODES, own_codes, plan_codes, refuse_rows
-from compiler.recipe import Recipe, parse_recipe
+from compiler.recipe import Recipe
 from compiler.stages.stage import Stage
 from compiler.target import Target
 from compiler.task import ENCODING, GENERATION, tasks_of
@@ -21,8 +21,6 @@ SCHEMES = ("fp32", "fp16", "int8", *BY_ROW, *IN_GROUPS, *IN_BLOCKS)
 MAIN = "main"
 FILE = "model.tflite"
 BUNDLE = "model.litertlm"
-# Offsets within a flatbuffer are signed and have 32 bits; operators and scales take room beside the weights.
-LARGEST_BYTES = 2**31 - 2**27
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
@@ -40,9 +38,6 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         return f"+lengths is for networks that edgec re-authors, and {reason}"
     if model.is_decoder and not end_of_text_ids(model.folder):
         return "it names no token that ends a text (eos_token_id), and LiteRT-LM's engine needs one."
-    if (size := nbytes(model, recipe)) > LARGEST_BYTES:
-        ends = f"{LARGEST_BYTES / 1e9:.1f} GB"
-        return f"the file would have {size / 1e9:.1f} GB, and one of edgec's ends at {ends}. {_smaller(model)}"
     return _refuse_codes(model, recipe)
 
 
@@ -56,16 +51,6 @@ def _refuse_codes(model: Model, recipe: Recipe) -> str | None:
             f"re-authors; use {NAME}:{recipe.scheme.name.rpartition('-')[0]}-pc."
         )
     return refuse_rows(model, in_codes(recipe))
-
-
-def _smaller(model: Model) -> str:
-    """The largest scheme that suits the model and whose file is small enough."""
-    recipes = [parse_recipe(f"{NAME}:{name}", (NAME,)) for name in SCHEMES]
-    sizes = {str(each): nbytes(model, each) for each in recipes if _refuse_codes(model, each) is None}
-    fitting = [recipe for recipe, size in sizes.items() if size <= LARGEST_BYTES]
-    if not fitting:
-        return f"No scheme of {NAME} makes it small enough; `edgec inspect` tells what other targets take."
-    return f"Use {max(fitting, key=sizes.__getitem__)}."
 
 
 def plan(model: Model, recipe: Recipe) -> Stage:
