@@ -24,6 +24,9 @@ import litert_lm
 MODEL = Path(__file__).with_name("$file")
 # The cache grows up to this as tokens come; the model takes $longest at most.
 TOKENS = $tokens
+# Weights as the kernels read them, written on the first run: half the memory from then on.
+CACHE = MODEL.with_name("cache")
+CACHE.mkdir(exist_ok=True)
 
 
 def answer(chat: litert_lm.AbstractConversation, text: str) -> None:
@@ -33,7 +36,7 @@ def answer(chat: litert_lm.AbstractConversation, text: str) -> None:
     print()
 
 
-with litert_lm.Engine(str(MODEL), max_num_tokens=TOKENS, cache_dir=":nocache") as engine:
+with litert_lm.Engine(str(MODEL), max_num_tokens=TOKENS, cache_dir=str(CACHE)) as engine:
     with engine.create_conversation() as chat:
         if sys.argv[1:]:
             answer(chat, " ".join(sys.argv[1:]))
