@@ -290,7 +290,10 @@ def _geometry(config: Mapping[str, Any], folder: Path) -> Geometry:
 
 
 # Their first position is the one after the padding token's id (transformers, create_position_ids_from_input_ids).
-_OFFSET_POSITIONS = ("camembert", "roberta", "xlm-roberta", "xlm-roberta-xl")
+_OFFSET_POSITIONS = (
+    "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 
 
 def positions_of(config: Mapping[str, Any]) -> int | None:

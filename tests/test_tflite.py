@@ -174,6 +174,15 @@ def test_what_only_our_own_networks_have_is_refused_for_others(
     assert_refused(done, 2, *words)
 
 
+def test_an_operator_that_litert_lacks_is_named_with_its_module(
+    minilm_folder: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    model = tiny.save_encoder("fnet", minilm_folder, tmp_path / "fnet")
+    done = edgec_here("build", model, "-r", "tflite:fp32", "--sequence-length", 32, "-o", tmp_path / "out")
+    assert_refused(done, 2, "litert_torch cannot convert fnet", "operator aten.", "encoder.layer.0.fourier.self")
+    assert "modeling_" not in done.stderr
+
+
 def test_weights_lie_where_kernels_read_them(made: Path) -> None:
     """The schema asks for data at multiples of 16 bytes."""
     data = (made / "bert" / "out" / "tflite-int8" / "model.tflite").read_bytes()

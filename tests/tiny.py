@@ -63,6 +63,8 @@ _ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "ViTForImageClassification",
         {**_SIZES, "image_size": 32, "patch_size": 8, "num_channels": 3, "num_labels": 4},
     ),
+    "fnet": ("FNetConfig", "FNetModel", _SIZES),
+    "mpnet": ("MPNetConfig", "MPNetModel", _SIZES),
     "electra": ("ElectraConfig", "ElectraModel", {**_SIZES, "embedding_size": 32}),
     "deit": (
         "DeiTConfig",
@@ -77,13 +79,14 @@ _CHAT_TEMPLATE = (
 )
 
 _ONLY_REAUTHORED = ("mistral", "gemma2", "gemma3", "xlm-roberta")
-# Families that no network is re-authored for.
-CONVERTED_ENCODERS = ("electra", "deit")
+# Families that no network is re-authored for; of the last LiteRT has no Fourier transform.
+CONVERTED_ENCODERS = ("electra", "deit", "mpnet")
+_UNCOVERED = (*CONVERTED_ENCODERS, "fnet")
 DECODERS = tuple(kind for kind in DECODER_CONFIGS if kind not in _ONLY_REAUTHORED)
-ENCODERS = tuple(kind for kind in _ENCODERS if kind not in (*_ONLY_REAUTHORED, *CONVERTED_ENCODERS))
+ENCODERS = tuple(kind for kind in _ENCODERS if kind not in (*_ONLY_REAUTHORED, *_UNCOVERED))
 # Those that have a re-authored network (compiler/networks).
 REAUTHORED_DECODERS = tuple(kind for kind in DECODER_CONFIGS if kind != "gpt2")
-REAUTHORED_ENCODERS = tuple(kind for kind in _ENCODERS if kind not in CONVERTED_ENCODERS)
+REAUTHORED_ENCODERS = tuple(kind for kind in _ENCODERS if kind not in _UNCOVERED)
 
 
 def minilm() -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
+from compiler.errors import UnusableInput
 from compiler.formats.tflite import name_of, read_tflite
 from compiler.lineage import model_of, write_lineage
 from compiler.package import FixedShapes, Graph, Lowered, Port
@@ -25,6 +26,9 @@ def convert(model: str, out: str, sequence_length: int, batch: int, task: str) -
     """Write `model.tflite` with the signature `main`: a stage.
 
     Token ids are int32 (batch, sequence_length), pictures float32 (batch, channels, height, width); ports go by name.
+
+    Raises:
+        UnusableInput: litert_torch has no way for an operator of it.
     """
     import litert_torch
     import torch
@@ -48,8 +52,34 @@ def convert(model: str, out: str, sequence_length: int, batch: int, task: str) -
     # The converter writes this name into the names of tensors: it stays, wherever the class moves.
     Named.__module__, Named.__qualname__ = "edgec", "Encoder"
     named_examples = dict(zip(encoder.input_names, examples, strict=True))
-    made = litert_torch.signature(MAIN, Named().eval(), sample_kwargs=named_examples).convert()
+    try:
+        made = litert_torch.signature(MAIN, Named().eval(), sample_kwargs=named_examples).convert()
+    except Exception as error:  # of any class: whatever an operator's lowering meets
+        raise UnusableInput(
+            f"litert_torch cannot convert {Path(model).name}: it has no way for {_met(error)}. `edgec inspect` tells "
+            "what other targets take."
+        ) from error
     made.export(str(Path(out) / FILE))
+
+
+def _met(error: BaseException) -> str:
+    """The operator that was at work when a conversion failed, and the module of the model that it came from."""
+    import torch
+
+    place, found = error.__traceback__, None
+    while place is not None:
+        nodes = [each for each in place.tb_frame.f_locals.values() if isinstance(each, torch.fx.Node)]
+        found = next((each for each in nodes if each.op == "call_function"), found)
+        place = place.tb_next
+    if found is None:
+        return "one of its operators"
+    modules = [path for path, _ in (found.meta.get("nn_module_stack") or {}).values() if path]
+    operator = str(found.target)
+    return (
+        f"the operator {operator} of {modules[-1].removeprefix('encoder.model.')}"
+        if modules
+        else f"the operator {operator}"
+    )
 
 
 def _keep_weights_apart(module: Any) -> None:
