@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from compiler.errors import UnusableInput
 from compiler.lineage import lineage_of, model_of, write_lineage
 from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Platform, Port, StoredWeights
@@ -91,7 +92,11 @@ def compile_module(
     batch: int,
     lineage: dict[str, str],
 ) -> dict[str, Any]:
-    """Compile to `compiled.so`, weights inside, for this machine."""
+    """Compile to `compiled.so`, weights inside, for this machine.
+
+    Raises:
+        UnusableInput: TVM lacks an operator.
+    """
     import onnx
     import tvm
     from tvm import relax
@@ -99,7 +104,14 @@ def compile_module(
 
     folder = Path(out)
     document = onnx.load(str(Path(base) / "model.onnx"))
-    module = from_onnx(document, keep_params_in_input=False)
+    try:
+        module = from_onnx(document, keep_params_in_input=False)
+    except tvm.error.OpNotImplemented as error:
+        lacking = str(error).rpartition(":")[2].strip()
+        raise UnusableInput(
+            f"TVM cannot compile {Path(model).name}: it has no way for the ONNX operator {lacking}. `edgec inspect` tells "
+            "what other targets take."
+        ) from error
     executable = relax.build(relax.get_pipeline("zero")(module), target=tvm.target.Target(_LLVM_TARGET[device]))
     executable.export_library(str(folder / "compiled.so"))
     read = model_of(Path(model), lineage)

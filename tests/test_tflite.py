@@ -181,6 +181,8 @@ def test_an_operator_that_litert_lacks_is_named_with_its_module(
     done = edgec_here("build", model, "-r", "tflite:fp32", "--sequence-length", 32, "-o", tmp_path / "out")
     assert_refused(done, 2, "litert_torch cannot convert fnet", "operator aten.", "encoder.layer.0.fourier.self")
     assert "modeling_" not in done.stderr
+    done = edgec_here("build", model, "-r", "neo:fp32", "--sequence-length", 32, "-o", tmp_path / "out")
+    assert_refused(done, 2, "TVM cannot compile fnet", "operator DFT")
 
 
 def test_weights_lie_where_kernels_read_them(made: Path) -> None:
