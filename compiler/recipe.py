@@ -38,6 +38,16 @@ class Shapes:
     batch: int = 1
 
 
+# Of `+lengths`: texts are padded to the next of these.
+_LENGTHS = (64, 128, 256, 512)
+
+
+def lengths_up_to(longest: int | None) -> tuple[int, ...]:
+    """The lengths of an encoder that takes several, in rising order; the last is the longest text that it takes, up to 512."""
+    last = min(longest or _LENGTHS[-1], _LENGTHS[-1])
+    return (*(length for length in _LENGTHS if length < last), last)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How one package is to be made. `str(recipe)` is the short form; `full()` has every default resolved.

@@ -19,7 +19,7 @@ from targets.tflite.delegates import predict_placement
 from targets.tflite.graph import FREE, Document, Function, Value
 
 _BYTES = {schema.TensorType.FLOAT32: 128, schema.TensorType.INT8: 32, schema.TensorType.INT4: 16}
-_OPERATOR = schema.BuiltinOperator
+_OPERATOR, _TYPE = schema.BuiltinOperator, schema.TensorType
 Make = Callable[[Function], Value]
 
 
@@ -80,6 +80,15 @@ def _of_integers(function: Function) -> Value:
     return ops.reshape(function, function.input("ids", (1, 4), np.int32), (4,))
 
 
+def _sum_and_narrow_product(function: Function) -> Value:
+    x = ops.add(function, _floats(function, 1, 3, 8), function.scalar(1.0))
+    options = schema.FullyConnectedOptionsT()
+    options.keepNumDims = True
+    chosen = (schema.BuiltinOptions.FullyConnectedOptions, options)
+    inputs = (x, _weights(function, _TYPE.INT4, _by_row()))
+    return function.emit(_OPERATOR.FULLY_CONNECTED, inputs, (1, 3, 4), chosen, version=5)
+
+
 def _slice(*shape: int) -> Make:
     def make(function: Function) -> Value:
         return ops.part(function, _floats(function, *shape), [0] * len(shape), [1] * len(shape))
@@ -91,7 +100,6 @@ def _running_sum(function: Function) -> Value:
     return ops.places_along(function, _floats(function, 1, 1, 2, 4))
 
 
-_TYPE = schema.TensorType
 # (what is made, leaves, is unsure)
 _CASES: dict[str, list[tuple[Make, list[str], list[str]]]] = {
     "gpu": [
@@ -125,6 +133,8 @@ _CASES: dict[str, list[tuple[Make, list[str], list[str]]]] = {
         (_of_integers, [], []),
         (_slice(1, 2), [], []),
         (_running_sum, ["cumsum"], []),
+        # A product that is taken, and then fails, undoes all.
+        (_sum_and_narrow_product, ["add", "fully_connected"], []),
     ],
 }
 
@@ -176,4 +186,4 @@ def test_a_build_can_require_a_share_of_each(encoder: Path, edgec_here: Run, tmp
     assert edgec_here("build", model, *kind).returncode == 0
     package = tmp_path / "kind" / "tflite-fp32"
     assert_refused(edgec_here("placement", package, "--require", "nnapi>=0.999"), 1, "stay on nnapi", "gelu")
-    assert_refused(edgec_here("placement", package, "--engine", "ane"), 2, "no account", "ane")
+    assert_refused(edgec_here("placement", package, "--engine", "ane"), 2, "no account of ane", "xnnpack, gpu, nnapi")

@@ -126,12 +126,16 @@ def test_the_bundle_holds_our_codes_and_scales_to_the_bit(
 
 
 def test_pieces_cut_no_group_and_leave_nothing_out() -> None:
-    for columns, widest, group in ((576, 512, 576), (576, 192, 32), (1536, 512, 128), (640, 512, 128), (100, 512, 100)):
-        spans = cut_columns(columns, widest, group)
+    for columns, widest, unit in ((576, 512, 1), (576, 192, 32), (1536, 512, 128), (640, 512, 128), (100, 512, 1)):
+        spans = cut_columns(columns, widest, unit)
         assert [begin for begin, _ in spans[1:]] == [end for _, end in spans[:-1]]
         assert spans[0][0] == 0 and spans[-1][1] == columns
         assert all(end - begin <= widest for begin, end in spans)
-        assert group == columns or all(begin % group == 0 for begin, _ in spans)
+        assert all(begin % unit == 0 for begin, _ in spans)
+    assert cut_columns(128, 96, 128, 4) == [(0, 128)]
+    for columns, unit in ((768, 128), (320, 32), (480, 32), (640, 128), (384, 1), (100, 1)):
+        spans = cut_columns(columns, 96, unit, 4)
+        assert len(spans) <= 4 and spans[-1][1] == columns and all(begin % unit == 0 for begin, _ in spans)
 
 
 def test_two_builds_give_the_same_bytes(made: Path, edgec_here: Run, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
 import flatbuffers
 import numpy as np
@@ -40,7 +41,13 @@ _LEAST_COSINE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99, "int8-gptq-pc": 
 _LENGTHS = (64, 128, 256)
 
 
+# The table of words is the head as well.
+_OF_TIED = ("fp16", "int8", "int8-gptq-g32", "int4-gptq-g64")
+
+
 def _schemes_of(kind: str) -> tuple[str, ...]:
+    if kind == "bert-mask":
+        return _OF_TIED
     if kind in _CONVERTED:
         return _OF_CONVERTER
     return _SCHEMES if kind in _WHOLE else _SOME
@@ -157,6 +164,44 @@ def test_a_file_of_several_lengths_has_its_weights_once(made: Path, edgec_here: 
             assert np.corrcoef(found["start_logits"], wanted.start_logits.numpy())[0, 1] > 0.999
         with pytest.raises(UnusableInput, match="300 tokens is longer than any that the package takes: 64, 128, 256"):
             session.run({name: np.ones((1, 300), np.int64) for name in session.input_names})
+
+
+@pytest.mark.parametrize(
+    ("kind", "positions", "lengths"), [("roberta", 300, (64, 128, 256, 298)), ("distilbert", 100, (64, 100))]
+)
+def test_the_last_of_several_lengths_is_all_that_the_model_takes(
+    kind: str, positions: int, lengths: tuple[int, ...], minilm_folder: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    config, model, sizes = tiny._ENCODERS[kind]
+    with patch.dict(tiny._ENCODERS, {"short": (config, model, {**sizes, "max_position_embeddings": positions})}):
+        folder = tiny.save_encoder("short", minilm_folder, tmp_path / "model")
+    done = edgec_here("build", folder, "-r", "tflite:fp32+lengths", "-o", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    package = read_package(tmp_path / "out" / "tflite-fp32-lengths")
+    assert package.lowered.shapes.sequence_lengths == lengths
+    assert figures_of(package.folder)["min_cosine"] > 0.99999
+
+
+@pytest.mark.parametrize("kind", ["vit", "bert", "bert-answers"])
+def test_several_inputs_at_once_are_those_one_by_one(kind: str, made: Path, edgec_here: Run, tmp_path: Path) -> None:
+    recipes = tmp_path / "recipes.toml"
+    recipes.write_text('[[recipe]]\nrecipe = "tflite:fp32"\nbatch = 3\nsequence_length = 32\n')
+    done = edgec_here("build", made / kind / "model", "-f", recipes, "-o", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    package = read_package(tmp_path / "out" / "tflite-fp32")
+    assert all(port.shape[0] == 3 for port in (*package.lowered.main.inputs, *package.lowered.main.outputs))
+    assert figures_of(package.folder)["min_cosine"] > 0.99999
+
+
+def test_whole_groups_of_128_are_not_cut(minilm_folder: Path, edgec_here: Run, tmp_path: Path) -> None:
+    """As of BERT-tiny, whose rows are one group."""
+    config, model, sizes = tiny._ENCODERS["bert"]
+    wider = {**sizes, "hidden_size": 128, "intermediate_size": 512}
+    with patch.dict(tiny._ENCODERS, {"wider": (config, model, wider)}):
+        folder = tiny.save_encoder("wider", minilm_folder, tmp_path / "model")
+    done = edgec_here("build", folder, "-r", "tflite:int4-rtn-g128", "-o", tmp_path / "out", "--verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert verification_of(tmp_path / "out" / "tflite-int4-rtn-g128").lowered_right
 
 
 @pytest.mark.parametrize(

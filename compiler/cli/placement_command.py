@@ -64,7 +64,9 @@ def command(package: Path, require: tuple[Requirement, ...], engine: str | None,
     """
     files, target, title = _programs(package)
     engine = engine or target.engines[0]
-    check_account(target.engines, title, (*require, Requirement(engine, 0.0)))
+    if engine not in target.engines:
+        raise UnusableInput(f"There is no account of {engine} for {title}, only of {', '.join(target.engines)}.")
+    check_account(target.engines, title, require)
     placement = place(target, files, engine)
     if as_json:
         print_json({**asdict(placement), "share": placement.share})

@@ -56,6 +56,8 @@ def parse_tflite(data: bytes, name: str) -> Any:
     for buffer in model.buffers:
         # Of files beyond 2 GB the data lies behind the flatbuffer.
         if buffer.offset > 1:
+            if buffer.offset + buffer.size > len(data):
+                raise UnusableInput(f"{name} is a damaged TFLite file. Build the package again.")
             buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
     return model
 

@@ -92,7 +92,7 @@ def describe_encoder(model: Model, family: EncoderFamily) -> EncoderConfig:
         intermediate=config.get(family.intermediate_key, 3072),
         vocabulary=geometry.vocabulary,
         positions=config.get("max_position_embeddings", 512),
-        position_offset=(config.get("pad_token_id", 1) + 1) if family.offset_positions else 0,
+        position_offset=_padding(config) + 1 if family.offset_positions else 0,
         segments=config.get("type_vocab_size", family.default_segments) == 2,
         eps=family.eps if family.eps is not None else config.get("layer_norm_eps", 1e-12),
         activation=activation,
@@ -149,6 +149,12 @@ def bert_names(config: EncoderConfig) -> dict[str, str]:
 
 def _activation_name(config: Mapping[str, Any], family: EncoderFamily) -> str:
     return str(config.get(family.activation_key, "gelu"))
+
+
+def _padding(config: Mapping[str, Any]) -> int:
+    """The padding token's id; as transformers has it where none is told."""
+    told = config.get("pad_token_id")
+    return told if isinstance(told, int) else 1
 
 
 def _labels(config: Mapping[str, Any]) -> int:

@@ -16,7 +16,9 @@ from compiler.networks.weights import Source, read_float
 from compiler.sentence import Dense, SentenceVector, dense_tensors
 
 # Keeps 0 / 0 from rows without a token, which fill a batch of fixed size.
-_LEAST = 1e-4
+LEAST_COUNT = 1e-4
+# The same from the square root of vectors of zeros.
+LEAST_SQUARES = 1e-12
 
 
 class TokenWeights(nn.Module):
@@ -41,7 +43,7 @@ class TokenWeights(nn.Module):
         elif self.pooling == "weightedmean":
             places = torch.arange(1, mask.shape[1] + 1, dtype=torch.float32)[None] / mask.shape[1]
             counted = seen * places
-            weights = counted / counted.sum(1, keepdim=True).clamp(min=_LEAST)
+            weights = counted / counted.sum(1, keepdim=True).clamp(min=LEAST_COUNT)
         elif self.pooling == "mean_sqrt_len_tokens":
             weights = seen * torch.rsqrt(seen.sum(1, keepdim=True).clamp(min=1.0))
         else:
@@ -61,8 +63,8 @@ class LengthOne(nn.Module):
     """Vectors (B, C) over their length; a vector of zeros stays one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled = x / x.abs().amax(1, keepdim=True).clamp(min=1e-12)
-        return scaled * torch.rsqrt(scaled.square().sum(1, keepdim=True).clamp(min=1e-12))
+        scaled = x / x.abs().amax(1, keepdim=True).clamp(min=LEAST_SQUARES)
+        return scaled * torch.rsqrt(scaled.square().sum(1, keepdim=True).clamp(min=LEAST_SQUARES))
 
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {

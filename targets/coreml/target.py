@@ -9,7 +9,7 @@ from compiler.lineage import lineage_of
 from compiler.model import Model
 from compiler.networks.families import refuse_network
 from compiler.quantize.plan import CODES, PALETTE_ROWS, SAMPLES, plan_codes, plan_samples, refuse_rows
-from compiler.recipe import Recipe
+from compiler.recipe import Recipe, lengths_up_to
 from compiler.scheme import find_scheme
 from compiler.stages.stage import Stage
 from compiler.target import Target
@@ -26,7 +26,6 @@ RANGES = "ranges.json"
 # Core ML's own words mean: int8, a scale for each row; lut, a palette for 8 rows, or before iOS 18 for the whole matrix.
 _INT8 = "int8-rtn-pc"
 _ROW_SCHEMES = ("int8", "w8a8")
-_LENGTHS = (64, 128, 256, 512)
 _NEWEST = "ios18"
 # iOS maps no file of more than a gigabyte; a package ends well below.
 _PART_BYTES = 950_000_000
@@ -47,7 +46,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         )
     longest = model.geometry.context_length
     asked = recipe.shapes.context_length if model.is_decoder else recipe.shapes.sequence_length
-    if longest and asked and asked > longest and model.takes == "text":
+    if longest and asked and asked > longest and "lengths" not in recipe.options and model.takes == "text":
         return f"the model takes at most {longest} tokens, the recipe asks for {asked}."
     if model.is_decoder and _context(model, recipe) % _CONTEXT_STEP:
         return (
@@ -90,8 +89,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     else:
         lengths = [recipe.shapes.sequence_length]
         if "lengths" in recipe.options:
-            longest = model.geometry.context_length or _LENGTHS[-1]
-            lengths = [length for length in _LENGTHS if length <= longest] or lengths
+            lengths = list(lengths_up_to(model.geometry.context_length))
         arguments |= {"sequence_lengths": lengths, "batch": recipe.shapes.batch}
         function = "targets.coreml.encoder:lower_encoder"
     inputs = _codes(model, recipe)
@@ -135,7 +133,7 @@ TARGET = Target(
     refuse=refuse,
     nbytes=nbytes,
     # +plain: batch, sequence, channels, in place of the engine's layout. +argmax: a language model gives the token, not
-    # logits. +lengths: an encoder takes any of _LENGTHS, not one length.
+    # logits. +lengths: an encoder takes texts of several lengths, not of one.
     options=("plain", "argmax", "lengths"),
     variants=("ios16", "ios17", "ios18"),
     engines=("ane",),

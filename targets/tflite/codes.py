@@ -1,4 +1,4 @@
-"""Our codes in a TFLite graph: int8 with a scale for each row, or int4 and int8 in blocks along a row.
+"""Our codes in a TFLite graph: int8 with a scale for each row, or int4 in blocks along a row.
 
 A matrix of a product is the second input of FULLY_CONNECTED, (outputs, inputs), a table that of EMBEDDING_LOOKUP.
 """

@@ -15,6 +15,7 @@ from compiler.formats.tflite import name_of, read_tflite
 from compiler.lineage import model_of, write_lineage
 from compiler.package import FixedShapes, Graph, Lowered, Port
 from compiler.pretrained import example_inputs, load_encoder
+from compiler.quantize.plan import copy_tables
 from targets.tflite.account import stored_weights
 from targets.tflite.codes import carry
 from targets.tflite.halves import store_halves
@@ -111,7 +112,7 @@ def pack(
     folder, source = Path(out), Path(base) / FILE
     if codes is not None:
         carry(source, Path(model), Path(codes), folder / FILE)
-        shutil.copyfile(Path(codes) / "layers.json", folder / "layers.json")
+        copy_tables(Path(codes), folder)
     elif scheme == "fp16":
         store_halves(source, folder / FILE)
     else:

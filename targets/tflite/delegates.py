@@ -15,7 +15,7 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from compiler.formats.tflite import name_of
+from compiler.formats.tflite import name_of, operator_of
 from compiler.package import Placement, UnsupportedOperator
 
 GPU, NNAPI = "gpu", "nnapi"
@@ -90,16 +90,27 @@ _NNAPI = _versions(
     "SQRT:1 SQUARED_DIFFERENCE SQUEEZE:1 STRIDED_SLICE SUB:3 SUM:1 SVDF TANH TILE:1 TOPK_V2 TRANSPOSE TRANSPOSE_CONV:4 UNPACK"
 )
 # Operators of NNAPI's by the types of their first input; those not named here are not asked for it.
-_NNAPI_FLOAT = _names("DIV POW ABS EXP LOG SQRT SIN COS ELU SUM REDUCE_PROD L2_POOL_2D LOG_SOFTMAX")
-_NNAPI_NUMBERS = _names(
-    "ADD MUL SUB MAXIMUM MINIMUM SQUARED_DIFFERENCE SLICE SPLIT SPLIT_V GATHER EXPAND_DIMS TILE TOPK_V2 BATCH_MATMUL PACK "
+_OF_FLOAT = _names("DIV POW ABS EXP LOG SQRT SIN COS ELU SUM REDUCE_PROD L2_POOL_2D LOG_SOFTMAX")
+_OF_NUMBERS = _names(
+    "ADD MUL SUB MAXIMUM MINIMUM SQUARED_DIFFERENCE SLICE SPLIT_V GATHER EXPAND_DIMS TILE TOPK_V2 BATCH_MATMUL PACK "
     "RESHAPE SELECT"
 )
-_NNAPI_BYTES = _names(
+_OF_BYTES = _names(
     "RELU RELU6 RELU_N1_TO_1 LOGISTIC TANH HARD_SWISH LEAKY_RELU PRELU SOFTMAX AVERAGE_POOL_2D MAX_POOL_2D STRIDED_SLICE "
     "CONCATENATION UNPACK PAD PADV2 SPACE_TO_DEPTH DEPTH_TO_SPACE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR MEAN REDUCE_MAX "
     "REDUCE_MIN"
 )
+_NNAPI_TYPES = (
+    (_OF_FLOAT, (_TYPE.FLOAT32,)),
+    (_OF_BYTES, (_TYPE.FLOAT32, *_BYTES)),
+    (_OF_NUMBERS, (_TYPE.FLOAT32, _TYPE.INT32, *_BYTES)),
+)
+_NOT_OF_NNAPI = (_TYPE.INT64, _TYPE.INT4, _TYPE.STRING)
+_FREE_SIZES = "a size of the graph is free, and only graphs of fixed sizes are taken"
+# What fails when the graph is made, after which none of it is taken (`AddTensor`).
+_NO_TYPE = "a type that NNAPI has not, for which all of the graph stays on the CPU"
+_ROW_SCALES = "8-bit weights with a scale for each row, for which all of the graph stays on the CPU"
+_UNDOING = (_NO_TYPE, _ROW_SCALES)
 # Operators of the GPU's that take or give other types than floats and bytes.
 _GPU_OTHERS = _names(
     "CAST GATHER ONE_HOT SELECT SELECT_V2 EQUAL NOT_EQUAL LESS LESS_EQUAL GREATER GREATER_EQUAL LOGICAL_AND"
@@ -118,12 +129,13 @@ def predict_placement(model: Any, engine: str) -> Placement:
     unsupported: list[UnsupportedOperator] = []
     unsure: list[UnsupportedOperator] = []
     for subgraph in model.subgraphs:
-        free = _has_free_sizes(subgraph)
-        for operator in _operators(model, subgraph):
-            total += 1
-            found = sorted(against(operator), reverse=True)
-            if free:
-                found = [(True, "a size of the graph is free, and only graphs of fixed sizes are taken")]
+        operators = list(_operators(model, subgraph))
+        every = [sorted(against(operator), reverse=True) for operator in operators]
+        total += len(operators)
+        undone = next((each[0] for each in every if each and each[0][1] in _UNDOING), None)
+        if _has_free_sizes(subgraph) or undone is not None:
+            every = [[undone or (True, _FREE_SIZES)]] * len(operators)
+        for operator, found in zip(operators, every, strict=True):
             if found:
                 leaves, reason = found[0]
                 place = name_of(operator.outputs[0]) if operator.outputs else ""
@@ -139,12 +151,10 @@ def _has_free_sizes(subgraph: Any) -> bool:
 
 def _operators(model: Any, subgraph: Any) -> Iterator[_Operator]:
     for operator in subgraph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        number = max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
         given = [subgraph.tensors[index] if index >= 0 else None for index in operator.inputs]
         yield _Operator(
-            _NAMES[number],
-            int(code.version),
+            _NAMES[operator_of(model, operator)],
+            int(model.operatorCodes[operator.opcodeIndex].version),
             operator.builtinOptions,
             tuple(given),
             tuple(subgraph.tensors[index] for index in operator.outputs),
@@ -174,7 +184,17 @@ def _against_gpu(operator: _Operator) -> Iterator[Finding]:
     yield from _CHECKS_GPU.get(name, _no_check)(operator)
 
 
-def _against_nnapi(operator: _Operator) -> Iterator[Finding]:
+def _against_nnapi(operator: _Operator) -> list[Finding]:
+    """An operator that is refused by itself does no harm to the others; one that is taken and then fails does."""
+    refused = list(_refused_by_nnapi(operator))
+    every = [*operator.inputs, *operator.outputs]
+    if not refused and any(each.type in _NOT_OF_NNAPI for each in every if each is not None):
+        return [(True, _NO_TYPE)]
+    harmless = [each for each in refused if each[1] not in _UNDOING]
+    return harmless or refused
+
+
+def _refused_by_nnapi(operator: _Operator) -> Iterator[Finding]:
     name, version = operator.name, operator.version
     if name not in _NNAPI:
         yield True, "no operator of NNAPI's"
@@ -183,16 +203,9 @@ def _against_nnapi(operator: _Operator) -> Iterator[Finding]:
         yield True, f"version {version}, at most {_NNAPI[name]}"
     if _too_many_axes(operator):
         yield True, f"more than {_MOST_AXES} axes"
-    if any(
-        each.type in (_TYPE.INT64, _TYPE.INT4, _TYPE.STRING) for each in (*operator.inputs, *operator.outputs) if each
-    ):
-        yield True, "a type that NNAPI has not, for which all of the graph stays on the CPU"
-    taken = {_TYPE.FLOAT32}
-    if name in _NNAPI_FLOAT or name in _NNAPI_BYTES or name in _NNAPI_NUMBERS:
-        taken |= set() if name in _NNAPI_FLOAT else set(_BYTES)
-        taken |= {_TYPE.INT32} if name in _NNAPI_NUMBERS else set()
-        if operator.inputs and operator.inputs[0].type not in taken and name not in ("SPLIT",):
-            yield True, "the type of its input"
+    types = next((types for names, types in _NNAPI_TYPES if name in names), None)
+    if types is not None and operator.inputs[0].type not in types:
+        yield True, "the type of its input"
     yield from _CHECKS_NNAPI.get(name, _no_check)(operator)
 
 
@@ -230,7 +243,7 @@ def _gpu_gather(operator: _Operator) -> Iterator[Finding]:
         yield True, "a look-up in a constant"
 
 
-def _gpu_reshape(operator: _Operator) -> Iterator[Finding]:
+def _fixed_shape(operator: _Operator) -> Iterator[Finding]:
     if len(operator.inputs) > 1 and not operator.constant[1]:
         yield True, "a shape that is computed"
 
@@ -239,7 +252,7 @@ def _nnapi_product(operator: _Operator) -> Iterator[Finding]:
     given, weight = operator.inputs[0], operator.inputs[1]
     scales = weight.quantization.scale if weight.quantization is not None else None
     if weight.type == _TYPE.INT8 and scales is not None and len(scales) > 1:
-        yield True, "8-bit weights with a scale for each row"
+        yield True, _ROW_SCALES
     if given.type in _BYTES and weight.type in _FLOATS:
         yield True, "8-bit inputs with float weights"
 
@@ -263,11 +276,6 @@ def _nnapi_cast(operator: _Operator) -> Iterator[Finding]:
             yield True, "a type that it does not cast"
 
 
-def _nnapi_reshape(operator: _Operator) -> Iterator[Finding]:
-    if len(operator.inputs) > 1 and not operator.constant[1]:
-        yield True, "a shape that is computed"
-
-
 def _nnapi_transpose(operator: _Operator) -> Iterator[Finding]:
     if not operator.constant[1]:
         yield True, "an order that is computed"
@@ -280,13 +288,13 @@ _CHECKS_GPU: Mapping[str, Check] = {
     "MEAN": _gpu_mean,
     "SLICE": _gpu_slice,
     "GATHER": _gpu_gather,
-    "RESHAPE": _gpu_reshape,
+    "RESHAPE": _fixed_shape,
 }
 _CHECKS_NNAPI: Mapping[str, Check] = {
     "FULLY_CONNECTED": _nnapi_product,
     "BATCH_MATMUL": _nnapi_matmul,
     "EMBEDDING_LOOKUP": _nnapi_look_up,
     "CAST": _nnapi_cast,
-    "RESHAPE": _nnapi_reshape,
+    "RESHAPE": _fixed_shape,
     "TRANSPOSE": _nnapi_transpose,
 }

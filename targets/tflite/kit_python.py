@@ -25,7 +25,7 @@ MODEL = Path(__file__).with_name("$file")
 # The cache grows up to this as tokens come; the model takes $longest at most.
 TOKENS = $tokens
 # Weights as the kernels read them, written on the first run: half the memory from then on.
-CACHE = MODEL.with_name("cache")
+CACHE = MODEL.with_name("cache-$digest")
 CACHE.mkdir(exist_ok=True)
 
 
@@ -107,7 +107,13 @@ def _version(tool: str) -> str:
 def _chat(package: Package) -> str:
     longest = package.lowered.shapes.longest_sequence or _TOKENS
     own = package.lowered.shapes.context_length
-    return _CHAT.substitute(model=package.model.name, file=BUNDLE, longest=longest, tokens=own or min(longest, _TOKENS))
+    return _CHAT.substitute(
+        model=package.model.name,
+        file=BUNDLE,
+        longest=longest,
+        tokens=own or min(longest, _TOKENS),
+        digest=package.files[BUNDLE].sha256[:12],
+    )
 
 
 def _encode(package: Package) -> str:

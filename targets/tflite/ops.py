@@ -131,8 +131,8 @@ def split(function: Function, x: Value, axis: int, sizes: Sequence[int]) -> tupl
     first = next((count for count in cuts if len(sizes) > _MOST_CUT and len(sizes) % count == 0), 0)
     if first and len(set(sizes)) == 1:
         count = len(sizes) // first
-        halves = split(function, x, axis, [count * sizes[0]] * first)
-        return tuple(each for half in halves for each in split(function, half, axis, sizes[:count]))
+        parts = split(function, x, axis, [count * sizes[0]] * first)
+        return tuple(each for piece in parts for each in split(function, piece, axis, sizes[:count]))
     if len(set(sizes)) > 1:
         return _split_unevenly(function, x, axis, sizes)
     options = schema.SplitOptionsT()

@@ -3,7 +3,7 @@
 Of the GPU and NNAPI there are tables, targets/tflite/delegates.py.
 
 An interpreter puts a DELEGATE in the place of every run of operators that XNNPACK takes (tensorflow/lite/core/subgraph.cc).
-The operators that are left are found from the outputs on backwards. Of a language model that is its first signature.
+The operators that are left are found from the outputs on backwards. Of a file with several signatures it is the first.
 """
 
 from __future__ import annotations

@@ -8,15 +8,12 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from compiler.networks.parts import MASKED_SCORE
-from compiler.networks.sentence import LargestValues, LengthOne, TokenWeights
+from compiler.networks.sentence import LEAST_COUNT, LEAST_SQUARES, LargestValues, LengthOne, TokenWeights
 from targets.tflite import ops
 from targets.tflite.graph import Value
 from targets.tflite.lowering import Emit, Lowering
 
 _OPERATOR = schema.BuiltinOperator
-# Keeps 0 / 0 from rows without a token, which fill a batch of fixed size.
-_LEAST = 1e-4
-_LEAST_LENGTH = 1e-12
 
 
 def _seen(lowering: Lowering, mask: Value) -> Value:
@@ -33,7 +30,7 @@ def _token_weights(lowering: Lowering, module: TokenWeights, mask: Value) -> Val
         places = function.constant(
             f"places of {length}", lambda: np.arange(1, length + 1, dtype=np.float32)[None] / np.float32(length)
         )
-        weights = _over_sum(lowering, ops.multiply(function, seen, places), _LEAST)
+        weights = _over_sum(lowering, ops.multiply(function, seen, places), LEAST_COUNT)
     elif module.pooling == "mean_sqrt_len_tokens":
         count = ops.at_least(function, ops.reduce(function, _OPERATOR.SUM, seen, 1), 1.0)
         weights = ops.multiply(function, seen, ops.unary(function, _OPERATOR.RSQRT, count))
@@ -68,9 +65,9 @@ def _length_one(lowering: Lowering, module: LengthOne, x: Value) -> Value:
     """Over the largest value first, so that no square overflows."""
     function = lowering.function
     largest = ops.reduce(function, _OPERATOR.REDUCE_MAX, ops.unary(function, _OPERATOR.ABS, x), 1)
-    scaled = ops.divide(function, x, ops.at_least(function, largest, _LEAST_LENGTH))
+    scaled = ops.divide(function, x, ops.at_least(function, largest, LEAST_SQUARES))
     total = ops.reduce(function, _OPERATOR.SUM, ops.multiply(function, scaled, scaled), 1)
-    inverse = ops.unary(function, _OPERATOR.RSQRT, ops.at_least(function, total, _LEAST_LENGTH))
+    inverse = ops.unary(function, _OPERATOR.RSQRT, ops.at_least(function, total, LEAST_SQUARES))
     return ops.multiply(function, scaled, inverse)
 
 

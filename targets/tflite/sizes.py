@@ -7,7 +7,7 @@ from dataclasses import replace
 from compiler.model import Model
 from compiler.networks.families import refuse_network
 from compiler.quantization import TABLE_GROUP
-from compiler.recipe import Recipe
+from compiler.recipe import Recipe, lengths_up_to
 from compiler.scheme import find_scheme
 from compiler.size import (
     Matrix,
@@ -26,7 +26,6 @@ IN_BLOCKS = tuple(f"int4-{method}-g{group}" for method in ("rtn", "gptq") for gr
 IN_GROUPS = tuple(f"int8-{method}-g{group}" for method in ("rtn", "gptq") for group in (32, 64, 128))
 # LiteRT's own word int8 means a scale for each row, and inputs that are rounded while they are multiplied.
 _INT8 = "int8-rtn-pc"
-_LENGTHS = (64, 128, 256, 512)
 _FLOAT_BYTES = 4
 # Of a block; of a row, a float32 and a zero point, which is 0, in 64 bits.
 _SCALE_BYTES, _ROW_BYTES = 2, 12
@@ -46,8 +45,7 @@ def lengths_of(model: Model, recipe: Recipe) -> tuple[int, ...]:
     """Tokens of an encoder's inputs, in rising order."""
     if "lengths" not in recipe.options:
         return (recipe.shapes.sequence_length,)
-    longest = model.geometry.context_length or _LENGTHS[-1]
-    return tuple(length for length in _LENGTHS if length <= longest) or (recipe.shapes.sequence_length,)
+    return lengths_up_to(model.geometry.context_length)
 
 
 def nbytes(model: Model, recipe: Recipe) -> int:

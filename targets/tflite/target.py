@@ -26,7 +26,7 @@ BUNDLE = "model.litertlm"
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: an input that is longer than the model takes, or rows that groups do not divide."""
     longest = model.geometry.context_length
-    asked = recipe.shapes.context_length if model.is_decoder else recipe.shapes.sequence_length
+    asked = recipe.shapes.context_length if model.is_decoder else lengths_of(model, recipe)[-1]
     if longest and asked and model.takes == "text" and asked > longest:
         return f"the model takes at most {longest} tokens, the recipe asks for {asked}."
     reason = refuse_network(model)
@@ -106,7 +106,7 @@ TARGET = Target(
     plan=plan,
     refuse=refuse,
     nbytes=nbytes,
-    # +lengths: a text encoder with a signature for each of a few lengths, not one length.
+    # +lengths: a text encoder with a signature for each of several lengths, not one length.
     options=("lengths",),
     engines=("xnnpack", "gpu", "nnapi"),
     place="targets.tflite.placement:place_files",

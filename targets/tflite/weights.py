@@ -78,10 +78,7 @@ class Weights:
         source = self.sources[parameter]
         entry = self.codes.get(source.tensor) if source.plain else None
         if entry is not None:
-            widest = self._widest(source, entry.columns) if not looked_up or self._shared(source) else entry.columns
-            if entry.bits == 8 and entry.group_size < entry.columns:
-                widest = entry.group_size
-            spans = cut_columns(entry.columns, widest, entry.group_size)
+            spans = self._spans(source, entry, looked_up=looked_up)
             return Matrix(tuple(self._coded(function, source, entry, span) for span in spans), True)
         return Matrix((self._floats(function, source, lambda: self.read(parameter, shape)),), False)
 
@@ -95,11 +92,18 @@ class Weights:
     def _shared(self, source: Source) -> bool:
         return sum(each.tensor == source.tensor for each in self.sources.values()) > 1
 
-    def _widest(self, source: Source, columns: int) -> int:
+    def _spans(self, source: Source, entry: QuantizedInfo, *, looked_up: bool) -> list[tuple[int, int]]:
+        """The columns of each piece."""
+        columns, group = entry.columns, entry.group_size
+        if looked_up and not self._shared(source):
+            return [(0, columns)]
+        if entry.bits == 8 and group < columns:
+            return [(begin, begin + group) for begin in range(0, columns, group)]
+        unit = 1 if entry.bits == 8 else group
         head = self.sources.get("head.weight")
         if head is not None and head.tensor == source.tensor:
-            return self.widest_head
-        return max(self.widest, -(-columns // self.most_pieces) if self.most_pieces else 0)
+            return cut_columns(columns, self.widest_head, unit)
+        return cut_columns(columns, self.widest, unit, self.most_pieces)
 
     def _coded(self, function: Function, source: Source, entry: QuantizedInfo, columns: tuple[int, int]) -> Value:
         first, last = source.rows or (0, entry.rows)
@@ -125,17 +129,21 @@ class Weights:
         return function.stored(key, (last - first, end - begin), CODE_TYPES[entry.bits], read_codes, quantization)
 
 
-def cut_columns(columns: int, widest: int, group_size: int) -> list[tuple[int, int]]:
-    """Columns (first, last + 1) of equal pieces of `widest` at most, which cut no group; the last one may be smaller."""
-    unit = group_size if group_size < columns else 1
-    count = -(-columns // max(widest, unit))
+def cut_columns(columns: int, widest: int, unit: int, most: int | None = None) -> list[tuple[int, int]]:
+    """Columns (first, last + 1) of equal pieces of `widest` at most, or wider ones where that makes more than `most`.
+
+    Every piece has a multiple of `unit` columns, which divides `columns`; the last one may be smaller than the others.
+    """
+    units = columns // unit
+    count = -(-units // max(1, widest // unit))
+    count = min(count, most) if most else count
     # Equal pieces are cut by an operator of XNNPACK's.
-    even = next((more for more in range(count, 2 * count) if columns % (more * unit) == 0), count)
-    width = -(-columns // (even * unit)) * unit
+    even = next((more for more in range(count, most + 1 if most else 2 * count) if units % more == 0), count)
+    width = -(-units // even) * unit
     return [(begin, min(begin + width, columns)) for begin in range(0, columns, width)]
 
 
 def _key(source: Source) -> str:
     """The name of the constant that a source becomes: equal sources share it."""
-    changed = f" +{source.plus:g} x{source.times:g}" if not source.plain else ""
+    changed = f" +{source.plus:g} {source.added or ''} x{source.times:g}" if not source.plain else ""
     return f"{source.tensor}{source.rows or ''}{changed}"

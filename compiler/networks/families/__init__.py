@@ -9,7 +9,7 @@ from functools import cache
 from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.networks.decoder_family import DecoderFamily, refuse_decoder
-from compiler.networks.encoder_family import EncoderFamily, refuse_encoder
+from compiler.networks.encoder_family import EncoderFamily, describe_encoder, encoder_sources, refuse_encoder
 
 Family = DecoderFamily | EncoderFamily
 
@@ -31,7 +31,18 @@ def refuse_network(model: Model) -> str | None:
     if not isinstance(family, wanted):
         covered = ", ".join(name for name, each in families().items() if isinstance(each, wanted))
         return f"the re-authored {word} cover the model types {covered}, not {model.config.get('model_type')}."
-    return refuse_decoder(model, family) if isinstance(family, DecoderFamily) else refuse_encoder(model, family)
+    if isinstance(family, DecoderFamily):
+        return refuse_decoder(model, family)
+    return refuse_encoder(model, family) or _refuse_tensors(model, family)
+
+
+def _refuse_tensors(model: Model, family: EncoderFamily) -> str | None:
+    """Why the tensors are not those of the network, by their names."""
+    try:
+        encoder_sources(model, family, describe_encoder(model, family))
+    except UnusableInput as error:
+        return f"the tensors are not those of the re-authored network. {error}"
+    return None
 
 
 def decoder_family(model: Model) -> DecoderFamily:
