@@ -117,7 +117,8 @@ def build(
         bits = lowered.weights.effective_bits_per_weight
         allowed = _check_forced(forced, bits, recipe, model, targets[recipe.target], allow)
         files = [entry.files / name for name in lowered.main.files]
-        allowed += check_placement(partial(place, targets[recipe.target], files), str(recipe), require, allow)
+        place_on = partial(place, targets[recipe.target], files)
+        allowed += check_placement(lowered.placement, place_on, str(recipe), require, allow)
         made.append(_Made(recipe, stage, entry, lowered, allowed))
     packages = []
     out.mkdir(parents=True, exist_ok=True)

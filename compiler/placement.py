@@ -46,12 +46,17 @@ def place(target: Target, files: Sequence[Path], engine: str) -> Placement:
 
 
 def check_placement(
-    place_on: Callable[[str], Placement], title: str, require: Sequence[Requirement], allow: Sequence[str] = ()
+    known: Placement | None,
+    place_on: Callable[[str], Placement],
+    title: str,
+    require: Sequence[Requirement],
+    allow: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Hold the package that `title` names to the shares that are asked for; the checks that were only passed by `allow`.
 
     Args:
-        place_on: gives the placement on an engine.
+        known: the placement that was made already.
+        place_on: gives the placement on another engine.
         title: of the package.
         require: of engines that there is an account of.
         allow: names of checks that may fail.
@@ -60,7 +65,7 @@ def check_placement(
         CheckFailed: too many operators leave an engine.
     """
     for wanted in require:
-        placement = place_on(wanted.engine)
+        placement = known if known is not None and known.engine == wanted.engine else place_on(wanted.engine)
         if placement.share >= wanted.share:
             continue
         if PLACEMENT in allow:

@@ -6,8 +6,6 @@ Embeddings are made here with LiteRT's own interpreter and pooled here; the refe
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.encoder_quality import embed_all, sentences_of
-from benchmarks.peers.timing import carried_file, edgec_script, parse_with_texts, print_ratio, run_command
-from benchmarks.statistics import ratio_interval
+from benchmarks.peers.encoder_latency import bench_encoders, print_latencies
+from benchmarks.peers.encoder_quality import embed_all, embed_by_torch, print_cosines, sentences_of
+from benchmarks.peers.timing import carried_file, edgec_script, parse_with_texts, run_command
 
 LENGTH = 128
 LEAST_COSINE = {"fp32": 0.9999, "int8-gptq-pc": 0.999, "int8-gptq-g32": 0.999, "int8": 0.99}
@@ -48,43 +46,10 @@ def interpreter_of(package: Path) -> Any:
 
 def compare_quality(model: Path, out: Path, sentences: list[str]) -> None:
     """Prints cosines of sentence embeddings."""
-    import torch
-    import transformers
-
-    network = transformers.AutoModel.from_pretrained(model, dtype=torch.float32)
-
-    def reference(batch: dict[str, Any]) -> Any:
-        with torch.inference_mode():
-            return network(**{name: torch.from_numpy(each) for name, each in batch.items()}).last_hidden_state.numpy()
-
-    expected = embed_all(model, sentences, reference)
+    expected = embed_by_torch(model, sentences)
     for scheme, least in LEAST_COSINE.items():
         observed = embed_all(model, sentences, interpreter_of(out / f"tflite-{scheme}"))
-        lengths = np.linalg.norm(observed, axis=1) * np.linalg.norm(expected, axis=1)
-        cosines = (observed * expected).sum(1) / lengths
-        met = "met" if cosines.min() >= least else "MISSED"
-        print(
-            f"MiniLM tflite:{scheme:14} {len(sentences)} sentences: mean cosine {cosines.mean():.6f}, "
-            f"lowest {cosines.min():.6f}   goal >= {least:g}: {met}",
-            flush=True,
-        )
-
-
-def compare_latency(out: Path) -> None:
-    """Prints ratios of median latencies."""
-    packages = [str(out / name) for name in ("tflite-int8", "onnx-int8", "tflite-fp32")]
-    lengths = ["--rounds", "15", "--repetitions", "20", "--threads", "2", "--sequence-length", str(LENGTH)]
-    command = [edgec_script(), "bench", *packages, *lengths, "--json"]
-    # A verdict other than valid ends it with 1, its figures told all the same.
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if not done.stdout:
-        raise SystemExit(done.stderr)
-    measured = {each["package"]: each for each in json.loads(done.stdout)}
-    for name, base, goal in (("tflite-int8", "onnx-int8", 1.0), ("tflite-int8", "tflite-fp32", 0.7)):
-        ours, theirs = (measured[each]["summary"]["latency_ms_p50"] for each in (name, base))
-        print_ratio(f"median latency, {name} against {base}", ours, theirs, "ms", goal)
-        interval = ratio_interval(measured[base]["samples"]["latency_s"], measured[name]["samples"]["latency_s"])
-        print(f"    95 % interval {interval.low:.3f} to {interval.high:.3f}")
+        print_cosines(f"tflite:{scheme}", observed, expected, lowest=least)
 
 
 def main() -> None:
@@ -100,7 +65,9 @@ def main() -> None:
         command = [edgec_script(), "build", str(model), *recipes, "-r", _BESIDE]
         run_command([*command, "--calibration", str(options.calibration), "-o", str(out)])
         compare_quality(model, out, sentences)
-        compare_latency(out)
+        measured = bench_encoders([out / name for name in ("tflite-int8", "onnx-int8", "tflite-fp32")], LENGTH)
+        print_latencies(measured, "tflite-int8", "onnx-int8", 1.0)
+        print_latencies(measured, "tflite-int8", "tflite-fp32", 0.7)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def command(package: Path, require: tuple[Requirement, ...], engine: str | None,
         for heading, found in (("Leave", placement.unsupported), ("Stay or leave, by the source", placement.unsure)):
             if found:
                 print_table(heading, ["operator", "count", "reason", "first"], _rows(found))
-    check_placement(lambda name: placement if name == engine else place(target, files, name), title, require)
+    check_placement(placement, partial(place, target, files), title, require)
 
 
 def _programs(package: Path) -> tuple[list[Path], Target, str]:

@@ -56,15 +56,18 @@ def convert(model: str, out: str, sequence_length: int, batch: int, task: str) -
     try:
         made = litert_torch.signature(MAIN, Named().eval(), sample_kwargs=named_examples).convert()
     except Exception as error:  # of any class: whatever an operator's lowering meets
+        if (met := _met(error)) is None:
+            raise
         raise UnusableInput(
-            f"litert_torch cannot convert {Path(model).name}: it has no way for {_met(error)}. `edgec inspect` tells "
+            f"litert_torch cannot convert {Path(model).name}: it has no way for {met}. `edgec inspect` tells "
             "what other targets take."
         ) from error
     made.export(str(Path(out) / FILE))
 
 
-def _met(error: BaseException) -> str:
-    """The operator that was at work when a conversion failed, and the module of the model that it came from."""
+def _met(error: BaseException) -> str | None:
+    """The operator that was at work when a conversion failed, and the module of the model that it came from; None where it
+    failed at something else."""
     import torch
 
     place, found = error.__traceback__, None
@@ -73,7 +76,7 @@ def _met(error: BaseException) -> str:
         found = next((each for each in nodes if each.op == "call_function"), found)
         place = place.tb_next
     if found is None:
-        return "one of its operators"
+        return None
     modules = [path for path, _ in (found.meta.get("nn_module_stack") or {}).values() if path]
     operator = str(found.target)
     return (
