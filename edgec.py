@@ -185,7 +185,7 @@ def verify(
     packages: Packages,
     *,
     model: Model | None = None,
-    text: Path | None = None,
+    data: Path | None = None,
     max_tokens: int | None = None,
     threads: int = 2,
     allow: Sequence[str] = (),
@@ -201,7 +201,7 @@ def verify(
     Args:
         packages: packages or their folders.
         model: the model they were made of; where this machine built them it knows.
-        text: a text of the user's to measure language models on, in place of edgec's own passages.
+        data: what to measure on: a text for language models, in place of edgec's own passages; for functions a .npz of inputs.
         max_tokens: tokens of it to use at most.
         threads: threads that runtimes may use.
         allow: names of checks whose failure is accepted and recorded.
@@ -227,7 +227,7 @@ def verify(
             verify_one(
                 package,
                 source,
-                text=text,
+                data=data,
                 max_tokens=max_tokens or MAX_TEXT_TOKENS,
                 threads=threads,
                 allow=allow,

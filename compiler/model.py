@@ -13,7 +13,8 @@ from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.formats.safetensors import TensorInfo, find_tensors
 from compiler.sentence import OUTPUT, SentenceVector, read_sentence_vector
-from compiler.task import GENERATION, TASKS, VECTORS, Input, find_task, task_of_architecture
+from compiler.task import FUNCTION, GENERATION, TASKS, VECTORS, Input, find_task, task_of_architecture
+from compiler.tensorflow_function import read_signature
 
 # By their paths in the folder; all that a converter of ours may read.
 MODEL_FILES = re.compile(
@@ -22,7 +23,7 @@ MODEL_FILES = re.compile(
     r"model\.safetensors\.index)\.json|\d+_[\w-]+/(config\.json|model\.safetensors)|"
     r"(additional_chat_templates/[\w.-]+|chat_template)\.jinja|merges\.txt|vocab\.txt|"
     r"(tokenizer|sentencepiece\.bpe|spiece)\.model|"
-    r"[\w.-]*\.safetensors|README\.md|LICEN[CS]E[\w.-]*|NOTICE[\w.-]*"
+    r"function\.pb|[\w.-]*\.safetensors|README\.md|LICEN[CS]E[\w.-]*|NOTICE[\w.-]*"
 )
 
 
@@ -77,7 +78,9 @@ class Model:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of what comes out of an encoder."""
+        """The names of what comes out of an encoder or a function."""
+        if self.kind == FUNCTION:
+            return tuple(port.name for port in read_signature(self.config, self.name)[1])
         return find_task(self.task).outputs + ((OUTPUT,) if self.sentence else ())
 
     @property
@@ -137,7 +140,11 @@ def read_model(folder: Path, name: str | None = None, source: str | None = None,
     task = find_task(task or _task_of(architecture, folder)).name
     _require_sense(config, task, folder)
     card, tensors = _model_card(folder), find_tensors(folder)
-    geometry = _geometry(config, folder)
+    if find_task(task).kind == FUNCTION:
+        read_signature(config, folder.name)
+        geometry = _NO_GEOMETRY
+    else:
+        geometry = _geometry(config, folder)
     _require_sizes(geometry, config, tensors, folder)
     name = name or folder.absolute().name or folder.resolve().name
     if not name.isprintable():
@@ -261,6 +268,10 @@ def _task_of(architecture: str, folder: Path) -> str:
             f"{', '.join(task.name for task in TASKS)}."
         )
     return found.name
+
+
+# Of a function, whose layers edgec does not know.
+_NO_GEOMETRY = Geometry(0, 0, 0, 0, 0, 0, None)
 
 
 def _geometry(config: Mapping[str, Any], folder: Path) -> Geometry:

@@ -21,6 +21,7 @@ class Calibration:
     Attributes:
         text: SHA-256 of the calibration text (calibrate/texts.py keeps it); None for text of the model's own.
         pictures: the same of an image model's pictures (calibrate/pictures.py); None for drawn ones.
+        arrays: the same of a function's inputs (calibrate/arrays.py); None where there are none.
         source: where they came from, for people, without a path.
         samples: how many.
         sample_tokens: tokens of each.
@@ -33,11 +34,12 @@ class Calibration:
     sample_tokens: int = 512
     seed: int = 0
     pictures: str | None = None
+    arrays: str | None = None
 
     @property
     def is_given(self) -> bool:
-        """Whether the user named a text or pictures."""
-        return self.text is not None or self.pictures is not None
+        """Whether the user named a text, pictures or arrays."""
+        return any(each is not None for each in (self.text, self.pictures, self.arrays))
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ SCHEMES: tuple[Scheme, ...] = (
     MIXED,
     *PALETTES,
     Scheme("w8a8", "integer", 8, rounds_activations=True),
+    Scheme("int8-static", "integer", 8, rounds_activations=True),
     Scheme("F32", "gguf", 32),
     Scheme("F16", "gguf", 16),
     Scheme("BF16", "gguf", 16),

@@ -7,10 +7,11 @@ from typing import Literal
 
 from compiler.errors import UnusableInput
 
-Input = Literal["text", "image"]
+Input = Literal["text", "image", "arrays"]
 
 GENERATION = "generation"
 ENCODING = "encoding"
+FUNCTION = "function"
 VECTORS = "feature-extraction"
 
 
@@ -19,7 +20,7 @@ class Task:
     """What a model is for.
 
     Attributes:
-        name: the hub's word for it (`pipeline_tag`).
+        name: the hub's word for it (`pipeline_tag`), where the hub has one.
         kind: how such models are used: a file in `runtimes/kinds/`.
         auto_class: the class of transformers that reads them; empty where it has none.
         outputs: the fields of transformers' model output that are the result, in order.
@@ -84,6 +85,16 @@ TASKS: tuple[Task, ...] = (
         samples="compiler.quantize.calibrate.samples:write_image_samples",
     ),
     Task(VECTORS, ENCODING, "AutoModel", ("last_hidden_state",), architectures=("Model",)),
+    # A TensorFlow function; what goes in and out is in its config.json.
+    Task(
+        FUNCTION,
+        FUNCTION,
+        "",
+        (),
+        takes="arrays",
+        architectures=("TensorFlowFunction",),
+        samples="compiler.quantize.calibrate.arrays:write_array_samples",
+    ),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,8 +36,10 @@ from compiler.formats.litertlm import (
 )
 from compiler.formats.safetensors import find_tensors, list_tensors
 from compiler.inputs.adapter import check_adapter
+from compiler.inputs.keras import check_keras
 from compiler.model import read_model
 from compiler.package import FileRecord, Package, check_files, read_package, write_manifest
+from compiler.quantize.calibrate.arrays import read_arrays
 from compiler.quantize.calibrate.texts import keep_text
 from compiler.recipe import parse_recipe
 from compiler.recipe_file import read_recipe_file
@@ -71,7 +74,13 @@ def parsers(folder: Path, tokenizer: Path) -> list[Parser]:
     decoder = tiny.save_decoder("llama", tokenizer, folder / "decoder")
     encoder = tiny.save_encoder("bert", tokenizer, folder / "encoder")
     package = _package(lower(encoder, folder / "package"))
-    every = [*_texts(folder), *_weights(folder), *_packages(package), *_models(folder, decoder, encoder)]
+    every = [
+        *_texts(folder),
+        *_functions(folder),
+        *_weights(folder),
+        *_packages(package),
+        *_models(folder, decoder, encoder),
+    ]
     assert len({each.name for each in every}) == len(every)
     return every
 
@@ -155,6 +164,30 @@ def _weights(folder: Path) -> list[Parser]:
         Parser("index", weights / "model.safetensors.index.json", lambda file: find_tensors(file.parent), 40),
         Parser("codes", weights / "codes" / "codes-0000.safetensors", _read_codes, 40),
         Parser("LiteRT-LM bundle", _bundle(weights / "a.litertlm"), _read_bundle, 100),
+    ]
+
+
+def _functions(folder: Path) -> list[Parser]:
+    import h5py
+
+    place = folder / "functions"
+    place.mkdir()
+    np.savez(place / "a.npz", picture=np.ones((2, 3), np.float32), count=np.ones(2, np.int32))
+    layer = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 2}, "registered_name": None}
+    with h5py.File(place / "weights.h5", "w") as document:
+        document.create_group("layers/dense/vars")["0"] = np.ones((2, 2), np.float32)
+    with zipfile.ZipFile(place / "a.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps({"module": "keras", "class_name": "Sequential", "config": [layer]}))
+        archive.writestr("metadata.json", "{}")
+        archive.write(place / "weights.h5", "model.weights.h5")
+    ports = [{"name": "x", "dtype": "float32", "shape": ["batch", 3], "tensor": "x:0"}]
+    config = {"architectures": ["TensorFlowFunction"], "inputs": ports, "outputs": ports}
+    own = _write(place / "own" / "config.json", config)
+    save_file({"w": np.ones(3, np.float32)}, own.with_name("model.safetensors"))
+    return [
+        Parser("arrays", place / "a.npz", read_arrays, 40),
+        Parser("Keras file", place / "a.keras", check_keras, 40),
+        Parser("function's config", own, lambda file: edgec.inspect(read_model(file.parent)), 10),
     ]
 
 

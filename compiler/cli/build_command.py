@@ -73,7 +73,8 @@ def command(
 ) -> None:
     """Make a package of MODEL for each recipe.
 
-    MODEL is a Hugging Face folder, a hub id (org/name or org/name@revision) or a .gguf file.
+    MODEL is a Hugging Face folder, a hub id (org/name or org/name@revision), a .gguf file, or of TensorFlow a SavedModel or a
+    .keras file.
     """
     recipes = edgec.read_recipes(recipe_file) if recipe_file else []
     recipes += [parse_recipe(text, TARGET_NAMES, schemes_of) for text in recipe_texts]

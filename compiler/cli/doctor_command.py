@@ -31,6 +31,7 @@ TOOLS: tuple[tuple[str, str, str], ...] = (
     ("ai-edge-litert", "tflite", "run LiteRT"),
     ("litert-lm-builder", "tflite", "write .litertlm bundles"),
     ("litert-lm-api", "tflite", "run language models on LiteRT"),
+    ("tensorflow", "tensorflow", "read SavedModels and .keras files"),
     ("coremltools", "coreml", "write Core ML packages"),
     ("apache-tvm", "neo", "compile and run with TVM"),
     ("plotly", "report", "charts of the HTML report"),

@@ -13,8 +13,10 @@ from compiler.cli.display import format_bytes, print_json, print_table
 from compiler.cli.scheme_names import shorten
 from compiler.cli.steps import ShownStages, shown_steps
 from compiler.estimate import Estimate
-from compiler.model import Model
+from compiler.model import Geometry, Model
 from compiler.stages.executor import LocalExecutor
+from compiler.task import FUNCTION
+from compiler.tensorflow_function import read_signature
 from edgec import Capability
 
 
@@ -50,15 +52,13 @@ def _json(model: Model, estimated: Estimate, capabilities: Sequence[Capability])
 
 
 def _print(model: Model, estimated: Estimate, capabilities: Sequence[Capability]) -> None:
-    geometry = model.geometry
     rows = [
         ["architecture", model.architecture],
         ["task", model.task],
         ["parameters", f"{model.parameters:,}"],
         ["stored as", ", ".join(sorted({tensor.dtype for tensor in model.tensors}))],
-        ["layers, hidden size", f"{geometry.layers}, {geometry.hidden_size}"],
-        ["heads, key-value heads", f"{geometry.heads}, {geometry.kv_heads}"],
-        ["vocabulary, context", f"{geometry.vocabulary:,}, {geometry.context_length or '-'}"],
+        *(_ports(model) if model.kind == FUNCTION else []),
+        *([] if model.kind == FUNCTION else _sizes(model.geometry)),
         ["licence", model.licence or "not stated"],
     ]
     if estimated.kv_cache_bytes_per_1k_tokens:
@@ -74,6 +74,23 @@ def _print(model: Model, estimated: Estimate, capabilities: Sequence[Capability]
     )
     if any(each.falling_back for each in capabilities):
         print(f"  * stores some tensors in another type: --allow {TYPE_FALLBACK}")
+
+
+def _sizes(geometry: Geometry) -> list[list[str]]:
+    return [
+        ["layers, hidden size", f"{geometry.layers}, {geometry.hidden_size}"],
+        ["heads, key-value heads", f"{geometry.heads}, {geometry.kv_heads}"],
+        ["vocabulary, context", f"{geometry.vocabulary:,}, {geometry.context_length or '-'}"],
+    ]
+
+
+def _ports(model: Model) -> list[list[str]]:
+    sides = zip(("input", "output"), read_signature(model.config, model.name), strict=True)
+    return [
+        [side, f"{port.name}: {port.dtype} ({', '.join(map(str, port.shape))})"]
+        for side, ports in sides
+        for port in ports
+    ]
 
 
 def _rows(capability: Capability) -> Iterator[list[str]]:

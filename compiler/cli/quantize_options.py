@@ -29,7 +29,8 @@ _OPTIONS = (
     click.option(
         "--calibration",
         metavar="TEXT",
-        help="FILE or hf:DATASET that GPTQ and imatrix calibrate on, or a folder of pictures [the model's own text].",
+        help="FILE or hf:DATASET that GPTQ and imatrix calibrate on, a folder of pictures, or an .npz of a function's inputs "
+        "[the model's own text].",
     ),
     click.option("--calibration-samples", type=click.IntRange(1, LARGEST), help="How many samples of it [128]."),
     click.option("--calibration-tokens", type=click.IntRange(16, LARGEST), help="Tokens of a sample [512]."),

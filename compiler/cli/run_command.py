@@ -33,6 +33,7 @@ _LONGEST_INPUT = 1 << 24
 )
 @click.option("--prompt-name", help="Which of an embedding model's own prompts goes before --prompt, such as query.")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture, for image-classification.")
+@click.option("--inputs", type=click.Path(path_type=Path), help="An .npz of arrays, for a TensorFlow function.")
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--raw", is_flag=True, help="Do not put the prompt into the chat template.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
@@ -45,6 +46,7 @@ def command(
     passage: str | None,
     prompt_name: str | None,
     image: Path | None,
+    inputs: Path | None,
     max_tokens: int,
     raw: bool,
     threads: int,
@@ -56,6 +58,7 @@ def command(
     opened = edgec.open_package(package)
     prompts = tuple(_read_input() if prompt == "-" else prompt for prompt in prompts)
     chats = not prompts and find_task(opened.model.task).kind == GENERATION and passage is None and image is None
+    chats = chats and inputs is None
     told: list[str] = []
 
     def tell(piece: str) -> None:
@@ -70,7 +73,9 @@ def command(
     if chats and (raw or as_json):
         raise UnusableInput("A chat has a template and no JSON. Add --prompt TEXT, or leave --raw and --json out.")
     messages = _spoken() if chats else None
-    request = edgec.Request(prompts, passage, image, max_tokens, not raw, timed, tell, note, prompt_name, messages)
+    request = edgec.Request(
+        prompts, passage, image, max_tokens, not raw, timed, tell, note, prompt_name, messages, inputs
+    )
     outcome = edgec.use(opened, request, threads=threads, context_length=context_length, trust=trust)
     if as_json:
         print_json(outcome.document)

@@ -36,6 +36,9 @@ Found = Sequence[tuple[Package, Verification]]
 @click.option("--adapter", type=click.Path(path_type=Path), help="The LoRA adapter that was merged into it.")
 @click.option("--text", type=click.Path(path_type=Path), help="A text to measure KL divergence and perplexity on.")
 @click.option(
+    "--inputs", type=click.Path(path_type=Path), help="An .npz of inputs to measure a TensorFlow function on."
+)
+@click.option(
     "--max-tokens", type=click.IntRange(1, LARGEST), default=MAX_TEXT_TOKENS, show_default=True, help="Of --text."
 )
 @click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
@@ -50,6 +53,7 @@ def command(
     model_text: str | None,
     adapter: Path | None,
     text: Path | None,
+    inputs: Path | None,
     max_tokens: int,
     threads: int,
     trust: bool,
@@ -60,6 +64,8 @@ def command(
     """Hold each PACKAGE to its hashes, to its own stored weights and to the fp32 model; exit 1 when one fails."""
     if adapter is not None and model_text is None:
         raise UnusableInput("--adapter is merged into the model that --model names, and there is none. Add --model.")
+    if text is not None and inputs is not None:
+        raise UnusableInput("--text is for language models and --inputs for TensorFlow functions. Give one of them.")
     model = edgec.open_model(model_text, adapter=adapter) if model_text else None
     opened = [read_package(folder) for folder in packages]
     with shown_steps(quiet=as_json) as steps:
@@ -68,7 +74,7 @@ def command(
             steps,
             model=model,
             debug=debug,
-            text=text,
+            data=text or inputs,
             max_tokens=max_tokens,
             threads=threads,
             trust=trust,

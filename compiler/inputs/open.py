@@ -1,11 +1,12 @@
-"""From what the user typed (a folder, a hub id, a .gguf file) to a Model. What must be made of it first is a stage."""
+"""From what the user typed (a folder, a hub id, a .gguf or .keras file) to a Model. What must be made first is a stage."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from compiler.errors import UnusableInput
+from compiler.digest import tool_version
+from compiler.errors import UnusableInput, missing_extra
 from compiler.formats.gguf import read_gguf_header
 from compiler.formats.gptq import CONFIG
 from compiler.formats.safetensors import FLOATS
@@ -13,11 +14,13 @@ from compiler.inputs.adapter import check_adapter, digest_adapter
 from compiler.inputs.hub import fetch_from_hub, is_hub_id
 from compiler.inputs.identity import digest_model
 from compiler.inputs.real_name import real_name
+from compiler.inputs.tensorflow import KERAS, digest_saved, is_saved_model, saved_files
 from compiler.inputs.tokenizer import TOKENIZER, older_vocabulary
 from compiler.model import Model, model_files, read_model
 from compiler.stages.cache import remembered_digest
 from compiler.stages.executor import Executor, LocalExecutor, Source, stamp_of
 from compiler.stages.stage import Stage
+from compiler.tensorflow_function import ENVIRONMENT, GRAPH, TOOLS, WEIGHTS
 
 _FOLDER = ("config.json", "*.safetensors")
 
@@ -33,7 +36,7 @@ def open_model(
     """Read the Model that `text` names.
 
     Args:
-        text: a Hugging Face folder, a hub id or a .gguf file.
+        text: a Hugging Face folder, a hub id, a .gguf file, or a TensorFlow SavedModel or .keras file.
         task: what it is for, where its architecture does not tell.
         name: in the place of the name that its folder or file gives it.
         adapter: a folder as peft writes it; the Model is then the one that its LoRA layers make of it.
@@ -54,11 +57,14 @@ def _open_base(text: str, task: str | None, name: str | None, executor: Executor
     path = Path(text).expanduser()
     if path.suffix == ".gguf" and not path.is_dir():
         return _import_gguf(path, task, name, executor)
+    if is_saved_model(path) or (path.suffix == KERAS and path.is_file()):
+        return _import_function(path, name, executor)
     if path.is_dir():
         return _prepared(read_model(path, name=name or real_name(path), task=task), executor)
     if path.exists():
         raise UnusableInput(
-            f"{text} is neither a folder nor a .gguf file. Give a Hugging Face model folder or a hub id."
+            f"{text} is neither a folder nor a .gguf or .keras file. Give a Hugging Face model folder, a SavedModel, or a hub "
+            "id."
         )
     if not is_hub_id(text):
         raise UnusableInput(f"There is no model {text!r}: no such folder, and it is not of the form of a hub id.")
@@ -145,6 +151,25 @@ def _require_floats(model: Model) -> None:
 
 # Tensors of whole numbers that are no weights: GPT-2's and BERT's masks and positions.
 _BUFFERS = ("position_ids", ".bias", "masked_bias")
+
+
+def _import_function(path: Path, name: str | None, executor: Executor) -> Model:
+    """What compiler/inputs/tensorflow.py makes of a SavedModel or a .keras file."""
+    if tool_version("tensorflow") is None:
+        raise missing_extra("tensorflow", "tensorflow")
+    stage = Stage(
+        f"import {path.name}",
+        "compiler.inputs.tensorflow:import_function",
+        {},
+        (*TOOLS, "keras", "h5py"),
+        sources=("file",),
+        ensures=("config.json", GRAPH, WEIGHTS),
+        environment=ENVIRONMENT,
+    )
+    source = Source(path, digest_saved(path), stamp_of(saved_files(path)))
+    folder = executor.run_one(stage, {"file": source}, path.name).files
+    name = name or path.absolute().name.removesuffix(KERAS)
+    return read_model(folder, name=name, source=path.absolute().name)
 
 
 def _import_gguf(path: Path, task: str | None, name: str | None, executor: Executor) -> Model:

@@ -9,6 +9,7 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.quantization import Quantization, Storage, quantization_from_full
+from compiler.quantize.calibrate.arrays import SUFFIX, keep_arrays
 from compiler.quantize.calibrate.pictures import keep_pictures
 from compiler.quantize.calibrate.texts import keep_text
 from compiler.recipe import Recipe
@@ -20,7 +21,7 @@ class QuantizationOptions:
     """None stands for what is not said; compiler/quantization.py tells what each means.
 
     Attributes:
-        calibration: a file, `hf:DATASET`, or a folder of pictures.
+        calibration: a file of text, `hf:DATASET`, a folder of pictures, or a .npz file of arrays.
         calibration_samples, calibration_tokens, seed: of the samples.
     """
 
@@ -56,9 +57,13 @@ def with_options(recipe: Recipe, options: QuantizationOptions) -> Recipe:
     calibration: dict[str, Any] = {own: given.pop(name) for name, own in _OF_CALIBRATION.items() if name in given}
     if (text := given.pop("calibration", None)) is not None:
         folder = Path(text).expanduser()
-        form = "pictures" if folder.is_dir() else "text"
-        digest, source = keep_pictures(folder) if form == "pictures" else keep_text(text)
-        calibration |= {"text": None, "pictures": None, form: digest, "source": source}
+        calibration |= {"text": None, "pictures": None, "arrays": None}
+        if folder.is_dir():
+            calibration["pictures"], calibration["source"] = keep_pictures(folder)
+        elif folder.suffix == SUFFIX:
+            calibration["arrays"], calibration["source"] = keep_arrays(text)
+        else:
+            calibration["text"], calibration["source"] = keep_text(text)
     if not recipe.scheme.mixed:
         given = {name: value for name, value in given.items() if name not in _BUDGETS}
     changed: Quantization = replace(old, calibration=replace(old.calibration, **calibration), **given)

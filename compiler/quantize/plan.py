@@ -23,6 +23,7 @@ _TOOLS = ("torch", "transformers", "numpy", "safetensors")
 PALETTE_ROWS = 8
 # Files that stages here leave.
 SAMPLES = "samples.npy"
+ARRAYS = "samples.npz"
 CODES = "codes-*.safetensors"
 SENSITIVITY = "sensitivity.json"
 IN_BLOCK = re.compile(r"\.\d+\..*weight$")
@@ -102,8 +103,9 @@ def _plan_sensitivity(model: Model, recipe: Recipe) -> Stage:
 def plan_samples(model: Model, settings: Quantization) -> Stage:
     """The stage that writes the calibration samples."""
     arguments = {"task": model.task, "calibration": asdict(settings.calibration)}
-    tools = (*_TOOLS, "tokenizers", "pillow")
-    return Stage("calibration samples", find_task(model.task).samples, arguments, tools, ensures=(SAMPLES,))
+    tools, task = (*_TOOLS, "tokenizers", "pillow"), find_task(model.task)
+    file = ARRAYS if task.takes == "arrays" else SAMPLES
+    return Stage("calibration samples", task.samples, arguments, tools, ensures=(file,))
 
 
 def _relevant(settings: Quantization, method: str) -> dict[str, object]:

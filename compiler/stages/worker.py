@@ -264,6 +264,9 @@ def _last_words(log: Path) -> str:
 def run_request(request: str) -> None:
     """Do what a request file asks for, and leave the answer beside it: the work of a child."""
     die_with_parent()
+    if "EDGEC_TENSORFLOW" not in os.environ:
+        # Libraries of other targets import it wherever it is installed, which takes seconds and half a gigabyte.
+        sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]
     place = Path(request)
     asked = json.loads(place.read_text(encoding="utf-8"))
     answer: dict[str, Any] = {}

@@ -63,11 +63,13 @@ class Expectation:
         function: `module:function`, called with the model's folder, an empty folder and the arguments.
         arguments: JSON.
         tools: distributions that have a say.
+        environment: constant variables of the process.
     """
 
     function: str
     arguments: dict[str, Any]
     tools: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ class Request:
         note: is given remarks.
         prompt_name: which of the prompts of an embedding model goes before the texts; None for its default.
         messages: in the place of prompts, what a user says in a conversation, one after the other.
+        inputs: arrays in a .npz file.
     """
 
     prompts: tuple[str, ...] = ()
@@ -197,6 +200,7 @@ class Request:
     note: Callable[[str], None] = _nothing
     prompt_name: str | None = None
     messages: Iterable[str] | None = None
+    inputs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,7 @@ class Kind:
     Attributes:
         name: its file's name.
         title: heading of its tables.
-        expect: what the Reference is asked, for shapes, a text of the user's or None, and at most so many tokens of it.
+        expect: what the Reference is asked, for shapes, a file of the user's or None, and at most so many tokens of it.
         probe: a session beside what the Reference wrote into a folder, and what the stored weights' stage wrote into
             another, where there is one; the last argument is told of progress.
         grades: the words for quality, the best first.
@@ -245,7 +249,7 @@ class Kind:
 
     name: str
     title: str
-    expect: Callable[[Model, Shapes, str | None, int], Expectation]
+    expect: Callable[[Model, Shapes, Path | None, int], Expectation]
     probe: Callable[[Any, Package, Path, Path | None, Callable[[int, int], None]], Findings]
     grades: tuple[Grade, ...]
     limited: Mapping[str, str]

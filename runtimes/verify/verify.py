@@ -12,12 +12,13 @@ from typing import Any
 
 from compiler.digest import digest_file
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
-from compiler.formats.json_file import read_object, read_regular
+from compiler.formats.json_file import read_object
 from compiler.inputs.identity import digest_model
 from compiler.model import Model
 from compiler.package import Package, check_files, read_package
 from compiler.package_use import require_usable
 from compiler.quality import UNUSABLE, is_at_least
+from compiler.quantize.calibrate.arrays import kept_arrays
 from compiler.recipe import Recipe, Shapes, recipe_from_full
 from compiler.stages.cache import Entry
 from compiler.stages.executor import Executor, LocalExecutor, Source
@@ -40,33 +41,33 @@ NAMED_CHECKS = (LOWERING_CHECK, QUALITY_CHECK, THRESHOLDS_CHECK)
 OPENING_CHECK = "opening"
 _TEXT_CHECK = re.compile(r"[a-z]+(-[a-z]+)*:[0-9a-f]{8}")
 _SHOWN_NAMES = 6
-_LIMIT_BYTES = 1 << 30
 OWN_PASSAGES = "edgec passages"
 
 
-def reference_stage(model: Model, shapes: Shapes, text: Path | None, max_tokens: int) -> Stage:
+def reference_stage(model: Model, shapes: Shapes, data: Path | None, max_tokens: int) -> Stage:
     """The stage that writes what the Reference says, cut to what the model and a package of these shapes can hold.
 
     Raises:
-        UnusableInput: the text cannot be read, or such models take none.
+        UnusableInput: the text, or the arrays, cannot be read, or such models take none.
     """
-    content = None
-    if text is not None:
-        try:
-            content = read_regular(text, f"The text {text}", _LIMIT_BYTES).decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UnusableInput(f"The text {text} cannot be read as UTF-8. Give a text file.") from error
-    told = kind_of_task(model.task).expect(model, shapes, content, max_tokens)
-    return Stage("the Reference", told.function, told.arguments, told.tools, ensures=("expected.json",))
+    told = kind_of_task(model.task).expect(model, shapes, data, max_tokens)
+    return Stage(
+        "the Reference",
+        told.function,
+        told.arguments,
+        told.tools,
+        ensures=("expected.json",),
+        environment=told.environment,
+    )
 
 
-def expect(model: Model, shapes: Shapes, text: Path | None, max_tokens: int, executor: Executor) -> Entry:
+def expect(model: Model, shapes: Shapes, data: Path | None, max_tokens: int, executor: Executor) -> Entry:
     """What the Reference says of the model, computed once and kept in the cache.
 
     Raises:
         UnusableInput: the text cannot be read or is too short, or the model cannot be loaded.
     """
-    stage = reference_stage(model, shapes, text, max_tokens)
+    stage = reference_stage(model, shapes, data, max_tokens)
     return executor.run_one(stage, {"model": Source(model.folder, digest_model(model))}, model.name)
 
 
@@ -74,7 +75,7 @@ def verify(
     package: Package,
     model: Model,
     *,
-    text: Path | None = None,
+    data: Path | None = None,
     max_tokens: int = MAX_TEXT_TOKENS,
     threads: int = 2,
     allow: Sequence[str] = (),
@@ -84,7 +85,9 @@ def verify(
 ) -> Verification:
     """Check the files, then the package against its stored weights and the Reference; leave what is found beside the manifest.
 
-    A failure of a check that `allow` names is recorded as accepted. `min_quality` takes the place of the recipe's.
+    `data` is what is measured on: a text of `max_tokens` at most, or a function's inputs; without it, the project's passages,
+    or the inputs that the package was calibrated on. A failure of a check that `allow` names is recorded as accepted.
+    `min_quality` takes the place of the recipe's.
 
     Raises:
         CheckFailed: a file is not the one that was built.
@@ -105,7 +108,10 @@ def verify(
         "model": Source(model.folder, digest_model(model)),
         "package": Source(package.folder, package.digest),
     }
-    reference = reference_stage(model, recipe.shapes, text, max_tokens)
+    named = _name_of(data) if data else OWN_PASSAGES
+    if data is None and (calibration := recipe.quantization.calibration).arrays is not None:
+        data, named = kept_arrays(calibration.arrays), f"{calibration.source} (as calibrated)"
+    reference = reference_stage(model, recipe.shapes, data, max_tokens)
     entry = executor.run_one(reference, sources, model.name)
     figures: Figures = {}
     lowering, quality, failures = None, UNUSABLE, []
@@ -130,7 +136,7 @@ def verify(
     except EdgecError as error:
         failures.append(Failure(OPENING_CHECK, str(error)))
     else:
-        left_out = kind.only_with_text if text is None else ()
+        left_out = kind.only_with_text if data is None else ()
         told = finished.value["figures"].items()
         figures = {name: _rounded(name, value) for name, value in told if name not in left_out}
         if stored:
@@ -151,7 +157,7 @@ def verify(
         quality=quality,
         asked=asked,
         limits={**_limits_for(kind, asked), **own},
-        text=_name_of(text) if text else OWN_PASSAGES,
+        text=named,
         figures=figures,
         lowering=lowering,
         failures=tuple(failures),

@@ -9,7 +9,7 @@ from string import Template
 from compiler.errors import UnusableInput
 from compiler.kit import camel_case, known_type, type_name
 from compiler.package import Package
-from compiler.task import GENERATION, find_task
+from compiler.task import FUNCTION, GENERATION, find_task
 from targets.tflite.engine import require_template
 from targets.tflite.target import BUNDLE, FILE
 
@@ -181,7 +181,12 @@ def _encode(package: Package) -> dict[str, object]:
     graph = package.lowered.main
     kotlin = {"int32": ("IntArray", "writeInt"), "float32": ("FloatArray", "writeFloat")}
     types = [known_type(port, kotlin) for port in graph.inputs]
-    names = [camel_case(port.name) for port in graph.inputs]
+    if other := next((port for port in graph.outputs if port.dtype != "float32"), None):
+        raise UnusableInput(
+            f"{package.title} gives {other.name} as {other.dtype}, and the class of the kit for android reads float32. Save "
+            "the model with floats there."
+        )
+    names = _arguments(package)
     writes = [
         f"        inputs[{index}].{write}({each})"
         for index, (each, (_, write)) in enumerate(zip(names, types, strict=True))
@@ -199,17 +204,28 @@ def _encode(package: Package) -> dict[str, object]:
     }
 
 
+# Kotlin's own words, and what the class has.
+_TAKEN = (
+    "as", "break", "class", "continue", "do", "else", "false", "for", "fun", "if", "in", "interface", "is", "null", "object",
+    "package", "return", "super", "this", "throw", "true", "try", "typealias", "typeof", "val", "var", "when", "while",
+    "model", "inputs", "outputs",
+)  # fmt: skip
+
+
+def _arguments(package: Package) -> list[str]:
+    names = [camel_case(port.name) for port in package.lowered.main.inputs]
+    return [f"{name}Values" if name in _TAKEN else name for name in names]
+
+
 def _readme(package: Package, name: str, own: str, chats: bool) -> str:
     use = (
         f'{name}.open(context).use {{ model -> model.ask("Hello!").collect {{ print(it) }} }}'
         if chats
-        else f"{name}(context).use {{ model -> model.run("
-        + ", ".join(camel_case(port.name) for port in package.lowered.main.inputs)
-        + ") }"
+        else f"{name}(context).use {{ model -> model.run(" + ", ".join(_arguments(package)) + ") }"
     )
     ids = (
         ""
-        if chats
+        if chats or find_task(package.model.task).kind == FUNCTION
         else "\nToken ids come from `tokenizer.json` among the assets, padded to the length that `run` tells.\n"
     )
     return f"""# {name}

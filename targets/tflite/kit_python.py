@@ -10,7 +10,7 @@ from string import Template
 
 from compiler.errors import UnusableInput, missing_extra
 from compiler.package import Package
-from compiler.task import GENERATION, find_task
+from compiler.task import FUNCTION, GENERATION, find_task
 from targets.tflite.engine import require_template
 from targets.tflite.target import BUNDLE, FILE
 
@@ -74,6 +74,25 @@ for text in sys.argv[1:]:
     print(json.dumps({name: value[0].tolist() for name, value in run(**given).items()}))
 ''')
 
+_CALL = Template('''"""Run $model: `python run.py inputs.npz outputs.npz`; each array has samples along its first axis."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+SHAPES = $shapes
+
+run = Interpreter(str(Path(__file__).with_name("$file")), num_threads=2).get_signature_runner("main")
+given = np.load(sys.argv[1])
+results = [
+    run(**{name: given[name][number].reshape(shape).astype(dtype) for name, (shape, dtype) in SHAPES.items()})
+    for number in range(len(given[next(iter(SHAPES))]))
+]
+np.savez(sys.argv[2], **{name: np.stack([each[name] for each in results]) for name in results[0]})
+''')
+
 _TOKENS = 2048
 
 
@@ -83,12 +102,14 @@ def fill_kit(package: Package, root: Path) -> None:
     Raises:
         UnusableInput: the package takes pictures, or several inputs at once.
     """
-    chats = find_task(package.model.task).kind == GENERATION
-    if chats:
+    kind = find_task(package.model.task).kind
+    if kind == GENERATION:
         require_template(package)
-    script = _chat(package) if chats else _encode(package)
-    files = [BUNDLE] if chats else [FILE, "tokenizer.json"]
-    tools = ["litert-lm-api"] if chats else ["ai-edge-litert", "numpy", "tokenizers"]
+        script, files, tools = _chat(package), [BUNDLE], ["litert-lm-api"]
+    elif kind == FUNCTION:
+        script, files, tools = _call(package), [FILE], ["ai-edge-litert", "numpy"]
+    else:
+        script, files, tools = _encode(package), [FILE, "tokenizer.json"], ["ai-edge-litert", "numpy", "tokenizers"]
     for name in files:
         shutil.copyfile(package.folder / name, root / name)
     (root / "run.py").write_text(script, encoding="utf-8")
@@ -114,6 +135,16 @@ def _chat(package: Package) -> str:
         tokens=own or min(longest, _TOKENS),
         digest=package.files[BUNDLE].sha256[:12],
     )
+
+
+def _call(package: Package) -> str:
+    if package.lowered.shapes.batch not in (None, 1):
+        raise UnusableInput(
+            f"{package.title} takes several samples at once, which the script of the kit for python does not prepare. Build "
+            "it with a batch of 1."
+        )
+    shapes = {port.name: (port.shape, port.dtype) for port in package.lowered.main.inputs}
+    return _CALL.substitute(model=package.model.name, file=FILE, shapes=shapes)
 
 
 def _encode(package: Package) -> str:
@@ -144,13 +175,15 @@ def _encode(package: Package) -> str:
 
 
 def _readme(package: Package) -> str:
+    arrays = find_task(package.model.task).kind == FUNCTION
+    given = "inputs.npz outputs.npz" if arrays else '"A child is playing with a ball."'
     return f"""# {package.model.name}
 
 As `{package.recipe}`, made by edgec. Licence of the model: {package.model.licence or "not stated"}.
 
 ```console
 $ python3 -m venv venv && venv/bin/pip install -r requirements.txt
-$ venv/bin/python run.py "A child is playing with a ball."
+$ venv/bin/python run.py {given}
 ```
 
 Nothing else is needed.

@@ -1,4 +1,4 @@
-"""tflite: LiteRT. Encoders become a file with fixed shapes, language models a bundle for LiteRT-LM's engine."""
+"""tflite: LiteRT. Encoders and TensorFlow functions become a file of fixed shapes, language models a bundle for LiteRT-LM."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Any
 from compiler.lineage import lineage_of
 from compiler.model import Model
 from compiler.networks.families import refuse_network
-from compiler.quantize.plan import CODES, own_codes, plan_codes, refuse_rows
+from compiler.quantize.plan import ARRAYS, CODES, own_codes, plan_codes, plan_samples, refuse_rows
 from compiler.recipe import Recipe
 from compiler.stages.stage import Stage
 from compiler.target import Target
-from compiler.task import ENCODING, GENERATION, tasks_of
+from compiler.task import ENCODING, FUNCTION, GENERATION, tasks_of
+from compiler.tensorflow_function import ENVIRONMENT, TOOLS, read_signature
 from compiler.tokenizer import end_of_text_ids
 from targets.tflite.sizes import BY_ROW, IN_BLOCKS, IN_GROUPS, in_codes, lengths_of, nbytes
 
 NAME = "tflite"
-SCHEMES = ("fp32", "fp16", "int8", *BY_ROW, *IN_GROUPS, *IN_BLOCKS)
+SCHEMES = ("fp32", "fp16", "int8", "int8-static", *BY_ROW, *IN_GROUPS, *IN_BLOCKS)
+# What TensorFlow's own converter makes of a function.
+_OF_FUNCTIONS = ("fp32", "fp16", "int8", "int8-static")
 # The signature of an encoder; of several lengths each has its own, with the length behind the name.
 MAIN = "main"
 FILE = "model.tflite"
@@ -25,6 +28,13 @@ BUNDLE = "model.litertlm"
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: an input that is longer than the model takes, or rows that groups do not divide."""
+    if model.kind == FUNCTION:
+        return _refuse_function(model, recipe)
+    if recipe.scheme.name == "int8-static":
+        return (
+            "whole numbers from operator to operator lose transformers (MiniLM: mean cosine 0.087 to fp32), and edgec makes "
+            "int8-static of TensorFlow functions alone; tflite:int8 keeps what goes between operators in floats."
+        )
     longest = model.geometry.context_length
     asked = recipe.shapes.context_length if model.is_decoder else lengths_of(model, recipe)[-1]
     if longest and asked and model.takes == "text" and asked > longest:
@@ -41,6 +51,20 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     return _refuse_codes(model, recipe)
 
 
+def _refuse_function(model: Model, recipe: Recipe) -> str | None:
+    """Why not, of a TensorFlow function: edgec's own codes, or ranges without samples to measure them on."""
+    if recipe.scheme.name not in _OF_FUNCTIONS:
+        return f"it is a TensorFlow function, which edgec makes {', '.join(_OF_FUNCTIONS)} of."
+    if "lengths" in recipe.options:
+        return "+lengths is for text encoders."
+    if recipe.scheme.rounds_activations and recipe.quantization.calibration.arrays is None:
+        return (
+            "int8-static rounds to ranges that are measured on samples. Give some with --calibration FILE.npz, an array for "
+            f"each input: {', '.join(port.name for port in read_signature(model.config, model.name)[0])}."
+        )
+    return None
+
+
 def _refuse_codes(model: Model, recipe: Recipe) -> str | None:
     """Why a model cannot have the codes of a scheme; None when it can."""
     if in_codes(recipe).scheme.method and own_codes(model):
@@ -54,7 +78,9 @@ def _refuse_codes(model: Model, recipe: Recipe) -> str | None:
 
 
 def plan(model: Model, recipe: Recipe) -> Stage:
-    """A re-authored network in one stage; another encoder traced and converted (shared by all schemes), then stored."""
+    """A network of edgec's own, or a TensorFlow function, in one stage; another encoder converted once, then stored."""
+    if model.kind == FUNCTION:
+        return _plan_function(model, recipe)
     if model.is_decoder or refuse_network(model) is None:
         return _plan_own(model, recipe)
     shapes = {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
@@ -98,14 +124,32 @@ def _plan_own(model: Model, recipe: Recipe) -> Stage:
     )
 
 
+def _plan_function(model: Model, recipe: Recipe) -> Stage:
+    measured = recipe.scheme.rounds_activations
+    return Stage(
+        "convert to LiteRT",
+        "targets.tflite.function:convert_function",
+        {"scheme": recipe.scheme.name, "batch": recipe.shapes.batch, "lineage": lineage_of(model, recipe)},
+        (*TOOLS, "ai-edge-litert"),
+        {"samples": plan_samples(model, recipe.quantization)} if measured else {},
+        {"samples": (ARRAYS,)} if measured else {},
+        (FILE,),
+        environment=ENVIRONMENT,
+    )
+
+
+def _nbytes(model: Model, recipe: Recipe) -> int | None:
+    return None if model.kind == FUNCTION else nbytes(model, recipe)
+
+
 TARGET = Target(
     name=NAME,
     extra="tflite",
     schemes=SCHEMES,
-    tasks=(*tasks_of(GENERATION), *tasks_of(ENCODING)),
+    tasks=(*tasks_of(GENERATION), *tasks_of(ENCODING), *tasks_of(FUNCTION)),
     plan=plan,
     refuse=refuse,
-    nbytes=nbytes,
+    nbytes=_nbytes,
     # +lengths: a text encoder with a signature for each of several lengths, not one length.
     options=("lengths",),
     engines=("xnnpack", "gpu", "nnapi"),

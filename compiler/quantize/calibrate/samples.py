@@ -62,18 +62,18 @@ def write_image_samples(model: str, out: str, task: str, calibration: dict[str, 
         UnusableInput: a picture cannot be read, or a text is given.
     """
     source, wanted = read_model(Path(model), task=task), Calibration(**calibration)
-    if wanted.text is not None:
+    if wanted.text is not None or wanted.arrays is not None:
         raise UnusableInput(
-            f"{source.name} takes pictures, and the calibration {wanted.source} is text. Name a folder of pictures."
+            f"{source.name} takes pictures, and the calibration {wanted.source} has none. Name a folder of pictures."
         )
     given = wanted.pictures is not None
     np.save(Path(out) / _FILE, samples_of_pictures(source, wanted) if given else _draw(source, wanted))
 
 
 def _refuse_pictures(model: Model, calibration: Calibration) -> None:
-    if calibration.pictures is not None:
+    if calibration.pictures is not None or calibration.arrays is not None:
         raise UnusableInput(
-            f"{model.name} takes text, and the calibration {calibration.source} is a folder of pictures. Name a text file."
+            f"{model.name} takes text, and the calibration {calibration.source} is none. Name a text file."
         )
 
 

@@ -22,10 +22,16 @@ from runtimes.workload import Workload
 def prepare(session: EncodingSession, package: Package, workload: Workload) -> Prepared:
     """One seeded input of the workload's length, or of the container's where that is fixed."""
     inputs = encoder_inputs(package, workload, session.fixed_sequence_length)
+    return repeated(session, inputs, workload, inputs["input_ids"].shape[1] if "input_ids" in inputs else None)
+
+
+def repeated(
+    session: EncodingSession, inputs: dict[str, NDArray[Any]], workload: Workload, length: int | None
+) -> Prepared:
+    """One input of `length` tokens, run as often as the workload says."""
     repetitions, warmup = workload.repetitions, workload.warmup_repetitions
     if repetitions is None or warmup is None:
-        raise UnusableInput("An encoder is measured with repetitions and warmup_repetitions; the workload lacks one.")
-    length = inputs["input_ids"].shape[1] if "input_ids" in inputs else None
+        raise UnusableInput("It is measured with repetitions and warmup_repetitions; the workload lacks one.")
     ran = replace(workload, prompt_tokens=None, generated_tokens=None, context_length=None, sequence_length=length)
 
     def run(count: int) -> Round:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,13 @@ _PICTURE = "picture.npz"
 Pairs = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
-def expect(model: Model, shapes: Shapes, text: str | None, max_tokens: int) -> Expectation:
+def expect(model: Model, shapes: Shapes, data: Path | None, max_tokens: int) -> Expectation:
     """The Reference reads the project's own passages, cut to what the model and a package of these shapes hold."""
-    if text is not None:
-        raise UnusableInput("--text is for language models; encoders are compared on the project's own passages.")
+    if data is not None:
+        raise UnusableInput(
+            f"{data.name} is given in vain: --text is for language models and --inputs for TensorFlow functions. Encoders are "
+            "compared on the project's own passages."
+        )
     longest = model.geometry.context_length or _MOST_TOKENS
     limits = {"max_tokens": min(shapes.sequence_length, longest), "most_tokens": min(_MOST_TOKENS, longest)}
     arguments = {"task": model.task, **limits}
@@ -116,7 +119,6 @@ def probe(
     told = read_object(expected / "expected.json")
     pairs: dict[str, Pairs] = {}
     apart: dict[str, Pairs] = {}
-    largest, worst = 0.0, ""
     for number in range(told["cases"]):
         with np.load(expected / f"case-{number}.npz") as case:
             inputs = {name[3:]: case[name] for name in case.files if name.startswith("in_")}
@@ -131,11 +133,21 @@ def probe(
             if stored:
                 with np.load(stored / f"stored-{number}.npz") as own:
                     apart.setdefault(name, []).append((own[name], observed))
+    misses = string_misses(_tokenizer_of(session, package), told["strings"], "package")
+    from_stored = max((relative_error(each) for each in apart.values()), default=None)
+    return Findings(distances(pairs), (*misses, *_picture_misses(package, expected / _PICTURE)), from_stored)
+
+
+def distances(pairs: Mapping[str, Pairs]) -> Figures:
+    """The figures of outputs, by their names, beside the Reference's."""
+    largest, worst = 0.0, ""
+    for name, each in pairs.items():
+        for reference, observed in each:
             difference = float(np.abs(reference - observed).max())
             if not np.isfinite(difference) or difference >= largest:
                 largest, worst = difference, name
     cosine = np.concatenate([row for each in pairs.values() for row in row_cosines(each)])
-    figures: Figures = {
+    return {
         "rows": len(cosine),
         "min_cosine": float(cosine.min()),
         "mean_cosine": float(cosine.mean()),
@@ -144,9 +156,6 @@ def probe(
         "max_abs_difference": largest,
         "worst_output": worst,
     }
-    misses = string_misses(_tokenizer_of(session, package), told["strings"], "package")
-    from_stored = max((relative_error(each) for each in apart.values()), default=None)
-    return Findings(figures, (*misses, *_picture_misses(package, expected / _PICTURE)), from_stored)
 
 
 def _picture_misses(package: Package, file: Path) -> list[str]:

@@ -31,6 +31,8 @@ def check(package: Package, request: Request) -> None:
         UnusableInput: something is missing, or given in vain.
     """
     task = find_task(package.model.task)
+    if request.inputs is not None:
+        raise UnusableInput(f"This package is for {task.name} and takes no arrays. Use --prompt TEXT, or --image FILE.")
     if task.takes == "image" and request.image is None:
         raise UnusableInput("This package classifies pictures. Add --image FILE.")
     if task.takes == "text" and request.image is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from compiler import corpus
 from compiler.errors import UnusableInput
-from compiler.formats.json_file import read_object
+from compiler.formats.json_file import read_object, read_regular
 from compiler.model import Model
 from compiler.package import Package
 from compiler.recipe import Shapes
@@ -26,22 +26,30 @@ from runtimes.verify.strings import chat_misses, render_chats, string_misses
 
 WINDOW_TOKENS = 512
 NEW_TOKENS = 32
+_LIMIT_BYTES = 1 << 30
 
 
-def expect(model: Model, shapes: Shapes, text: str | None, max_tokens: int) -> Expectation:
+def expect(model: Model, shapes: Shapes, data: Path | None, max_tokens: int) -> Expectation:
     """The Reference scores windows that the model and a package of these shapes can hold."""
     limits = (WINDOW_TOKENS, model.geometry.context_length, shapes.context_length)
     arguments = {
         "window_tokens": min(length for length in limits if length),
         "max_tokens": max_tokens,
         "new_tokens": NEW_TOKENS,
-        "text": text,
+        "text": None if data is None else _read_text(data),
         "task": model.task,
         "today": datetime.now().date().isoformat() if _tells_the_date(model.folder) else None,
     }
     return Expectation(
         f"{__name__}:write_expected", arguments, ("torch", "transformers", "tokenizers", "jinja2", "numpy")
     )
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return read_regular(file, f"The text {file}", _LIMIT_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnusableInput(f"The text {file} cannot be read as UTF-8. Give a text file.") from error
 
 
 def _tells_the_date(folder: Path) -> bool:

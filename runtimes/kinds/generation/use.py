@@ -71,7 +71,7 @@ def generate(
 
 def check(package: Package, request: Request) -> None:
     """A language model takes prompts and nothing else."""
-    for name, given in (("pictures", request.image), ("passage", request.passage)):
+    for name, given in (("pictures", request.image), ("passage", request.passage), ("arrays", request.inputs)):
         if given is not None:
             raise UnusableInput(f"This package is for {package.model.task} and takes no {name}. Use --prompt TEXT.")
     if not request.prompts and request.messages is None:
