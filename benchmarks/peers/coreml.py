@@ -30,7 +30,11 @@ WINDOW = 512
 LOWERING = "lower to Core ML"
 GOAL_MEMORY, GOAL_MEMORY_STRETCH = 2.5, 1.5
 GOAL_SECONDS = {"MiniLM": 20.0, "SmolLM2": 240.0}
-_IMPORTS = "import resource, targets.coreml.decoder; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+# As in a stage's process, without TensorFlow, which coremltools imports where it is installed.
+_IMPORTS = (
+    "import resource, sys; sys.modules['tensorflow'] = None; import targets.coreml.decoder; "
+    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+)
 
 
 @dataclass(frozen=True)
