@@ -8,7 +8,7 @@ from compiler.errors import UnusableInput
 from runtimes.devices.device import Device
 
 # name, module with a function `open_device`
-DEVICES: tuple[tuple[str, str], ...] = (("local", "runtimes.devices.local"),)
+DEVICES: tuple[tuple[str, str], ...] = (("local", "runtimes.devices.local"), ("ssh", "runtimes.devices.ssh"))
 
 
 def open_device(text: str) -> Device:
