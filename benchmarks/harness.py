@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import reduce
 from typing import Any
 
+from benchmarks.agent.conditions import Conditions, join
 from benchmarks.agent.environment import Environment
 from benchmarks.agent.observe import Observed, Resident
 from benchmarks.measurement import Measurement
@@ -21,6 +23,7 @@ from compiler.records import from_json
 from runtimes.devices.device import Agent, Device
 from runtimes.devices.registry import open_device
 from runtimes.kinds import kind_of_task
+from runtimes.kinds.kind import Figures
 from runtimes.registry import require_measurable, runtime_distributions
 from runtimes.verify.verification import Verification, read_verification
 from runtimes.workload import Workload
@@ -148,7 +151,12 @@ def _disturbance(observed: Sequence[Observed], cores: int) -> Disturbance:
         None if stolen is None else stolen / capacity_s,
         None if swapped is None else int(swapped),
         None if throttled is None else int(throttled),
+        _joined([each.conditions for each in observed if each.conditions is not None]),
     )
+
+
+def _joined(seen: Sequence[Conditions]) -> Conditions | None:
+    return reduce(join, seen) if seen else None
 
 
 _ABSENT = {
@@ -158,8 +166,18 @@ _ABSENT = {
     **dict.fromkeys(("latency_ms_p90", "tpot_ms_p90"), "it takes 10 samples"),
     **dict.fromkeys(("latency_ms_p99", "tpot_ms_p99"), "it takes 100 samples"),
     "import_rss_bytes": "the system does not tell resident memory",
+    "power_w": "no sensor tells it",
     "decode_bandwidth_fraction": "the bytes that a token reads, or the memory's bandwidth, are not known",
 }
+
+
+def _energy(conditions: Conditions | None, speed: Figures) -> Figures:
+    """What the board took, and for each token, where it has a sensor of power."""
+    power, tokens = conditions.power_w if conditions is not None else None, speed.get("decode_tok_per_s")
+    found: Figures = {"power_w": power}
+    if power is not None and isinstance(tokens, int | float):
+        found["joules_per_token"] = power / tokens
+    return found
 
 
 def _measurement(
@@ -177,6 +195,7 @@ def _measurement(
         "peak_anon_bytes": runner.peak.anon_bytes,
         "file_mapped_bytes": runner.peak.file_bytes,
         "import_rss_bytes": runner.imports_bytes,
+        **_energy(disturbance.conditions, speed),
     }
     return Measurement(
         package=package.name,

@@ -18,22 +18,24 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.agent.observe import MemoryWatch, Observation, peak_rss_bytes, resident_bytes
+from benchmarks.agent.conditions import Conditions, watch_conditions
+from benchmarks.agent.observe import Observation, Resident, peak_rss_bytes, resident_bytes, watch_memory
+from benchmarks.agent.watch import Watch
 
 
 class _Opened:
     """A package in this process."""
 
-    def __init__(self, folder: str, workload: str, watch: MemoryWatch) -> None:
+    def __init__(self, folder: str, workload: str, watch: Watch[Resident], board: Watch[Conditions]) -> None:
         from compiler.package import read_package
         from runtimes.registry import import_runtime
         from runtimes.workload import Workload
 
-        self._watch = watch
+        self._watch, self._board = watch, board
         self._package, self._workload = read_package(Path(folder)), Workload(**json.loads(workload))
         import_runtime(self._package)
         self._prepared: Any = None
@@ -64,9 +66,11 @@ class _Opened:
         return {"peak": asdict(self._watch.end())}
 
     def round(self, asked: str) -> dict[str, Any]:
+        self._board.begin()
         observation = Observation(os.getpid())
         samples = self._prepared.timed()
-        return {"round": samples, "observed": asdict(observation.end())}
+        observed = observation.end()
+        return {"round": samples, "observed": asdict(replace(observed, conditions=self._board.end()))}
 
     def end(self, asked: str) -> dict[str, Any]:
         return {"peak_rss_bytes": peak_rss_bytes(os.getpid())}
@@ -74,8 +78,8 @@ class _Opened:
 
 def main(folder: str, workload: str) -> None:
     """Serve the lines of standard input until `end`."""
-    # Before anything large is imported: the watch is a copy of this process.
-    watch = MemoryWatch(os.getpid())
+    # Before anything large is imported: a watch is a copy of this process.
+    watch, board = watch_memory(os.getpid()), watch_conditions()
     from compiler.errors import EdgecError
     from compiler.stages.worker import die_with_parent
 
@@ -86,7 +90,7 @@ def main(folder: str, workload: str) -> None:
     for line in sys.stdin:
         command, _, rest = line.strip().partition(" ")
         try:
-            opened = opened or _Opened(folder, workload, watch)
+            opened = opened or _Opened(folder, workload, watch, board)
             commands = {name: getattr(opened, name) for name in ("facts", "load", "warmup", "round", "end")}
             answer = commands[command](rest)
         except EdgecError as error:
@@ -101,6 +105,7 @@ def main(folder: str, workload: str) -> None:
         if command == "end":
             break
     watch.close()
+    board.close()
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import select
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from benchmarks.agent.conditions import Conditions
+from benchmarks.agent.watch import Watch
 
 _POLL_S = 0.005
 
@@ -47,68 +48,15 @@ def peak_rss_bytes(pid: int) -> int | None:
     return _status(pid).get("VmHWM")
 
 
-class MemoryWatch:
-    """Polls a process's memory from a process beside it, which no library can hold up; the largest of each kind is kept.
+def watch_memory(pid: int) -> Watch[Resident]:
+    """A watch of a process's memory; the largest of each kind is kept, None where the system tells nothing."""
 
-    Where processes cannot be copied or /proc is missing, it sees nothing and says so with None.
-    """
+    def look(before: Any) -> list[int | None]:
+        now = resident_of(pid)
+        found = (now.rss_bytes, now.anon_bytes, now.file_bytes)
+        return [_larger(*pair) for pair in zip(before or (None, None, None), found, strict=True)]
 
-    def __init__(self, pid: int) -> None:
-        self._ends: tuple[int, int] | None = None
-        if not hasattr(os, "fork"):
-            return
-        asked, ask = os.pipe()
-        told, tell = os.pipe()
-        self._child = os.fork()
-        if self._child == 0:
-            # Nothing of the parent's own may run in this copy of it, whatever happens.
-            try:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-                os.close(ask)
-                os.close(told)
-                _watch(pid, asked, tell)
-            finally:
-                os._exit(0)
-        os.close(asked)
-        os.close(tell)
-        self._ends = (ask, told)
-
-    def begin(self) -> None:
-        """Start to poll."""
-        if self._ends is not None:
-            os.write(self._ends[0], b"b")
-
-    def end(self) -> Resident:
-        """Stop, and tell the largest of each kind."""
-        if self._ends is None:
-            return Resident(None, None, None)
-        os.write(self._ends[0], b"e")
-        told = os.read(self._ends[1], 4096)
-        return Resident(*json.loads(told)) if told else Resident(None, None, None)
-
-    def close(self) -> None:
-        """End the process that watches."""
-        if self._ends is not None:
-            for end in self._ends:
-                os.close(end)
-            os.waitpid(self._child, 0)
-            self._ends = None
-
-
-def _watch(pid: int, asked: int, tell: int) -> None:
-    """Poll from each `b` to the next `e`, until the other end is closed."""
-    while os.read(asked, 1) == b"b":
-        peak = Resident(None, None, None)
-        while not select.select([asked], [], [], _POLL_S)[0]:
-            now = resident_of(pid)
-            peak = Resident(
-                _larger(peak.rss_bytes, now.rss_bytes),
-                _larger(peak.anon_bytes, now.anon_bytes),
-                _larger(peak.file_bytes, now.file_bytes),
-            )
-        if os.read(asked, 1) != b"e":
-            return
-        os.write(tell, json.dumps([peak.rss_bytes, peak.anon_bytes, peak.file_bytes]).encode())
+    return Watch(look, lambda found: Resident(*(found or (None, None, None))), _POLL_S)
 
 
 def _larger(first: int | None, second: int | None) -> int | None:
@@ -174,6 +122,7 @@ class Observed:
         stolen_s: CPU seconds that the hypervisor took.
         swapped_pages: pages swapped in or out.
         throttled: times that a core was throttled.
+        conditions: what the board's sensors told.
     """
 
     wall_s: float
@@ -181,6 +130,7 @@ class Observed:
     stolen_s: float | None
     swapped_pages: int | None
     throttled: int | None
+    conditions: Conditions | None = None
 
 
 class Observation:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.agent.observe import MemoryWatch, resident_of
+from benchmarks.agent.observe import resident_of, watch_memory
 from benchmarks.peers.off_lattice import write_off_lattice
 from benchmarks.peers.timing import carried_file, print_ratio
 from compiler.inputs.open import open_model
@@ -85,7 +85,7 @@ def quantize(model: Path, samples: Path) -> Quantizing:
     with tempfile.TemporaryDirectory() as out:
         arguments = ["--child-quantize", str(model), str(samples), out, json.dumps(dict(stage.arguments))]
         process = _start(*arguments, environment=dict(stage.environment))
-        watch = MemoryWatch(process.pid)
+        watch = watch_memory(process.pid)
         watch.begin()
         imports, seconds = _lines(process)
         peak = watch.end().anon_bytes
