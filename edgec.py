@@ -44,11 +44,13 @@ from targets.registry import TARGET_NAMES, load_target, schemes_of
 if TYPE_CHECKING:
     from benchmarks.compare import Comparison
     from benchmarks.measurement import Measurement
+    from benchmarks.plan import Plan, Wishes
 
 __all__ = [
     "BuildReport", "Capability", "CheckFailed", "EdgecError", "Executor", "Inspection", "LocalExecutor", "Model", "Outcome",
     "Package", "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification", "Watcher",
-    "Workload", "bench", "build", "compare", "inspect", "open_model", "open_package", "parse_recipe", "read_measurements",
+    "Workload", "bench", "build", "compare", "inspect", "open_model", "open_package", "parse_recipe", "plan",
+    "read_measurements",
     "read_recipes", "read_verification", "require_no_regression", "require_passed", "task_of", "use", "verify",
     "with_options", "write_measurements", "write_report",
 ]  # fmt: skip
@@ -287,13 +289,54 @@ def bench(
     With `trust`, native code of packages that another machine built is run.
     """
     from benchmarks.harness import bench as measure
+    from benchmarks.history import remember
     from runtimes.registry import require_trusted
 
     opened = [_opened(each) for each in packages]
     for each in opened:
         require_trusted(each, trust)
     tell = on_progress or (lambda done, total: None)
-    return measure(opened, workload or Workload(), device=device, on_progress=tell)
+    measured = measure(opened, workload or Workload(), device=device, on_progress=tell)
+    remember(list(zip(opened, measured, strict=True)))
+    return measured
+
+
+def plan(model: Model | str, device: str, wishes: Wishes | None = None) -> Plan:
+    """What to ship to a device, told before anything is built: for every recipe its bytes, memory, speed and quality.
+
+    `device` is a profile's name (`read_profiles`), or `local` for this machine, whose memory is read for about a second.
+    """
+    from benchmarks.agent.environment import read_environment
+    from benchmarks.history import read_history
+    from benchmarks.plan import Wishes
+    from benchmarks.plan import plan as make
+    from compiler.inputs.identity import digest_model
+    from compiler.target import longest_context
+    from runtimes.devices.profile import find_profile, profile_of_machine
+
+    opened = open_model(model) if isinstance(model, str) else model
+    if device == "local":
+        here = read_environment(2, ())
+        targets = tuple(name for name in TARGET_NAMES if name != "coreml")
+        profile = profile_of_machine(
+            "local",
+            here.cpu,
+            here.machine,
+            targets,
+            here.logical_cores,
+            here.memory_bytes,
+            here.memory_read_bytes_per_s,
+        )
+    else:
+        profile = find_profile(device)
+    longest = longest_context(opened)
+    asked = wishes or Wishes(context=min(longest or _PLANNED_CONTEXT, _PLANNED_CONTEXT))
+    if opened.is_decoder and longest is not None and asked.context > longest:
+        raise UnusableInput(f"{opened.name} takes {longest} tokens at most, and {asked.context} are asked for.")
+    return make(opened, digest_model(opened), profile, asked, load_target, read_history())
+
+
+_PLANNED_CONTEXT = 2048
 
 
 def compare(

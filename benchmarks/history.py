@@ -1,0 +1,87 @@
+"""What this machine measured before: a local file of a few figures of each measurement, from which plans learn.
+
+It is `~/.local/share/edgec/history.jsonl`. It holds no text, no path and no name of a host, and is never sent anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.measurement import Measurement
+from compiler.package import Package
+from compiler.records import from_json
+
+_MOST_LINES = 5000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A package as it was measured; None for what was not.
+
+    Attributes:
+        runtime: what ran it.
+        recipe: its recipe's short form.
+        model: the model's digest.
+        package_bytes: of all its files.
+        memory_bytes: the largest resident set, without what the imports took.
+        context_length: tokens that the cache held; None for encoders.
+        bandwidth_share: bytes of weights read a second over what memory gives.
+        figures: what verify found of it.
+    """
+
+    runtime: str
+    recipe: str
+    model: str
+    package_bytes: int
+    memory_bytes: int | None
+    context_length: int | None
+    bandwidth_share: float | None
+    figures: dict[str, float]
+
+
+def history_file() -> Path:
+    """Where it is."""
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "edgec" / "history.jsonl"
+
+
+def remember(measured: Sequence[tuple[Package, Measurement]]) -> None:
+    """Add measurements that are not invalid; where the file cannot be written nothing is remembered."""
+    lines = [json.dumps(asdict(_seen(*each))) for each in measured if each[1].verdict.word != "invalid"]
+    with suppress(OSError):
+        file = history_file()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write("".join(f"{line}\n" for line in lines))
+
+
+def _seen(package: Package, measurement: Measurement) -> Seen:
+    peak, imports = measurement.figure("peak_rss_bytes"), measurement.figure("import_rss_bytes")
+    told = measurement.quality.figures if measurement.quality is not None else {}
+    return Seen(
+        runtime=package.lowered.runtime,
+        recipe=package.recipe,
+        model=package.model.digest,
+        package_bytes=package.nbytes,
+        memory_bytes=None if peak is None or imports is None else int(peak - imports),
+        context_length=measurement.workload.context_length,
+        bandwidth_share=measurement.figure("decode_bandwidth_fraction"),
+        figures={name: float(value) for name, value in told.items() if isinstance(value, int | float)},
+    )
+
+
+def read_history() -> list[Seen]:
+    """What is remembered, the latest last. Lines of another form are passed over: a plan can do without."""
+    try:
+        lines = history_file().read_text(encoding="utf-8").splitlines()[-_MOST_LINES:]
+    except (OSError, UnicodeDecodeError):
+        return []
+    found = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            found.append(from_json(Seen, json.loads(line)))
+    return found

@@ -1,0 +1,260 @@
+"""Plan: what to ship to a device. For every recipe its bytes, memory, speed and quality, told before anything is built."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.history import Seen
+from benchmarks.prediction import (
+    Range,
+    bound_tok_per_s,
+    decode_read_bytes,
+    predict_memory,
+    predict_tok_per_s,
+    runtime_for,
+)
+from compiler.errors import EdgecError
+from compiler.model import Model
+from compiler.quality import is_at_least
+from compiler.quantization import Quantization
+from compiler.recipe import Recipe, Shapes
+from compiler.scheme import find_scheme
+from compiler.size import is_tied, matrices_of, vector_weights
+from compiler.target import Target, reason_against
+from runtimes.devices.profile import DeviceProfile
+from runtimes.kinds import kind_of_task
+from runtimes.verify.verify import quality_of
+
+_EXPECTED = Path(__file__).with_name("expected_quality.toml")
+_BUDGETS = (5.5, 4.5)
+_OF_MEMORY = 0.8  # what a system leaves to one program
+Known = Literal["measured", "expected", "unknown"]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a package must hold.
+
+    Attributes:
+        context: tokens of a language model's cache.
+        max_memory_bytes: at most; None for four fifths of the device's.
+        min_tok_per_s, max_kl: limits; None for none.
+        min_quality: the least word.
+    """
+
+    context: int
+    max_memory_bytes: int | None = None
+    min_tok_per_s: float | None = None
+    max_kl: float | None = None
+    min_quality: str = "good"
+
+
+@dataclass(frozen=True)
+class Option:
+    """A recipe on a device.
+
+    Attributes:
+        recipe: its short form.
+        flags: options of `build` that belong to it.
+        package_bytes: told from shapes.
+        memory: the largest resident set in bytes; None where nothing is known of its runtime.
+        bound_tok_per_s: what the device's memory allows at most.
+        tok_per_s: of decode; None for encoders, or where nothing is known.
+        quality: a word; None where nothing is known.
+        figures: what it follows from.
+        known: whether that was measured of this model, or is what others had by this recipe.
+        misses: which wishes it fails, as sentences.
+    """
+
+    recipe: str
+    flags: tuple[str, ...]
+    package_bytes: int
+    memory: Range | None
+    bound_tok_per_s: float | None
+    tok_per_s: Range | None
+    quality: str | None
+    figures: dict[str, float]
+    known: Known
+    misses: tuple[str, ...] = ()
+
+    @property
+    def distance(self) -> float | None:
+        """How far it is from the fp32 model, by the first figure that is known."""
+        return next((self.figures[name] for name in ("mean_kl", "relative_error") if name in self.figures), None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What suits a device.
+
+    Attributes:
+        options: every recipe whose runtime exists there, the smallest first.
+        front: those that no other beats in memory, speed and quality at once.
+        chosen: the fastest that holds every wish; None where none does.
+        refused: a sentence for each target that makes nothing for it.
+    """
+
+    options: tuple[Option, ...]
+    front: tuple[Option, ...]
+    chosen: Option | None
+    refused: tuple[str, ...]
+
+
+def plan(
+    model: Model,
+    digest: str,
+    profile: DeviceProfile,
+    wishes: Wishes,
+    load_target: Callable[[str], Target],
+    history: Sequence[Seen],
+) -> Plan:
+    """Every recipe of the targets that a device runs, held to the wishes."""
+    options, refused = [], []
+    for name in profile.targets:
+        target = load_target(name)
+        made, reason = _options(target, model, digest, profile, wishes, history)
+        options += made
+        if not made:
+            refused.append(f"{name}: {reason}")
+    options.sort(key=lambda each: (each.package_bytes, each.recipe))
+    held = [each for each in options if not each.misses]
+    chosen = max(held, key=_worth, default=None)
+    return Plan(tuple(options), tuple(_front(options)), chosen, tuple(refused))
+
+
+def _worth(option: Option) -> tuple[float, float]:
+    """The fastest, and of equal ones the smallest in memory; of encoders the smallest."""
+    speed = option.tok_per_s.middle if option.tok_per_s is not None else 0.0
+    return speed, -(option.memory.middle if option.memory is not None else float(option.package_bytes))
+
+
+def _options(
+    target: Target, model: Model, digest: str, profile: DeviceProfile, wishes: Wishes, history: Sequence[Seen]
+) -> tuple[list[Option], str]:
+    shapes = Shapes(context_length=wishes.context) if model.is_decoder else Shapes()
+    made, reason = [], "nothing is known of its bytes."
+    for name in target.schemes:
+        scheme = find_scheme(name)
+        assert scheme is not None
+        for budget in _BUDGETS if scheme.mixed else (None,):
+            recipe = Recipe(target.name, scheme, shapes=shapes, quantization=Quantization(target_bpw=budget))
+            try:
+                against = reason_against(target, model, recipe)
+                nbytes = None if against or target.foresee(model, recipe) else _nbytes(target, model, recipe)
+            except EdgecError as error:
+                return [], str(error)
+            if nbytes is None:
+                reason = against or reason
+                continue
+            flags = ("--target-bpw", f"{budget:g}") if budget else ()
+            option = _option(model, digest, profile, recipe, flags, nbytes, wishes.context, history)
+            made.append(replace(option, misses=_misses(option, profile, wishes)))
+    return made, reason
+
+
+def _nbytes(target: Target, model: Model, recipe: Recipe) -> int | None:
+    """Bytes of the package; of a budget's, its bits for all weights and what else is in a package of floats."""
+    budget = recipe.quantization.target_bpw
+    halves = next(
+        (scheme for name in ("F16", "fp16") if name in target.schemes and (scheme := find_scheme(name))), None
+    )
+    if budget is None or halves is None:
+        return target.nbytes(model, recipe)
+    matrices, vectors = sum(each.elements for each in matrices_of(model)), vector_weights(model)
+    whole = target.nbytes(model, replace(recipe, scheme=halves, quantization=Quantization()))
+    return None if whole is None else int(whole - 2 * matrices - 4 * vectors + budget * (matrices + vectors) / 8)
+
+
+def _option(
+    model: Model,
+    digest: str,
+    profile: DeviceProfile,
+    recipe: Recipe,
+    flags: tuple[str, ...],
+    nbytes: int,
+    context: int,
+    history: Sequence[Seen],
+) -> Option:
+    runtime = runtime_for(recipe.target, model)
+    bound = speed = None
+    if model.is_decoder:
+        tables = [] if is_tied(model) else [each for each in matrices_of(model) if each.place == "embedding"]
+        weights = sum(each.elements for each in matrices_of(model))
+        read = decode_read_bytes(model, nbytes, int(nbytes * sum(each.elements for each in tables) / max(1, weights)))
+        bound = bound_tok_per_s(profile, read)
+        speed = predict_tok_per_s(profile, recipe, read, runtime, history)
+    figures, known = _figures(model, digest, " ".join((str(recipe), *flags)), recipe, history)
+    return Option(
+        str(recipe),
+        flags,
+        nbytes,
+        predict_memory(model, digest, recipe, nbytes, runtime, context, history),
+        bound,
+        speed,
+        quality_of(dict(figures), kind_of_task(model.task)) if figures else None,
+        figures,
+        known,
+    )
+
+
+def _figures(
+    model: Model, digest: str, name: str, recipe: Recipe, history: Sequence[Seen]
+) -> tuple[dict[str, float], Known]:
+    """What verify found of this model by this recipe here, or else what the recipe cost a model that was measured for that."""
+    own = [each.figures for each in history if (each.model, each.recipe) == (digest, str(recipe)) and each.figures]
+    if own and not recipe.scheme.mixed:
+        return own[-1], "measured"
+    expected = expected_quality().get("language" if model.is_decoder else "encoders", {}).get(name, {})
+    return expected, "expected" if expected else "unknown"
+
+
+@cache
+def expected_quality() -> dict[str, dict[str, dict[str, float]]]:
+    """What recipes cost the models that `python -m benchmarks.peers.expected_quality` measured: by kind, recipe and figure."""
+    document: dict[str, dict[str, dict[str, float]]] = tomllib.loads(_EXPECTED.read_text(encoding="utf-8"))
+    return document
+
+
+def _misses(option: Option, profile: DeviceProfile, wishes: Wishes) -> tuple[str, ...]:
+    found = []
+    room = wishes.max_memory_bytes
+    if room is None and profile.memory is not None:
+        room = int(profile.memory.amount * _OF_MEMORY)
+    least = option.memory.high if option.memory is not None else float(option.package_bytes)
+    if room is not None and least > room:
+        found.append(f"needs up to {least / 1e6:,.0f} MB of memory")
+    if wishes.min_tok_per_s is not None and (
+        option.tok_per_s is None or option.tok_per_s.middle < wishes.min_tok_per_s
+    ):
+        found.append("is too slow" if option.tok_per_s is not None else "its speed is not known")
+    if option.quality is None:
+        found.append("its quality is not known")
+    elif not is_at_least(option.quality, wishes.min_quality):
+        found.append(f"is {option.quality}")
+    distance = option.figures.get("mean_kl")
+    if wishes.max_kl is not None and (distance is None or distance > wishes.max_kl):
+        found.append("its KL is not known" if distance is None else f"has a KL of {distance:.2g}")
+    return tuple(found)
+
+
+def _front(options: Sequence[Option]) -> list[Option]:
+    """Options that no other is as good as in memory, speed and distance, and better in one of them."""
+    known = [each for each in options if each.distance is not None]
+
+    def marks(each: Option) -> tuple[float, float, float]:
+        memory = each.memory.middle if each.memory is not None else float(each.package_bytes)
+        speed = each.tok_per_s.middle if each.tok_per_s is not None else 0.0
+        assert each.distance is not None
+        return memory, -speed, each.distance
+
+    def beaten(each: Option) -> bool:
+        own = marks(each)
+        others = [marks(other) for other in known if other is not each]
+        return any(all(a <= b for a, b in zip(other, own, strict=True)) and other != own for other in others)
+
+    return [each for each in known if not beaten(each)]

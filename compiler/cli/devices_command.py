@@ -1,0 +1,53 @@
+"""`edgec devices`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from compiler.cli.display import print_json, print_table
+from runtimes.devices.profile import FIGURES, DeviceProfile, Figure, own_folder, read_profiles
+
+
+@click.command("devices")
+@click.argument("names", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(names: tuple[str, ...], as_json: bool) -> None:
+    """List the devices that `plan` knows, or all figures of those NAMES, each with its source.
+
+    Your own devices are files in ~/.config/edgec/devices, of the form of runtimes/devices/profiles.toml.
+    """
+    from runtimes.devices.profile import find_profile
+
+    chosen = [find_profile(name) for name in names] if names else list(read_profiles().values())
+    if as_json:
+        print_json([asdict(profile) for profile in chosen])
+    elif names:
+        for profile in chosen:
+            _print_figures(profile)
+    else:
+        rows = [
+            [each.name, each.title, _told(each.memory), _told(each.read_bandwidth), ", ".join(each.targets)]
+            for each in chosen
+        ]
+        print_table("Devices", ["name", "device", "memory", "bandwidth", "targets"], rows)
+        print(
+            f"  (m) measured, (d) the maker's, (D) derived from its memory, (s) told by others. Your own: {own_folder()}"
+        )
+
+
+_MARKS = {"measured": "m", "datasheet": "d", "derived": "D", "secondary": "s"}
+
+
+def _told(figure: Figure | None) -> str:
+    return "-" if figure is None else f"{figure} ({_MARKS[figure.kind]})"
+
+
+def _print_figures(profile: DeviceProfile) -> None:
+    rows = [["cores", str(profile.cores), "", ""]] if profile.cores else []
+    for name in FIGURES:
+        figure: Figure | None = getattr(profile, name)
+        if figure is not None:
+            rows.append([name.replace("_", " "), str(figure), figure.kind, figure.source])
+    print_table(f"{profile.title} ({profile.name}, {profile.machine})", ["figure", "value", "known as", "source"], rows)

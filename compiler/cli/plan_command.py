@@ -1,0 +1,90 @@
+"""`edgec plan`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import click
+
+import edgec
+from benchmarks.plan import Option, Plan, Wishes
+from benchmarks.prediction import Range
+from compiler.cli.display import format_bytes, print_json, print_table
+from compiler.cli.quantize_options import ByteCount
+from compiler.cli.steps import ShownStages, shown_steps
+from compiler.quality import QUALITIES
+from compiler.recipe import LARGEST
+from compiler.stages.executor import LocalExecutor
+
+
+@click.command("plan")
+@click.argument("model")
+@click.option("--device", required=True, help="A name that `edgec devices` lists, or local for this machine.")
+@click.option("--context", type=click.IntRange(1, LARGEST), default=2048, show_default=True, help="Tokens to hold.")
+@click.option("--max-memory", type=ByteCount(), help="At most, such as 3GB [four fifths of the device's].")
+@click.option("--min-tok-per-s", type=click.FloatRange(0), help="Tokens a second at least.")
+@click.option("--max-kl", type=click.FloatRange(0), help="Mean KL to the fp32 model at most.")
+@click.option("--min-quality", type=click.Choice(QUALITIES), default="good", show_default=True)
+@click.option("--all", "show_all", is_flag=True, help="Show every recipe, not only those that no other beats.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def command(
+    debug: bool,
+    model: str,
+    device: str,
+    context: int,
+    max_memory: int | None,
+    min_tok_per_s: float | None,
+    max_kl: float | None,
+    min_quality: str,
+    show_all: bool,
+    as_json: bool,
+) -> None:
+    """Tell what to ship to a device: for every recipe of MODEL its bytes, memory, speed and quality. Nothing is built.
+
+    Figures are predicted from shapes, the device's bandwidth and what `bench` measured on this machine before.
+    """
+    with shown_steps(quiet=as_json) as steps:
+        opened = edgec.open_model(model, executor=LocalExecutor(watcher=ShownStages(steps), debug=debug))
+    wishes = Wishes(context, max_memory, min_tok_per_s, max_kl, min_quality)
+    found = edgec.plan(opened, device, wishes)
+    if as_json:
+        print_json(asdict(found))
+        return
+    _print(found, opened.name, device, show_all)
+    for reason in found.refused:
+        print(f"  {reason}")
+    if found.chosen is None:
+        print("No recipe holds all of it. --all shows what each misses.")
+        return
+    words = ["edgec", "build", model, "-r", found.chosen.recipe, *found.chosen.flags]
+    words += ["--context-length", str(context)] if opened.is_decoder else []
+    print(f"Fastest of those that hold it all: {found.chosen.recipe}. Make it, and hold it to what is said here:")
+    print(f"  {shlex.join([*words, '-o', 'packages', '--verify'])}")
+
+
+def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
+    shown: Sequence[Option] = found.options if show_all else found.front
+    columns = ["recipe", "package", "memory", "tok/s", "at most", "quality", ""]
+    rows = [
+        [
+            " ".join((each.recipe, *each.flags)),
+            format_bytes(each.package_bytes),
+            _range(each.memory, 1e6, "MB"),
+            _range(each.tok_per_s, 1.0, ""),
+            "-" if each.bound_tok_per_s is None else f"{each.bound_tok_per_s:.0f}",
+            "not known" if each.quality is None else f"{each.quality} ({each.known})",
+            "chosen" if each == found.chosen else "; ".join(each.misses),
+        ]
+        for each in shown
+    ]
+    print_table(f"{model} on {device}, predicted", columns, rows)
+
+
+def _range(found: Range | None, unit: float, name: str) -> str:
+    if found is None:
+        return "-"
+    low, middle, high = (f"{value / unit:,.0f}" for value in (found.low, found.middle, found.high))
+    return f"{middle} ({low} to {high}){f' {name}' if name else ''}"

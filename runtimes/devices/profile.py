@@ -1,0 +1,194 @@
+"""DeviceProfile: the figures of a device, each with its unit, its source and how it is known. What is unknown stays unknown.
+
+Those that edgec brings are in `profiles.toml` beside this file; the user's own are files of the same form in
+`~/.config/edgec/devices`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_regular
+
+KINDS = ("measured", "datasheet", "derived", "secondary")
+_MEMORY = {"MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30}
+_RATE = {f"{unit}/s": factor for unit, factor in _MEMORY.items()}
+_COMPUTE = {"GFLOPS": 1e9, "TFLOPS": 1e12, "GOPS": 1e9, "TOPS": 1e12}
+# What a figure is, and the units that it may have, in bytes, bytes a second or operations a second.
+FIGURES: Mapping[str, Mapping[str, float]] = {
+    "memory": _MEMORY,
+    "bandwidth": _RATE,
+    "bandwidth_peak": _RATE,
+    "ane_bandwidth": _RATE,
+    "fp32": _COMPUTE,
+    "fp64": _COMPUTE,
+    "int8": _COMPUTE,
+}
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}")
+_LIMIT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a device.
+
+    Attributes:
+        value: in `unit`.
+        unit: as people write it.
+        kind: how it is known, one of `KINDS`.
+        source: who says so.
+        amount: the same in bytes, bytes a second or operations a second.
+    """
+
+    value: float
+    unit: str
+    kind: str
+    source: str
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.value:g} {self.unit}"
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """A device.
+
+    Attributes:
+        name: as `--device` of `plan` takes it.
+        title: for people.
+        machine: as Python's `platform` names it.
+        targets: those whose runtimes exist for it.
+        cores: how many, where it is known.
+        memory, bandwidth, bandwidth_peak, ane_bandwidth, fp32, fp64, int8: its figures; None where they are unknown.
+    """
+
+    name: str
+    title: str
+    machine: str
+    targets: tuple[str, ...]
+    cores: int | None = None
+    memory: Figure | None = None
+    bandwidth: Figure | None = None
+    bandwidth_peak: Figure | None = None
+    ane_bandwidth: Figure | None = None
+    fp32: Figure | None = None
+    fp64: Figure | None = None
+    int8: Figure | None = None
+
+    @property
+    def read_bandwidth(self) -> Figure | None:
+        """What decoding is bound by: the measured bandwidth, or else the peak."""
+        return self.bandwidth or self.bandwidth_peak
+
+
+def own_folder() -> Path:
+    """Where the user's own profiles are."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "edgec" / "devices"
+
+
+def read_profiles() -> dict[str, DeviceProfile]:
+    """Every profile by its name; the user's own take the place of those that edgec brings.
+
+    Raises:
+        UnusableInput: a file of the user's is not of the form.
+    """
+    files = [Path(__file__).with_name("profiles.toml"), *sorted(own_folder().glob("*.toml"))]
+    return {profile.name: profile for file in files for profile in read_profile_file(file)}
+
+
+def find_profile(name: str) -> DeviceProfile:
+    """The profile of that name.
+
+    Raises:
+        UnusableInput: there is none; the sentence suggests the nearest.
+    """
+    known = read_profiles()
+    if name not in known:
+        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise UnusableInput(f"There is no device {name!r:.60}.{hint} `edgec devices` lists those that there are.")
+    return known[name]
+
+
+def profile_of_machine(
+    name: str,
+    title: str,
+    machine: str,
+    targets: tuple[str, ...],
+    cores: int | None,
+    memory: int,
+    bandwidth: float | None,
+) -> DeviceProfile:
+    """The profile of a machine that was looked at: bytes of memory, and bytes a second that were read."""
+    source = "edgec, on the machine"
+    read = None if bandwidth is None else Figure(round(bandwidth / 1e9, 2), "GB/s", "measured", source, bandwidth)
+    there = Figure(round(memory / 1e9, 2), "GB", "measured", source, float(memory))
+    return DeviceProfile(name, title, machine, targets, cores, there, read)
+
+
+def read_profile_file(file: Path) -> list[DeviceProfile]:
+    """The profiles of a TOML file.
+
+    Raises:
+        UnusableInput: it is not of the form; the sentence names the device and the figure.
+    """
+    try:
+        document = tomllib.loads(read_regular(file, file.name, _LIMIT_BYTES).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnusableInput(
+            f"{file.name} cannot be read as TOML: {error}." if str(error) else f"{file.name} is no TOML."
+        ) from error
+    devices = document.get("device")
+    if (
+        set(document) != {"device"}
+        or not isinstance(devices, list)
+        or not all(isinstance(each, dict) for each in devices)
+    ):
+        raise UnusableInput(f"{file.name} is no list of devices. Write [[device]] before each.")
+    return [_profile(each, file.name) for each in devices]
+
+
+def _profile(told: dict[str, Any], file: str) -> DeviceProfile:
+    name = told.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UnusableInput(
+            f"{file} has a device of the name {name!r:.60}. Names are of small letters, digits, dots and -."
+        )
+    where = f"The device {name} in {file}"
+    known = {field.name for field in fields(DeviceProfile)}
+    if unknown := sorted(set(told) - known):
+        nearest = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise UnusableInput(f"{where} has an unknown key {unknown[0]!r:.60}.{hint}")
+    targets, cores = told.get("targets"), told.get("cores")
+    if not isinstance(told.get("title"), str) or not isinstance(told.get("machine"), str):
+        raise UnusableInput(f"{where} lacks a title or a machine, such as aarch64.")
+    if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
+        raise UnusableInput(f"{where} lacks targets, a list such as ['gguf', 'onnx'].")
+    if cores is not None and (not isinstance(cores, int) or cores < 1):
+        raise UnusableInput(f"{where} has {cores!r:.20} cores.")
+    figures = {key: _figure(key, told[key], where) for key in FIGURES if key in told}
+    return DeviceProfile(name, told["title"], told["machine"], tuple(targets), cores, **figures)
+
+
+def _figure(key: str, told: Any, where: str) -> Figure:
+    units = FIGURES[key]
+    if not isinstance(told, dict) or set(told) != {"value", "unit", "kind", "source"}:
+        raise UnusableInput(f"{where}: {key} needs a value, a unit, a kind and a source.")
+    value, unit, kind, source = told["value"], told["unit"], told["kind"], told["source"]
+    if not isinstance(unit, str) or unit not in units:
+        raise UnusableInput(f"{where}: {key} has the unit {unit!r:.20}; it is told in {', '.join(units)}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise UnusableInput(f"{where}: {key} is {value!r:.20}, which is no number above 0.")
+    if kind not in KINDS or not isinstance(source, str) or not source.strip():
+        raise UnusableInput(f"{where}: {key} says not how it is known ({', '.join(KINDS)}) and by whom.")
+    return Figure(float(value), unit, kind, source, value * units[unit])
