@@ -39,6 +39,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
     folder.mkdir(exist_ok=True)
     os.environ["EDGEC_CACHE"] = str(folder)
+    # What is measured here is not for the plans of whoever runs the tests.
+    os.environ["XDG_DATA_HOME"], os.environ["XDG_CONFIG_HOME"] = str(own / "data"), str(own / "config")
     os.environ["HF_HUB_OFFLINE"] = "1"
     yield folder
 

@@ -1,4 +1,4 @@
-"""What recipes cost a model, for `edgec plan` to expect of models that were not measured: writes benchmarks/expected_quality.toml.
+"""What recipes cost a model, for `edgec plan` to expect of models that were not measured: expected_quality.toml.
 
 Language models: SmolLM2-135M turned off its lattice (off_lattice.py), encoders: MiniLM; figures of `edgec verify` on its own
 passages. Recipes whose container forces tensors into other types are left out, since their figures are of those types.

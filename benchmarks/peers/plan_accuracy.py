@@ -1,0 +1,74 @@
+"""What `edgec plan` tells of this machine beside what is then measured here: bytes, largest memory, tokens a second.
+
+    python -m benchmarks.peers.plan_accuracy FOLDER ...   folders with packages of models that this machine knows
+
+Nothing that was measured before is learned from; `--learned` leaves the file of such measurements in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import edgec
+from benchmarks.peers.timing import print_ratio
+from benchmarks.plan import Option, Wishes
+from compiler.inputs.identity import find_identified
+from compiler.package import MANIFEST, Package, read_package
+
+_CONTEXT = 2048
+_GOALS = (("bytes", 0.02), ("memory", 0.10), ("tok/s", 0.20))
+
+
+def predicted(package: Package) -> Option | None:
+    """What the plan for this machine says of a package's recipe; None where it says nothing."""
+    plan = edgec.plan(find_identified(package.model), "local", Wishes(_CONTEXT))
+    return next((each for each in plan.options if each.recipe == package.recipe), None)
+
+
+def main() -> None:
+    """Predict all, measure all, print ratios and which are within the goals."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--learned", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    if not options.learned:
+        os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="edgec-no-history-")
+    packages = [
+        read_package(file.parent) for folder in options.folders for file in sorted(folder.glob(f"*/{MANIFEST}"))
+    ]
+    packages = [
+        each
+        for each in packages
+        if each.lowered.runtime in ("llamacpp", "ortgenai", "onnxruntime", "litert", "litertlm")
+    ]
+    told = [predicted(each) for each in packages]
+    measured = edgec.bench(packages, edgec.Workload(rounds=options.rounds, context_length=_CONTEXT))
+    within = dict.fromkeys((name for name, _ in _GOALS), 0)
+    compared = dict.fromkeys(within, 0)
+    for package, option, found in zip(packages, told, measured, strict=True):
+        if option is None:
+            print(f"{package.title}: nothing is predicted")
+            continue
+        print(f"{package.model.name} {package.title} ({found.verdict.word})")
+        pairs = {
+            "bytes": (option.package_bytes, found.figure("package_bytes")),
+            "memory": (option.memory.middle if option.memory else None, found.figure("peak_rss_bytes")),
+            "tok/s": (option.tok_per_s.middle if option.tok_per_s else None, found.figure("decode_tok_per_s")),
+        }
+        for name, goal in _GOALS:
+            guess, true = pairs[name]
+            if guess is not None and true:
+                compared[name] += 1
+                within[name] += abs(guess / true - 1) <= goal
+                scale = 1.0 if name == "tok/s" else 1e6
+                print_ratio(f"  {name}", guess / scale, true / scale, "" if name == "tok/s" else "MB", 1 + goal)
+    for name, goal in _GOALS:
+        print(f"{name}: {within[name]} of {compared[name]} within {goal:.0%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Plans and profiles: what suits a device, told before anything is built, and the figures that it follows from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import Run, assert_refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.history import Seen, history_file, read_history
+from benchmarks.plan import Option, Plan, Wishes, _front, expected_quality
+from benchmarks.plan import plan as make_plan
+from benchmarks.prediction import COSTS, Range
+from compiler.errors import UnusableInput
+from compiler.inputs.open import open_model
+from compiler.model import Model
+from compiler.recipe import parse_recipe
+from runtimes.devices.profile import KINDS, find_profile, own_folder, read_profile_file, read_profiles
+from targets.registry import TARGET_NAMES, load_target, schemes_of
+
+
+@pytest.fixture(scope="module")
+def model(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return open_model(str(tiny.save_decoder("llama", minilm_folder, tmp_path_factory.mktemp("plan") / "tiny-llama")))
+
+
+def _planned(model: Model, device: str, seen: list[Seen] | None = None, **wishes: object) -> Plan:
+    asked = Wishes(**{"context": 256, **wishes})  # type: ignore[arg-type]
+    return make_plan(model, "d" * 64, find_profile(device), asked, load_target, seen or [])
+
+
+def _option(plan: Plan, recipe: str) -> Option:
+    return next(each for each in plan.options if each.recipe == recipe)
+
+
+def test_every_profile_says_how_its_figures_are_known() -> None:
+    profiles = read_profiles()
+    assert {"pi-zero-2w", "pi-4-4gb", "pi-5-8gb", "jetson-orin-nano-8gb", "iphone-15-pro", "pixel-8", "mac-m4"} <= set(
+        profiles
+    )
+    for profile in profiles.values():
+        assert set(profile.targets) <= set(TARGET_NAMES)
+        for name in ("memory", "bandwidth", "bandwidth_peak", "fp64"):
+            figure = getattr(profile, name)
+            assert figure is None or (figure.kind in KINDS and len(figure.source) > 5)
+    pi = profiles["pi-5-8gb"]
+    assert pi.memory is not None and pi.memory.amount == 8e9
+    assert pi.read_bandwidth is not None and pi.bandwidth_peak is not None
+    assert pi.read_bandwidth.amount < pi.bandwidth_peak.amount
+    # Google tells no bandwidth of its chip, and so none is told here.
+    assert profiles["pixel-8"].read_bandwidth is None
+
+
+_DEVICE = '[[device]]\nname = "my-board"\ntitle = "Mine"\nmachine = "aarch64"\ntargets = ["gguf"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            _DEVICE + 'memory = { value = 4, unit = "GB/s", kind = "measured", source = "me" }',
+            "memory has the unit 'GB/s'",
+        ),
+        (
+            _DEVICE + 'bandwidth = { value = 4, unit = "GB", kind = "measured", source = "me" }',
+            "bandwidth has the unit 'GB'",
+        ),
+        (_DEVICE + 'memory = { value = -4, unit = "GB", kind = "measured", source = "me" }', "memory is -4"),
+        (_DEVICE + 'memory = { value = 4, unit = "GB", kind = "guessed", source = "me" }', "says not how it is known"),
+        (_DEVICE + 'memory = { value = 4, unit = "GB", kind = "measured", source = "" }', "says not how it is known"),
+        (_DEVICE + "memory = 4", "memory needs a value, a unit, a kind and a source"),
+        (_DEVICE + 'bandwith = "x"', "unknown key 'bandwith'. Did you mean bandwidth"),
+        (_DEVICE + "cores = 0", "has 0 cores"),
+        (_DEVICE.replace("my-board", "My Board"), "a device of the name 'My Board'"),
+        (_DEVICE.replace('targets = ["gguf"]\n', ""), "lacks targets"),
+        ("[[device]\n", "cannot be read as TOML"),
+        ("[device]\n", "is no list of devices"),
+    ],
+)
+def test_a_profile_that_is_wrong_is_told(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(UnusableInput) as caught:
+        read_profile_file(file)
+    assert words in str(caught.value)
+
+
+def test_the_users_own_devices_are_known_and_names_suggested(edgec: Run) -> None:
+    folder = own_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / "mine.toml"
+    try:
+        own.write_text(_DEVICE + 'memory = { value = 2, unit = "GiB", kind = "measured", source = "free" }\n')
+        told = json.loads(edgec("devices", "my-board", "--json").stdout)
+        assert told[0]["memory"]["amount"] == 2 * 2**30
+    finally:
+        own.unlink()
+    assert_refused(edgec("devices", "my-bord"), 2, "There is no device 'my-bord'")
+    assert_refused(edgec("devices", "pi-5"), 2, "Did you mean pi-5")
+    listed = edgec("devices")
+    assert listed.returncode == 0 and "Raspberry Pi 5, 8 GB" in listed.stdout
+
+
+def test_bytes_are_those_of_inspect_and_speed_is_below_its_bound(model: Model) -> None:
+    plan = _planned(model, "pi-5-8gb")
+    assert {each.recipe.partition(":")[0] for each in plan.options} == {"gguf", "onnx", "tflite"}
+    for each in plan.options:
+        recipe = parse_recipe(each.recipe, TARGET_NAMES, schemes_of)
+        if not each.flags:
+            shaped = replace(recipe, shapes=replace(recipe.shapes, context_length=256))
+            assert each.package_bytes == load_target(recipe.target).nbytes(model, shaped)
+        assert each.tok_per_s is not None and each.bound_tok_per_s is not None and each.memory is not None
+        assert each.tok_per_s.low < each.tok_per_s.middle < each.bound_tok_per_s
+        assert each.memory.low < each.memory.middle < each.memory.high
+
+
+def test_what_is_not_known_stays_unknown(model: Model) -> None:
+    pixel, iphone = _planned(model, "pixel-8"), _planned(model, "iphone-15-pro")
+    assert all(each.tok_per_s is None and each.bound_tok_per_s is None for each in pixel.options)
+    assert all(each.memory is None for each in iphone.options) and iphone.options
+    asked = _planned(model, "pixel-8", min_tok_per_s=1.0)
+    assert asked.chosen is None and all("its speed is not known" in each.misses for each in asked.options)
+
+
+def test_the_fastest_that_holds_every_wish_is_chosen(model: Model) -> None:
+    plan = _planned(model, "pi-5-8gb")
+    assert plan.chosen is not None and plan.chosen.quality in ("near-lossless", "good") and not plan.chosen.misses
+    held = [each for each in plan.options if not each.misses]
+    assert all((each.tok_per_s or Range(0, 0, 0)).middle <= plan.chosen.tok_per_s.middle for each in held)  # type: ignore[union-attr]
+    strict = _planned(model, "pi-5-8gb", min_quality="near-lossless", max_kl=0.02)
+    assert strict.chosen is not None and strict.chosen.quality == "near-lossless"
+    assert (strict.chosen.distance or 1) <= 0.02
+    none = _planned(model, "pi-5-8gb", max_memory_bytes=1000)
+    assert none.chosen is None
+    assert all(any("MB of memory" in miss for miss in each.misses) for each in none.options)
+
+
+def _seen(**changes: object) -> Seen:
+    fields = {
+        "runtime": "llamacpp", "recipe": "gguf:Q8_0", "model": "d" * 64, "package_bytes": 10**8, "memory_bytes": 2 * 10**8,
+        "context_length": 256, "bandwidth_share": 0.25, "figures": {"mean_kl": 0.5, "same_top1": 0.5},
+    }  # fmt: skip
+    return Seen(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_a_plan_learns_from_what_was_measured(model: Model) -> None:
+    before = _option(_planned(model, "pi-5-8gb"), "gguf:Q8_0")
+    after = _option(_planned(model, "pi-5-8gb", [_seen()] * 5), "gguf:Q8_0")
+    assert before.tok_per_s is not None and after.tok_per_s is not None
+    share = COSTS["llamacpp"].share
+    assert share is not None
+    assert after.tok_per_s.middle == pytest.approx(before.tok_per_s.middle * 0.25 / share)
+    assert after.tok_per_s.high / after.tok_per_s.low < before.tok_per_s.high / before.tok_per_s.low
+    assert (after.known, after.quality, before.known) == ("measured", "degraded", "expected")
+    # Another model's memory holds a cache of another size, and its quality is its own.
+    other = _option(_planned(model, "pi-5-8gb", [_seen(model="e" * 64)] * 5), "gguf:Q8_0")
+    assert other.memory == before.memory and other.known == "expected"
+    assert other.tok_per_s == after.tok_per_s
+    # Where a recipe was not seen, its runtime tells, from three measurements on.
+    assert (
+        _option(_planned(model, "pi-5-8gb", [_seen()] * 3), "gguf:F16").tok_per_s
+        != _option(_planned(model, "pi-5-8gb", [_seen()] * 2), "gguf:F16").tok_per_s
+    )
+
+
+_AMOUNT = st.integers(1, 6).map(float)
+
+
+@given(st.lists(st.tuples(_AMOUNT, _AMOUNT, _AMOUNT), min_size=1, max_size=12))
+def test_the_front_holds_the_best_of_everything(marks: list[tuple[float, float, float]]) -> None:
+    def option(number: int, memory: float, speed: float, distance: float) -> Option:
+        around = Range(speed, speed, speed)
+        return Option(
+            str(number), (), 1, Range(memory, memory, memory), None, around, "good", {"mean_kl": distance}, "expected"
+        )
+
+    options = [option(number, *each) for number, each in enumerate(marks)]
+    front = _front(options)
+    kept = [marks[int(each.recipe)] for each in front]
+    assert min(memory for memory, _, _ in marks) in {memory for memory, _, _ in kept}
+    assert max(speed for _, speed, _ in marks) in {speed for _, speed, _ in kept}
+    assert min(distance for _, _, distance in marks) in {distance for _, _, distance in kept}
+    for memory, speed, distance in marks:
+        assert any(m <= memory and s >= speed and d <= distance for m, s, d in kept)
+
+
+def test_what_bench_measures_is_remembered_without_names(
+    model: Model, edgec: Run, minilm_folder: Path, tmp_path: Path
+) -> None:
+    own = {"XDG_DATA_HOME": str(tmp_path / "data")}
+    encoder = tiny.save_encoder("bert", minilm_folder, tmp_path / "secret-name")
+    assert edgec("build", encoder, "-r", "tflite:fp32", "-o", tmp_path / "out").returncode == 0
+    done = edgec("bench", tmp_path / "out" / "tflite-fp32", "--rounds", 3, "--json", **own)
+    assert done.returncode == 0, done.stderr
+    (measured,) = json.loads(done.stdout)
+    file = tmp_path / "data" / "edgec" / "history.jsonl"
+    if measured["verdict"]["word"] != "invalid":
+        (line,) = file.read_text().splitlines()
+        assert json.loads(line)["recipe"] == "tflite:fp32" and "secret" not in line
+
+
+def test_a_history_that_is_damaged_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert read_history() == []
+    file = history_file()
+    file.parent.mkdir(parents=True)
+    line = json.dumps(asdict(_seen()))
+    file.write_text("\n".join([line, "no json", '{"runtime": 1}', "[" * 100_000, line]))
+    assert read_history() == [_seen(), _seen()]
+
+
+def test_the_command_names_the_build(model: Model, edgec: Run) -> None:
+    done = edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256)
+    assert done.returncode == 0, done.stderr
+    assert "--context-length 256 -o packages --verify" in done.stdout and "Fastest of those" in done.stdout
+    told = json.loads(edgec("plan", model.folder, "--device", "local", "--context", 256, "--json").stdout)
+    assert told["chosen"]["recipe"] in {each["recipe"] for each in told["options"]}
+    assert_refused(edgec("plan", model.folder, "--device", "pi5"), 2, "Did you mean")
+    longest = model.geometry.context_length
+    assert longest is not None
+    assert_refused(
+        edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", longest + 1), 2, f"{longest} tokens at most"
+    )
+
+
+def test_what_recipes_cost_was_measured_for_both_kinds() -> None:
+    known = expected_quality()
+    assert known["language"]["gguf:Q8_0"]["mean_kl"] < known["language"]["gguf:Q4_0"]["mean_kl"]
+    assert known["encoders"]["onnx:fp32"]["relative_error"] < known["encoders"]["onnx:int8"]["relative_error"]
