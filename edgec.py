@@ -45,11 +45,12 @@ if TYPE_CHECKING:
     from benchmarks.compare import Comparison
     from benchmarks.measurement import Measurement
     from benchmarks.plan import Plan, Wishes
+    from runtimes.devices.profile import DeviceProfile
 
 __all__ = [
     "BuildReport", "Capability", "CheckFailed", "EdgecError", "Executor", "Inspection", "LocalExecutor", "Model", "Outcome",
     "Package", "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification", "Watcher",
-    "Workload", "bench", "build", "compare", "inspect", "open_model", "open_package", "parse_recipe", "plan",
+    "Workload", "add_device", "bench", "build", "compare", "inspect", "open_model", "open_package", "parse_recipe", "plan",
     "read_measurements",
     "read_recipes", "read_verification", "require_no_regression", "require_passed", "task_of", "use", "verify",
     "with_options", "write_measurements", "write_report",
@@ -337,6 +338,32 @@ def plan(model: Model | str, device: str, wishes: Wishes | None = None) -> Plan:
 
 
 _PLANNED_CONTEXT = 2048
+
+
+def add_device(name: str, device: str, threads: int | None = None) -> DeviceProfile:
+    """Measure a device (`local`, `ssh://...`) and keep its profile under a name; the file is in ~/.config/edgec/devices."""
+    from benchmarks.agent.environment import Environment
+    from compiler.records import from_json
+    from runtimes.devices.profile import profile_of_machine, write_profile
+    from runtimes.devices.registry import open_device
+
+    used = threads or _PROBE_THREADS
+    agent = open_device(device).start("benchmarks.agent.probe", [str(used)], used)
+    try:
+        found = agent.ask("look")
+    finally:
+        agent.close()
+    here = from_json(Environment, found["environment"])
+    targets = ("gguf", "onnx", "tflite")
+    rate, operations = here.memory_read_bytes_per_s, float(found["fp32"])
+    profile = profile_of_machine(
+        name, here.cpu, here.machine, targets, here.logical_cores, here.memory_bytes, rate, operations
+    )
+    write_profile(profile)
+    return profile
+
+
+_PROBE_THREADS = 4
 
 
 def compare(

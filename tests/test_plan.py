@@ -106,6 +106,19 @@ def test_the_users_own_devices_are_known_and_names_suggested(edgec: Run) -> None
     assert listed.returncode == 0 and "Raspberry Pi 5, 8 GB" in listed.stdout
 
 
+def test_this_machine_is_measured_and_kept(edgec: Run) -> None:
+    done = edgec("devices", "add", "here", "--from", "local", "--threads", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads(done.stdout)
+    assert told["memory"]["amount"] > 1e9 and told["bandwidth"]["amount"] > 1e8 and told["fp32"]["amount"] > 1e8
+    kept = find_profile("here")
+    assert kept.bandwidth is not None and kept.bandwidth.kind == "measured"
+    assert_refused(edgec("devices", "add", "here", "--from", "local"), 2, "There is a device of that name")
+    assert_refused(edgec("devices", "add", "Here I am", "--from", "local"), 2, "A device cannot be called")
+    for words in (("add", "here"), ("add", "--from", "local"), ("here", "--from", "local")):
+        assert_refused(edgec("devices", *words), 2, "A device is added with")
+
+
 def test_bytes_are_those_of_inspect_and_speed_is_below_its_bound(model: Model) -> None:
     plan = _planned(model, "pi-5-8gb")
     assert {each.recipe.partition(":")[0] for each in plan.options} == {"gguf", "onnx", "tflite"}

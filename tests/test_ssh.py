@@ -84,6 +84,14 @@ def test_it_is_measured_there_and_copied_once(board: SshBoard, package: Path, ed
     assert not list((board.cache / "runs").iterdir()) and not (board.cache / "busy").is_symlink()
 
 
+def test_a_boards_profile_is_measured_there(board: SshBoard, edgec: Run, tmp_path: Path) -> None:
+    own = {"EDGEC_SSH": board.client, "XDG_CONFIG_HOME": str(tmp_path)}
+    done = edgec("devices", "add", "kitchen", "--from", board.address, "--threads", 1, "--json", **own)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["fp32"]["kind"] == "measured"
+    assert json.loads(edgec("devices", "kitchen", "--json", **own).stdout)[0]["machine"] == "x86_64"
+
+
 @pytest.mark.parametrize("cut", [0, 1, 1000, -1])
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_copy_that_was_cut_ends_right(

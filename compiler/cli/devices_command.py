@@ -6,20 +6,31 @@ from dataclasses import asdict
 
 import click
 
+import edgec
 from compiler.cli.display import print_json, print_table
-from runtimes.devices.profile import FIGURES, DeviceProfile, Figure, own_folder, read_profiles
+from compiler.errors import UnusableInput
+from compiler.recipe import LARGEST
+from runtimes.devices.profile import FIGURES, DeviceProfile, Figure, find_profile, own_folder, read_profiles
 
 
 @click.command("devices")
 @click.argument("names", nargs=-1)
+@click.option(
+    "--from", "source", metavar="DEVICE", help="With `add NAME`: the device to measure, such as ssh://pi@board."
+)
+@click.option("--threads", type=click.IntRange(1, LARGEST), help="To measure it with [4].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(names: tuple[str, ...], as_json: bool) -> None:
+def command(names: tuple[str, ...], source: str | None, threads: int | None, as_json: bool) -> None:
     """List the devices that `plan` knows, or all figures of those NAMES, each with its source.
 
-    Your own devices are files in ~/.config/edgec/devices, of the form of runtimes/devices/profiles.toml.
+    `edgec devices add NAME --from DEVICE` measures one and keeps it; your own are files in ~/.config/edgec/devices.
     """
-    from runtimes.devices.profile import find_profile
-
+    if (names[:1] == ("add",)) != (source is not None) or (source is not None and len(names) != 2):
+        raise UnusableInput(
+            "A device is added with `edgec devices add NAME --from DEVICE`, such as --from ssh://pi@board."
+        )
+    if source is not None:
+        names = (edgec.add_device(names[1], source, threads).name,)
     chosen = [find_profile(name) for name in names] if names else list(read_profiles().values())
     if as_json:
         print_json([asdict(profile) for profile in chosen])

@@ -93,19 +93,23 @@ class Board:
                 f"{machine.system}. Build it anew for that machine."
             )
         place = copy_package(package, self._shell, self.root)
-        distributions = runtime_of(package).distributions
-        self._pythons[place] = install_environment(
-            self._shell, self.root, machine.python, machine.version, machine.machine, distributions
-        )
+        self._pythons[place] = self._environment(runtime_of(package).distributions)
         return place
 
+    def _environment(self, distributions: Sequence[str]) -> str:
+        machine = self.machine
+        return install_environment(
+            self._shell, self.root, machine.python, machine.version, machine.machine, distributions
+        )
+
     def start(self, module: str, arguments: Sequence[str], threads: int) -> Agent:
-        """Run a module of edgec's there; the first argument is where `put` put a package."""
+        """Run a module of edgec's there, with the runtime of the package whose place is the first argument, or with none."""
         if not self._running:
             self._claim()
         variables = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": self._code, "PYTHONDONTWRITEBYTECODE": "1"}
         named = [f"{name}={value}" for name, value in variables.items()]
-        words = ["env", *named, self._pythons[arguments[0]], "-P", "-m", module, *arguments]
+        python = self._pythons.get(arguments[0]) or self._environment(())
+        words = ["env", *named, python, "-P", "-m", module, *arguments]
         self._started += 1
         folder = f"{self.root}/runs/{self._session}/{self._started}"
         agent = RemoteAgent(self._shell, folder, self._sign, words, self._is_restarted, self._ended)

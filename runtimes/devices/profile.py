@@ -7,6 +7,7 @@ Those that edgec brings are in `profiles.toml` beside this file; the user's own 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -17,6 +18,7 @@ from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_regular
+from compiler.stages.cache import write_atomically
 
 KINDS = ("measured", "datasheet", "derived", "secondary")
 _MEMORY = {"MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30}
@@ -127,12 +129,46 @@ def profile_of_machine(
     cores: int | None,
     memory: int,
     bandwidth: float | None,
+    fp32: float | None = None,
 ) -> DeviceProfile:
-    """The profile of a machine that was looked at: bytes of memory, and bytes a second that were read."""
-    source = "edgec, on the machine"
-    read = None if bandwidth is None else Figure(round(bandwidth / 1e9, 2), "GB/s", "measured", source, bandwidth)
-    there = Figure(round(memory / 1e9, 2), "GB", "measured", source, float(memory))
-    return DeviceProfile(name, title, machine, targets, cores, there, read)
+    """The profile of a machine that was looked at: bytes of memory, bytes a second that were read, operations a second."""
+
+    def figure(amount: float | None, unit: str, factor: float) -> Figure | None:
+        if not amount:
+            return None
+        return Figure(round(amount / factor, 2), unit, "measured", "edgec, on the machine", amount)
+
+    read = figure(bandwidth, "GB/s", 1e9)
+    return DeviceProfile(
+        name, title, machine, targets, cores, figure(memory, "GB", 1e9), read, fp32=figure(fp32, "GFLOPS", 1e9)
+    )
+
+
+def write_profile(profile: DeviceProfile) -> Path:
+    """Add a profile to the user's own; its file.
+
+    Raises:
+        UnusableInput: the name is none, or there is such a file.
+    """
+    if not _NAME.fullmatch(profile.name):
+        raise UnusableInput(
+            f"A device cannot be called {profile.name!r:.60}. Names are of small letters, digits, dots and -."
+        )
+    file = own_folder() / f"{profile.name}.toml"
+    if file.exists():
+        raise UnusableInput(f"There is a device of that name: {file}. Remove the file, or choose another name.")
+    quoted = json.dumps  # TOML's basic strings and lists are JSON's
+    lines = ["[[device]]", f"name = {quoted(profile.name)}", f"title = {quoted(profile.title)}"]
+    lines += [f"machine = {quoted(profile.machine)}", f"targets = {quoted(list(profile.targets))}"]
+    lines += [f"cores = {profile.cores}"] if profile.cores else []
+    for key in FIGURES:
+        told: Figure | None = getattr(profile, key)
+        if told is not None:
+            words = {"value": told.value, "unit": told.unit, "kind": told.kind, "source": told.source}
+            lines.append(f"{key} = {{ {', '.join(f'{name} = {quoted(value)}' for name, value in words.items())} }}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, "\n".join(lines) + "\n")
+    return file
 
 
 def read_profile_file(file: Path) -> list[DeviceProfile]:
