@@ -303,67 +303,31 @@ def bench(
 
 
 def plan(model: Model | str, device: str, wishes: Wishes | None = None) -> Plan:
-    """What to ship to a device, told before anything is built: for every recipe its bytes, memory, speed and quality.
-
-    `device` is a profile's name (`read_profiles`), or `local` for this machine, whose memory is read for about a second.
-    """
-    from benchmarks.agent.environment import read_environment
+    """For every recipe its bytes, memory, speed and quality on a device (a profile's name, or `local`); nothing is built."""
     from benchmarks.history import read_history
     from benchmarks.plan import Wishes
     from benchmarks.plan import plan as make
+    from benchmarks.profiling import profile_for
     from compiler.inputs.identity import digest_model
     from compiler.target import longest_context
-    from runtimes.devices.profile import find_profile, profile_of_machine
+    from runtimes.context import DEFAULT_CONTEXT
 
     opened = open_model(model) if isinstance(model, str) else model
-    if device == "local":
-        here = read_environment(2, ())
-        targets = tuple(name for name in TARGET_NAMES if name != "coreml")
-        profile = profile_of_machine(
-            "local",
-            here.cpu,
-            here.machine,
-            targets,
-            here.logical_cores,
-            here.memory_bytes,
-            here.memory_read_bytes_per_s,
-        )
-    else:
-        profile = find_profile(device)
     longest = longest_context(opened)
-    asked = wishes or Wishes(context=min(longest or _PLANNED_CONTEXT, _PLANNED_CONTEXT))
+    asked = wishes or Wishes(context=min(longest or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
     if opened.is_decoder and longest is not None and asked.context > longest:
         raise UnusableInput(f"{opened.name} takes {longest} tokens at most, and {asked.context} are asked for.")
-    return make(opened, digest_model(opened), profile, asked, load_target, read_history())
+    return make(opened, digest_model(opened), profile_for(device), asked, load_target, read_history())
 
 
-_PLANNED_CONTEXT = 2048
+def add_device(name: str, device: str, threads: int = 4) -> DeviceProfile:
+    """Measure a device (`local`, `ssh://...`) and keep its profile under a name, in ~/.config/edgec/devices."""
+    from benchmarks.profiling import measure_profile
+    from runtimes.devices.profile import write_profile
 
-
-def add_device(name: str, device: str, threads: int | None = None) -> DeviceProfile:
-    """Measure a device (`local`, `ssh://...`) and keep its profile under a name; the file is in ~/.config/edgec/devices."""
-    from benchmarks.agent.environment import Environment
-    from compiler.records import from_json
-    from runtimes.devices.profile import profile_of_machine, write_profile
-    from runtimes.devices.registry import open_device
-
-    used = threads or _PROBE_THREADS
-    agent = open_device(device).start("benchmarks.agent.probe", [str(used)], used)
-    try:
-        found = agent.ask("look")
-    finally:
-        agent.close()
-    here = from_json(Environment, found["environment"])
-    targets = ("gguf", "onnx", "tflite")
-    rate, operations = here.memory_read_bytes_per_s, float(found["fp32"])
-    profile = profile_of_machine(
-        name, here.cpu, here.machine, targets, here.logical_cores, here.memory_bytes, rate, operations
-    )
+    profile = measure_profile(name, device, threads)
     write_profile(profile)
     return profile
-
-
-_PROBE_THREADS = 4
 
 
 def compare(

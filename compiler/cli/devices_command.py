@@ -18,9 +18,9 @@ from runtimes.devices.profile import FIGURES, DeviceProfile, Figure, find_profil
 @click.option(
     "--from", "source", metavar="DEVICE", help="With `add NAME`: the device to measure, such as ssh://pi@board."
 )
-@click.option("--threads", type=click.IntRange(1, LARGEST), help="To measure it with [4].")
+@click.option("--threads", type=click.IntRange(1, LARGEST), default=4, show_default=True, help="To measure it with.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(names: tuple[str, ...], source: str | None, threads: int | None, as_json: bool) -> None:
+def command(names: tuple[str, ...], source: str | None, threads: int, as_json: bool) -> None:
     """List the devices that `plan` knows, or all figures of those NAMES, each with its source.
 
     `edgec devices add NAME --from DEVICE` measures one and keeps it; your own are files in ~/.config/edgec/devices.

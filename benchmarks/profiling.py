@@ -1,0 +1,41 @@
+"""The profile of a machine that is there: looked at by an agent on it."""
+
+from __future__ import annotations
+
+from benchmarks.agent.environment import Environment, read_environment
+from compiler.records import from_json
+from runtimes.devices.profile import DeviceProfile, find_profile, profile_of_machine
+from runtimes.devices.registry import open_device
+
+LOCAL = "local"
+# Those whose runtimes exist for computers and boards with Linux.
+_TARGETS = ("gguf", "onnx", "tflite")
+_THREADS = 2
+
+
+def profile_for(device: str) -> DeviceProfile:
+    """The profile of that name, or for `local` that of this machine, whose memory is read for about a second.
+
+    Raises:
+        UnusableInput: there is none.
+    """
+    return _profile(LOCAL, read_environment(_THREADS, ())) if device == LOCAL else find_profile(device)
+
+
+def measure_profile(name: str, device: str, threads: int) -> DeviceProfile:
+    """Measure a device under a name.
+
+    Raises:
+        UnusableInput: it cannot be reached, or cannot run the agent.
+    """
+    agent = open_device(device).start("benchmarks.agent.probe", [str(threads)], threads)
+    try:
+        found = agent.ask("look")
+    finally:
+        agent.close()
+    return _profile(name, from_json(Environment, found["environment"]), float(found["fp32"]))
+
+
+def _profile(name: str, here: Environment, fp32: float | None = None) -> DeviceProfile:
+    rate, cores = here.memory_read_bytes_per_s, here.logical_cores
+    return profile_of_machine(name, here.cpu, here.machine, _TARGETS, cores, here.memory_bytes, rate, fp32)
