@@ -21,8 +21,8 @@ from ssh_board import SshBoard, can_make_networks, can_serve, serve, serve_far_a
 from compiler.digest import digest_file
 from compiler.errors import UnusableInput
 from compiler.package import FileRecord, Package, Platform, check_files, read_package, write_manifest
-from runtimes.devices.board import Board
-from runtimes.devices.copying import copy_package
+from runtimes.devices.board.board import Board
+from runtimes.devices.board.copying import copy_package
 from runtimes.devices.registry import open_device
 from runtimes.workload import Workload
 
@@ -171,7 +171,7 @@ def test_an_agent_that_nobody_asks_for_ends(
     device: Board, board: SshBoard, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever started it is gone: without a sign of life the keeper there ends it."""
-    monkeypatch.setattr("runtimes.devices.remote_agent._KEEPER", _quick_keeper())
+    monkeypatch.setattr("runtimes.devices.board.agent._KEEPER", _quick_keeper())
     agent = device.start(_AGENT, [device.put(read_package(package)), json.dumps(asdict(_WORKLOAD))], 1)
     (pid,), (sign,) = (board.cache / "runs").glob("*/*/pid"), (board.cache / "runs").glob("*/alive")
     assert Path(f"/proc/{pid.read_text().strip()}").exists()
@@ -185,7 +185,7 @@ def test_an_agent_that_nobody_asks_for_ends(
 
 
 def _quick_keeper() -> str:
-    from runtimes.devices import remote_agent
+    from runtimes.devices.board import agent as remote_agent
 
     assert "sleep 20" in remote_agent._KEEPER
     return remote_agent._KEEPER.replace("sleep 20", "sleep 0.2")

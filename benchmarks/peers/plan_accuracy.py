@@ -12,20 +12,26 @@ import os
 import tempfile
 from pathlib import Path
 
-import edgec
+from benchmarks.harness import bench
+from benchmarks.history import read_history
 from benchmarks.peers.timing import print_ratio
-from benchmarks.plan import Option, Wishes
+from benchmarks.plan import Option, Wishes, plan
+from benchmarks.profiling import LOCAL, profile_for
 from compiler.inputs.identity import find_identified
 from compiler.package import MANIFEST, Package, read_package
+from runtimes.devices.profile import DeviceProfile
+from runtimes.workload import Workload
+from targets.registry import load_target
 
 _CONTEXT = 2048
 _GOALS = (("bytes", 0.02), ("memory", 0.10), ("tok/s", 0.20))
 
 
-def predicted(package: Package) -> Option | None:
+def predicted(package: Package, here: DeviceProfile) -> Option | None:
     """What the plan for this machine says of a package's recipe; None where it says nothing."""
-    plan = edgec.plan(find_identified(package.model), "local", Wishes(_CONTEXT))
-    return next((each for each in plan.options if each.recipe == package.recipe), None)
+    model, digest = find_identified(package.model), package.model.digest
+    found = plan(model, digest, here, Wishes(_CONTEXT), load_target, read_history())
+    return next((each for each in found.options if each.recipe == package.recipe), None)
 
 
 def main() -> None:
@@ -45,8 +51,9 @@ def main() -> None:
         for each in packages
         if each.lowered.runtime in ("llamacpp", "ortgenai", "onnxruntime", "litert", "litertlm")
     ]
-    told = [predicted(each) for each in packages]
-    measured = edgec.bench(packages, edgec.Workload(rounds=options.rounds, context_length=_CONTEXT))
+    here = profile_for(LOCAL)
+    told = [predicted(each, here) for each in packages]
+    measured = bench(packages, Workload(rounds=options.rounds, context_length=_CONTEXT))
     within = dict.fromkeys((name for name, _ in _GOALS), 0)
     compared = dict.fromkeys(within, 0)
     for package, option, found in zip(packages, told, measured, strict=True):

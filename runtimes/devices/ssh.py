@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compiler.errors import UnusableInput
-from runtimes.devices.board import Board
+from runtimes.devices.board.board import Board
+from runtimes.devices.board.shell import ConnectionLostError
 from runtimes.devices.device import Device
-from runtimes.devices.shell import ConnectionLostError
 
 _ADDRESS = re.compile(
     r"//(?:(?P<user>[\w.][\w.-]*)@)?(?P<host>[A-Za-z0-9_][\w.-]*|\[[0-9A-Fa-f:.%\w]+\])(?::(?P<port>\d{1,5}))?"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from compiler.quantize.calibrate.arrays import Arrays, keep_arrays, kept_arrays,
 from compiler.recipe import Shapes
 from compiler.stages.worker import report_progress
 from compiler.tensorflow_function import ENVIRONMENT, TOOLS, FunctionPort, read_function, read_signature
-from runtimes.kinds import encoding
-from runtimes.kinds.encoding.measure import repeated
-from runtimes.kinds.encoding.reference import Pairs, distances
-from runtimes.kinds.kind import Expectation, Findings, Kind, Outcome, Prepared, Request, Table
+from runtimes.kinds.kind import Chart, Expectation, Findings, Kind, Outcome, Prepared, Request, Table
+from runtimes.kinds.outputs import COMPARED, FIGURES, GRADES, LIMITED, SPEED, Pairs, distances, repeated, summarize
 from runtimes.session import EncodingSession
 from runtimes.workload import Workload
 
@@ -174,16 +171,26 @@ def _shown(values: Any) -> str:
     return ", ".join(f"{value:.4g}" for value in flat[:_SHOWN]) + rest
 
 
-KIND: Kind = replace(
-    encoding.KIND,
+KIND = Kind(
     name="function",
     title="Functions",
     expect=expect,
     probe=probe,
+    grades=GRADES,
+    limited=LIMITED,
+    figures=FIGURES,
     prepare=prepare,
-    chart=replace(encoding.KIND.chart, models="functions"),
+    timed=(("latency", "latency_s"),),
+    summarize=summarize,
+    speed=SPEED,
+    compared=COMPARED,
+    chart=Chart(
+        models="functions",
+        time=("latency_ms_p50", "ms per run (median)"),
+        distance=("mean_cosine", "1 - mean cosine to the fp32 model"),
+        samples=("latency_s", "Time per run"),
+        from_one=True,
+    ),
     check=check,
     use=use,
-    wrap=lambda session, package: session,
-    stored=None,
 )

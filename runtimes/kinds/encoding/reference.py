@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,15 @@ from compiler.package import Package
 from compiler.recipe import Shapes
 from compiler.stages.worker import report_progress
 from runtimes.kinds.encoding.inputs import packaged_tokenizer, padded, text_arrays
-from runtimes.kinds.kind import Expectation, Figures, Findings
+from runtimes.kinds.kind import Expectation, Findings
+from runtimes.kinds.outputs import Pairs, distances
 from runtimes.session import EncodingSession
-from runtimes.verify.metrics import relative_error, row_cosines, spread_error
+from runtimes.verify.metrics import relative_error
 from runtimes.verify.strings import string_misses
 
 _MOST_TOKENS = 512
 _LONG_TEXT = "\n".join(corpus.PASSAGES * 2)
 _PICTURE = "picture.npz"
-Pairs = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 def expect(model: Model, shapes: Shapes, data: Path | None, max_tokens: int) -> Expectation:
@@ -136,26 +136,6 @@ def probe(
     misses = string_misses(_tokenizer_of(session, package), told["strings"], "package")
     from_stored = max((relative_error(each) for each in apart.values()), default=None)
     return Findings(distances(pairs), (*misses, *_picture_misses(package, expected / _PICTURE)), from_stored)
-
-
-def distances(pairs: Mapping[str, Pairs]) -> Figures:
-    """The figures of outputs, by their names, beside the Reference's."""
-    largest, worst = 0.0, ""
-    for name, each in pairs.items():
-        for reference, observed in each:
-            difference = float(np.abs(reference - observed).max())
-            if not np.isfinite(difference) or difference >= largest:
-                largest, worst = difference, name
-    cosine = np.concatenate([row for each in pairs.values() for row in row_cosines(each)])
-    return {
-        "rows": len(cosine),
-        "min_cosine": float(cosine.min()),
-        "mean_cosine": float(cosine.mean()),
-        "relative_error": max(relative_error(each) for each in pairs.values()),
-        "spread_error": max(spread_error(each) for each in pairs.values()),
-        "max_abs_difference": largest,
-        "worst_output": worst,
-    }
 
 
 def _picture_misses(package: Package, file: Path) -> list[str]:

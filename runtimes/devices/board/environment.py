@@ -16,8 +16,8 @@ from pathlib import Path
 
 from compiler.digest import digest_json
 from compiler.errors import UnusableInput
-from runtimes.devices.copying import ask
-from runtimes.devices.shell import ConnectionLostError, Shell
+from runtimes.devices.board.copying import ask
+from runtimes.devices.board.shell import ConnectionLostError, Shell
 
 _ROOMS = ("benchmarks", "compiler", "runtimes")
 # What the agent needs beside a runtime.
@@ -31,7 +31,7 @@ _LIBRARIES = ("2_35", "2_34", "2_31", "2_28", "2_27", "2_17")
 
 def install_code(shell: Shell, root: str) -> str:
     """Bring edgec's own source there, where it is not there yet; its folder."""
-    folder = Path(__file__).parents[2]
+    folder = Path(__file__).parents[3]
     files = sorted(file for room in _ROOMS for file in (folder / room).rglob("*.py"))
     packed = gzip.compress(_packed([(file, file.relative_to(folder).as_posix()) for file in files]), mtime=0)
     place = f"{root}/code/{hashlib.sha256(packed).hexdigest()[:16]}"

@@ -17,11 +17,11 @@ from functools import cached_property
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.devices.board_environment import install_code, install_environment
-from runtimes.devices.copying import ask, copy_package
+from runtimes.devices.board.agent import RemoteAgent
+from runtimes.devices.board.copying import ask, copy_package
+from runtimes.devices.board.environment import install_code, install_environment
+from runtimes.devices.board.shell import ConnectionLostError, Shell
 from runtimes.devices.device import Agent
-from runtimes.devices.remote_agent import RemoteAgent
-from runtimes.devices.shell import ConnectionLostError, Shell
 from runtimes.registry import runtime_of
 
 _LEAST_PYTHON = (3, 11)

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from compiler.digest import digest_file
 from compiler.errors import UnusableInput
 from compiler.package import MANIFEST, FileRecord, Package
-from runtimes.devices.shell import ConnectionLostError, Shell
+from runtimes.devices.board.shell import ConnectionLostError, Shell
 
 # Tries in a row that brought nothing more there.
 _PATIENCE = 5

@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Any
 
 from compiler.errors import UnusableInput
-from runtimes.devices.copying import ask
-from runtimes.devices.shell import ConnectionLostError, Shell
+from runtimes.devices.board.copying import ask
+from runtimes.devices.board.shell import ConnectionLostError, Shell
 
 # How long the way may be cut before edgec gives up.
 PATIENCE_S = 120.0

@@ -1,0 +1,1 @@
+"""Boards: other machines with Linux and Python, of which a transport brings the shell."""
