@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.agent.conditions import Conditions, join
 from benchmarks.agent.environment import Environment
@@ -34,6 +34,37 @@ _MEMORY_FACTOR = 1.5  # what a runtime needs for a package, at least, of the pac
 Progress = Callable[[int, int], None]
 
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    environment: Environment
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    load_s: float
+    imports: int | None
+    workload: Workload
+
+
+@dataclass(frozen=True)
+class _Warm:
+    peak: Resident
+
+
+@dataclass(frozen=True)
+class _Round:
+    round: dict[str, tuple[float, ...]]
+    observed: Observed
+
+
+@dataclass(frozen=True)
+class _End:
+    peak_rss_bytes: int | None
+
+
 @dataclass
 class _Runner:
     """A package's agent and what it has given so far."""
@@ -45,7 +76,7 @@ class _Runner:
     imports_bytes: int | None = None
     peak: Resident = field(default_factory=lambda: Resident(None, None, None))
     peak_rss_bytes: int | None = None
-    rounds: list[dict[str, list[float]]] = field(default_factory=list)
+    rounds: list[dict[str, tuple[float, ...]]] = field(default_factory=list)
     observed: list[Observed] = field(default_factory=list)
 
     def ask(self, line: str) -> dict[str, Any]:
@@ -53,6 +84,16 @@ class _Runner:
             return self.agent.ask(line)
         except UnusableInput as error:
             raise UnusableInput(f"{self.package.title} could not be measured: {error}") from error
+
+    def told(self, kind: type[T], line: str) -> T:
+        """An answer of a form that is known."""
+        try:
+            return from_json(kind, self.ask(line))
+        except ValueError as error:
+            raise UnusableInput(
+                f"{self.package.title} could not be measured: the agent answers nonsense ({error}). Another release of edgec "
+                "may run there."
+            ) from error
 
 
 def bench(
@@ -94,14 +135,14 @@ def bench(
             turn = number % len(runners)
             for place, runner in enumerate(runners[turn:] + runners[:turn]):
                 runner.agent.resume()
-                answer = runner.ask("round")
+                answer = runner.told(_Round, "round")
                 runner.agent.pause()
-                runner.rounds.append(answer["round"])
-                runner.observed.append(from_json(Observed, answer["observed"]))
+                runner.rounds.append(answer.round)
+                runner.observed.append(answer.observed)
                 on_progress(len(runners) * (number + 1) + place + 1, steps)
         for runner in runners:
             runner.agent.resume()
-            runner.peak_rss_bytes = runner.ask("end")["peak_rss_bytes"]
+            runner.peak_rss_bytes = runner.told(_End, "end").peak_rss_bytes
     pairs = zip(runners, found, strict=True)
     return [_measurement(runner, opened.name, environment, quality, began) for runner, quality in pairs]
 
@@ -119,7 +160,7 @@ def _look_around(device: Device, packages: Sequence[Package], workload: Workload
     asked = json.dumps({"threads": workload.threads, "distributions": distributions})
     with ExitStack() as stack:
         runner = _start(device, packages[0], workload, stack)
-        environment = from_json(Environment, runner.ask(f"facts {asked}")["environment"])
+        environment = runner.told(_Facts, f"facts {asked}").environment
     needed, free = sum(each.nbytes for each in packages) * _MEMORY_FACTOR, environment.memory_available_bytes
     if needed > free:
         raise UnusableInput(
@@ -131,10 +172,9 @@ def _look_around(device: Device, packages: Sequence[Package], workload: Workload
 
 def _warm_up(runner: _Runner) -> None:
     """Load and run untimed; memory is watched here, where that disturbs no sample."""
-    loaded = runner.ask("load")
-    runner.load_s, runner.imports_bytes = loaded["load_s"], loaded["imports"]
-    runner.workload = from_json(Workload, loaded["workload"])
-    runner.peak = from_json(Resident, runner.ask("warmup")["peak"])
+    loaded = runner.told(_Loaded, "load")
+    runner.load_s, runner.imports_bytes, runner.workload = loaded.load_s, loaded.imports, loaded.workload
+    runner.peak = runner.told(_Warm, "warmup").peak
 
 
 def _disturbance(observed: Sequence[Observed], cores: int) -> Disturbance:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.measurement import Measurement
+from compiler.digest import digest_json
 from compiler.package import Package
 from compiler.records import from_json
+from runtimes.verify.verify import OWN_PASSAGES
 
 _MOST_LINES = 5000
 
@@ -24,9 +26,11 @@ class Seen:
     """A package as it was measured; None for what was not.
 
     Attributes:
+        machine: the processor that ran it; plans learn for that one alone.
         runtime: what ran it.
         recipe: its recipe's short form.
         model: the model's digest.
+        settings: of the recipe in full, but for shapes.
         package_bytes: of all its files.
         memory_bytes: the largest resident set, without what the imports took.
         context_length: tokens that the cache held; None for encoders.
@@ -34,9 +38,11 @@ class Seen:
         figures: what verify found of it.
     """
 
+    machine: str
     runtime: str
     recipe: str
     model: str
+    settings: str
     package_bytes: int
     memory_bytes: int | None
     context_length: int | None
@@ -61,16 +67,31 @@ def remember(measured: Sequence[tuple[Package, Measurement]]) -> None:
 
 def _seen(package: Package, measurement: Measurement) -> Seen:
     peak, imports = measurement.figure("peak_rss_bytes"), measurement.figure("import_rss_bytes")
-    told = measurement.quality.figures if measurement.quality is not None else {}
+    quality = measurement.quality
+    # On a text of the user's own a package has other figures, which tell nothing of its word.
+    told = quality.figures if quality is not None and quality.text == OWN_PASSAGES else {}
     return Seen(
+        machine=measurement.environment.cpu,
         runtime=package.lowered.runtime,
         recipe=package.recipe,
         model=package.model.digest,
+        settings=settings_of(package.recipe_full),
         package_bytes=package.nbytes,
         memory_bytes=None if peak is None or imports is None else int(peak - imports),
         context_length=measurement.workload.context_length,
         bandwidth_share=measurement.figure("decode_bandwidth_fraction"),
         figures={name: float(value) for name, value in told.items() if isinstance(value, int | float)},
+    )
+
+
+def settings_of(full: Mapping[str, object]) -> str:
+    """The digest of a recipe in full, its shapes and limits aside."""
+    return digest_json(
+        {
+            name: value
+            for name, value in full.items()
+            if name in ("target", "scheme", "variant", "options", "quantization")
+        }
     )
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.history import Seen
+from benchmarks.history import Seen, settings_of
 from benchmarks.prediction import (
     Range,
     bound_tok_per_s,
@@ -114,6 +114,7 @@ def plan(
     history: Sequence[Seen],
 ) -> Plan:
     """Every recipe of the targets that a device runs, held to the wishes."""
+    history = [each for each in history if each.machine == profile.title]
     options, refused = [], []
     for name in profile.targets:
         target = load_target(name)
@@ -145,15 +146,17 @@ def _options(
             recipe = Recipe(target.name, scheme, shapes=shapes, quantization=Quantization(target_bpw=budget))
             try:
                 against = reason_against(target, model, recipe)
-                nbytes = None if against or target.foresee(model, recipe) else _nbytes(target, model, recipe)
+                forced = 0 if against else len(target.foresee(model, recipe))
+                nbytes = None if against else _nbytes(target, model, recipe)
             except EdgecError as error:
-                return [], str(error)
+                against, nbytes = str(error), None
             if nbytes is None:
                 reason = against or reason
                 continue
             flags = ("--target-bpw", f"{budget:g}") if budget else ()
             option = _option(model, digest, profile, recipe, flags, nbytes, wishes.context, history)
-            made.append(replace(option, misses=_misses(option, profile, wishes)))
+            other = (f"stores {forced} tensors in another type",) if forced else ()
+            made.append(replace(option, misses=(*other, *_misses(option, profile, wishes))))
     return made, reason
 
 
@@ -206,8 +209,9 @@ def _figures(
     model: Model, digest: str, name: str, recipe: Recipe, history: Sequence[Seen]
 ) -> tuple[dict[str, float], Known]:
     """What verify found of this model by this recipe here, or else what the recipe cost a model that was measured for that."""
-    own = [each.figures for each in history if (each.model, each.recipe) == (digest, str(recipe)) and each.figures]
-    if own and not recipe.scheme.mixed:
+    settings = settings_of(recipe.full())
+    own = [each.figures for each in history if (each.model, each.settings) == (digest, settings) and each.figures]
+    if own:
         return own[-1], "measured"
     expected = expected_quality().get("language" if model.is_decoder else "encoders", {}).get(name, {})
     return expected, "expected" if expected else "unknown"

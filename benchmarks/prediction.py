@@ -18,8 +18,8 @@ from compiler.recipe import Recipe
 from runtimes.devices.profile import DeviceProfile
 
 _MEBIBYTE = 1 << 20
-# Of the theoretical bandwidth of its memory, what a processor's reads reach (shared figures of boards and phones: 0.6 to 0.7).
-_OF_PEAK = 0.65
+# Of the theoretical bandwidth of memory, what decoding reaches on a processor (Pi 5: 0.62 and 0.65; OnePlus 12: 0.57 to 0.74).
+_OF_PEAK = 0.6
 _UNSURE_MEMORY, _UNSURE_SPEED, _UNSURE_PEAK = 0.2, 0.3, 0.45
 _FEWEST = 3
 
@@ -108,9 +108,8 @@ def decode_read_bytes(model: Model, package_bytes: int, embedding_bytes: int) ->
 
 
 def bound_tok_per_s(profile: DeviceProfile, read_bytes: int) -> float | None:
-    """Tokens a second that no runtime can exceed; None where the bandwidth is unknown."""
-    bandwidth = profile.bandwidth_peak or profile.bandwidth
-    return None if bandwidth is None else bandwidth.amount / read_bytes
+    """Tokens a second that no runtime can exceed; None where it is not known what the memory's rate and width allow."""
+    return None if profile.bandwidth_peak is None else profile.bandwidth_peak.amount / read_bytes
 
 
 def predict_tok_per_s(
@@ -120,12 +119,14 @@ def predict_tok_per_s(
     if runtime is None or (share := COSTS[runtime].share) is None:
         return None
     if profile.bandwidth is not None:
-        bandwidth, unsure = profile.bandwidth.amount, _UNSURE_SPEED
+        learned = _learned(history, runtime, str(recipe), lambda each: each.bandwidth_share)
+        bandwidth, around = profile.bandwidth.amount, _around(share, learned, _UNSURE_SPEED)
+    elif profile.decode_bandwidth is not None:
+        bandwidth, around = profile.decode_bandwidth.amount, _around(1.0, (), _UNSURE_SPEED)
     elif profile.bandwidth_peak is not None:
-        bandwidth, unsure = profile.bandwidth_peak.amount * _OF_PEAK, _UNSURE_PEAK
+        bandwidth, around = profile.bandwidth_peak.amount * _OF_PEAK, _around(1.0, (), _UNSURE_PEAK)
     else:
         return None
-    around = _around(share, _learned(history, runtime, str(recipe), lambda each: each.bandwidth_share), unsure)
     return Range(*(bandwidth * each / read_bytes for each in (around.low, around.middle, around.high)))
 
 

@@ -77,8 +77,11 @@ def can_make_networks() -> bool:
     """Whether network namespaces can be made here."""
     if not can_serve() or not all(shutil.which(name) for name in ("ip", "tc", "nft")):
         return False
-    made = subprocess.run(["ip", "netns", "add", "edgec-try"], capture_output=True, check=False).returncode == 0
-    subprocess.run(["ip", "netns", "del", "edgec-try"], capture_output=True, check=False)
+    made = (
+        subprocess.run(["ip", "netns", "add", f"edgec-try-{os.getpid()}"], capture_output=True, check=False).returncode
+        == 0
+    )
+    subprocess.run(["ip", "netns", "del", f"edgec-try-{os.getpid()}"], capture_output=True, check=False)
     return made
 
 

@@ -54,6 +54,7 @@ def _seen(root: Path) -> Conditions:
     watch = watch_conditions(root)
     try:
         watch.begin()
+        time.sleep(1.2)
         return watch.end()
     finally:
         watch.close()
@@ -73,8 +74,8 @@ def test_the_kernels_files_are_read(tmp_path: Path) -> None:
         },
     )
     seen = _seen(root)
-    assert (seen.lowest_mhz, seen.hottest_c, seen.memory_mhz, seen.power_w) == (1500.0, 61.25, 528.0, 4.5)
-    assert seen.available_bytes == 2048 * 1024 and seen.flags is None and seen.looks == 2
+    assert (seen.lowest_mhz, seen.hottest_c, seen.memory_mhz, seen.power_w) == (2400.0, 61.25, 528.0, 4.5)
+    assert seen.available_bytes == 2048 * 1024 and seen.flags is None and seen.looks == 1
 
 
 def test_a_battery_that_is_charged_says_nothing_of_power(tmp_path: Path) -> None:
@@ -120,8 +121,18 @@ def test_a_flag_that_comes_and_goes_is_seen(path: Path, tmp_path: Path) -> None:
     watch.begin()
     after = watch.end()
     watch.close()
-    assert seen.flags == ("throttled",) and seen.looks >= 3
+    assert seen.flags == ("throttled",) and seen.looks >= 1
     assert after.flags == ()
+
+
+def test_what_is_before_and_after_the_work_says_nothing_of_its_clock(tmp_path: Path) -> None:
+    """A board that stood still is slow at first; a round that is over within a second is not judged by that."""
+    root = _board(tmp_path, {"sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": 600000})
+    watch = watch_conditions(root)
+    watch.begin()
+    seen = watch.end()
+    watch.close()
+    assert (seen.lowest_mhz, seen.power_w, seen.looks) == (None, None, 0)
 
 
 def test_two_watches_end_in_any_order() -> None:

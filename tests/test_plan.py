@@ -12,7 +12,7 @@ from conftest import Run, assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.history import Seen, history_file, read_history
+from benchmarks.history import Seen, history_file, read_history, settings_of
 from benchmarks.plan import Option, Plan, Wishes, _front, expected_quality
 from benchmarks.plan import plan as make_plan
 from benchmarks.prediction import COSTS, Range
@@ -20,7 +20,14 @@ from compiler.errors import UnusableInput
 from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.recipe import parse_recipe
-from runtimes.devices.profile import KINDS, find_profile, own_folder, read_profile_file, read_profiles
+from runtimes.devices.profile import (
+    KINDS,
+    find_profile,
+    own_folder,
+    profile_of_machine,
+    read_profile_file,
+    read_profiles,
+)
 from targets.registry import TARGET_NAMES, load_target, schemes_of
 
 
@@ -52,6 +59,7 @@ def test_every_profile_says_how_its_figures_are_known() -> None:
     assert pi.memory is not None and pi.memory.amount == 8e9
     assert pi.read_bandwidth is not None and pi.bandwidth_peak is not None
     assert pi.read_bandwidth.amount < pi.bandwidth_peak.amount
+    assert pi.bandwidth is None  # nobody published a plain read
     # Google tells no bandwidth of its chip, and so none is told here.
     assert profiles["pixel-8"].read_bandwidth is None
 
@@ -155,15 +163,23 @@ def test_the_fastest_that_holds_every_wish_is_chosen(model: Model) -> None:
 
 def _seen(**changes: object) -> Seen:
     fields = {
-        "runtime": "llamacpp", "recipe": "gguf:Q8_0", "model": "d" * 64, "package_bytes": 10**8, "memory_bytes": 2 * 10**8,
+        "machine": "here", "runtime": "llamacpp", "recipe": "gguf:Q8_0", "model": "d" * 64, "package_bytes": 10**8,
+        "memory_bytes": 2 * 10**8, "settings": settings_of(parse_recipe("gguf:Q8_0", ("gguf",)).full()),
         "context_length": 256, "bandwidth_share": 0.25, "figures": {"mean_kl": 0.5, "same_top1": 0.5},
     }  # fmt: skip
     return Seen(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+_HERE = profile_of_machine("here", "here", "x86_64", ("gguf", "onnx", "tflite"), 2, 8 * 10**9, 3e10)
+
+
+def _planned_here(model: Model, seen: list[Seen]) -> Plan:
+    return make_plan(model, "d" * 64, _HERE, Wishes(256), load_target, seen)
+
+
 def test_a_plan_learns_from_what_was_measured(model: Model) -> None:
-    before = _option(_planned(model, "pi-5-8gb"), "gguf:Q8_0")
-    after = _option(_planned(model, "pi-5-8gb", [_seen()] * 5), "gguf:Q8_0")
+    before = _option(_planned_here(model, []), "gguf:Q8_0")
+    after = _option(_planned_here(model, [_seen()] * 5), "gguf:Q8_0")
     assert before.tok_per_s is not None and after.tok_per_s is not None
     share = COSTS["llamacpp"].share
     assert share is not None
@@ -171,14 +187,23 @@ def test_a_plan_learns_from_what_was_measured(model: Model) -> None:
     assert after.tok_per_s.high / after.tok_per_s.low < before.tok_per_s.high / before.tok_per_s.low
     assert (after.known, after.quality, before.known) == ("measured", "degraded", "expected")
     # Another model's memory holds a cache of another size, and its quality is its own.
-    other = _option(_planned(model, "pi-5-8gb", [_seen(model="e" * 64)] * 5), "gguf:Q8_0")
+    other = _option(_planned_here(model, [_seen(model="e" * 64)] * 5), "gguf:Q8_0")
     assert other.memory == before.memory and other.known == "expected"
     assert other.tok_per_s == after.tok_per_s
+    # Another processor tells nothing of this one, nor other settings of this quality.
+    assert _option(_planned_here(model, [_seen(machine="there")] * 5), "gguf:Q8_0") == before
+    assert _option(_planned_here(model, [_seen(settings="other")] * 5), "gguf:Q8_0").known == "expected"
     # Where a recipe was not seen, its runtime tells, from three measurements on.
-    assert (
-        _option(_planned(model, "pi-5-8gb", [_seen()] * 3), "gguf:F16").tok_per_s
-        != _option(_planned(model, "pi-5-8gb", [_seen()] * 2), "gguf:F16").tok_per_s
-    )
+    few, enough = (_option(_planned_here(model, [_seen()] * count), "gguf:F16") for count in (2, 3))
+    assert few.tok_per_s != enough.tok_per_s
+
+
+def test_what_decoding_reached_is_not_discounted_again(model: Model) -> None:
+    """A Pi 5 reads 11 GB/s of weights in decode by what others measured."""
+    found = _option(_planned(model, "pi-5-8gb"), "gguf:Q8_0")
+    profile = find_profile("pi-5-8gb")
+    assert found.tok_per_s is not None and profile.decode_bandwidth is not None
+    assert found.tok_per_s.middle == pytest.approx(profile.decode_bandwidth.amount / found.package_bytes)
 
 
 _AMOUNT = st.integers(1, 6).map(float)
@@ -230,7 +255,10 @@ def test_a_history_that_is_damaged_is_passed_over(monkeypatch: pytest.MonkeyPatc
 def test_the_command_names_the_build(model: Model, edgec: Run) -> None:
     done = edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256)
     assert done.returncode == 0, done.stderr
-    assert "--context-length 256 -o packages --verify" in done.stdout and "Fastest of those" in done.stdout
+    assert (
+        "--min-quality good --context-length 256 -o packages --verify" in done.stdout
+        and "Fastest of those" in done.stdout
+    )
     told = json.loads(edgec("plan", model.folder, "--device", "local", "--context", 256, "--json").stdout)
     assert told["chosen"]["recipe"] in {each["recipe"] for each in told["options"]}
     assert_refused(edgec("plan", model.folder, "--device", "pi5"), 2, "Did you mean")

@@ -29,13 +29,13 @@ class Conditions:
     """What was seen through a stretch of time; None where there is no such sensor.
 
     Attributes:
-        lowest_mhz, highest_mhz: the clock of the slowest core, at its lowest and its highest.
+        lowest_mhz, highest_mhz: the clock of the fastest core, at its lowest and its highest while the work went on.
         hottest_c: the hottest thermal zone.
         flags: what a Raspberry Pi's firmware said at any look: names of its bits 0 to 3.
         memory_mhz: the lowest clock of the memory.
-        power_w: the mean of what it took.
+        power_w: the mean of what it took meanwhile.
         available_bytes: the least free memory.
-        looks: how often was looked.
+        looks: how often was looked meanwhile; before and after it only flags, heat and memory are.
     """
 
     lowest_mhz: float | None = None
@@ -52,8 +52,8 @@ def watch_conditions(root: Path = Path("/")) -> Watch[Conditions]:
     """A watch of the board whose files are below `root`."""
     firmware = shutil.which("vcgencmd")
 
-    def look(before: Any) -> dict[str, Any]:
-        now = _look(root, firmware)
+    def look(before: Any, inside: bool) -> dict[str, Any]:
+        now = _look(root, firmware, inside)
         return asdict(now) if before is None else asdict(join(Conditions(**before), now))
 
     def read(found: Any) -> Conditions:
@@ -78,17 +78,18 @@ def join(first: Conditions, second: Conditions) -> Conditions:
         _most(first.hottest_c, second.hottest_c),
         flags,
         _least(first.memory_mhz, second.memory_mhz),
-        sum(power * count for power, count in powers) / sum(count for _, count in powers) if powers else None,
+        sum(power * count for power, count in powers) / max(1, sum(count for _, count in powers)) if powers else None,
         None if (least := _least(first.available_bytes, second.available_bytes)) is None else int(least),
         looks,
     )
 
 
-def _look(root: Path, firmware: str | None) -> Conditions:
+def _look(root: Path, firmware: str | None, inside: bool) -> Conditions:
     sys = root / "sys"
-    clock = _least(*_numbers(sys, "devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    # Cores that have nothing to do are slow, and all are before the work begins.
+    clock = _most(*_numbers(sys, "devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")) if inside else None
     heat = _most(*_numbers(sys, "class/thermal/thermal_zone*/temp"))
-    memory = _least(*_numbers(sys, "class/devfreq/*[dm][dm]c*/cur_freq"))
+    memory = _least(*_numbers(sys, "class/devfreq/*dmc*/cur_freq"))
     clock_mhz = None if clock is None else clock / 1e3
     return Conditions(
         clock_mhz,
@@ -96,9 +97,9 @@ def _look(root: Path, firmware: str | None) -> Conditions:
         None if heat is None else heat / 1e3,
         _flags(firmware),
         None if memory is None else memory / 1e6,
-        _power_w(sys, firmware),
+        _power_w(sys, firmware) if inside else None,
         _available(root),
-        1,
+        int(inside),
     )
 
 

@@ -51,7 +51,7 @@ def peak_rss_bytes(pid: int) -> int | None:
 def watch_memory(pid: int) -> Watch[Resident]:
     """A watch of a process's memory; the largest of each kind is kept, None where the system tells nothing."""
 
-    def look(before: Any) -> list[int | None]:
+    def look(before: Any, inside: bool) -> list[int | None]:
         now = resident_of(pid)
         found = (now.rss_bytes, now.anon_bytes, now.file_bytes)
         return [_larger(*pair) for pair in zip(before or (None, None, None), found, strict=True)]

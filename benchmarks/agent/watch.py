@@ -21,12 +21,13 @@ class Watch(Generic[T]):
     nothing.
 
     Args:
-        look: is given what it returned before (None at first) and returns what is known now, as JSON.
+        look: is given what it returned before (None at first), and whether this is not the first or last look, which are taken
+            before and after what is watched; it returns what is known now, as JSON.
         read: makes of the last of these, or of None, what `end` returns.
         pause_s: between two looks.
     """
 
-    def __init__(self, look: Callable[[Any], Any], read: Callable[[Any], T], pause_s: float) -> None:
+    def __init__(self, look: Callable[[Any, bool], Any], read: Callable[[Any], T], pause_s: float) -> None:
         self._read = read
         self._ends: tuple[int, int] | None = None
         if not hasattr(os, "fork"):
@@ -77,12 +78,12 @@ def _keep_open(*kept: int) -> None:
     os.closerange(last + 1, _MOST_FILES)
 
 
-def _watch(look: Callable[[Any], Any], pause_s: float, asked: int, tell: int) -> None:
+def _watch(look: Callable[[Any, bool], Any], pause_s: float, asked: int, tell: int) -> None:
     """Look from each `b` to the next `e`, until the other end is closed."""
     while os.read(asked, 1) == b"b":
-        found = look(None)
+        found = look(None, False)
         while not select.select([asked], [], [], pause_s)[0]:
-            found = look(found)
+            found = look(found, True)
         if os.read(asked, 1) != b"e":
             return
-        os.write(tell, json.dumps(look(found)).encode())
+        os.write(tell, json.dumps(look(found, False)).encode())

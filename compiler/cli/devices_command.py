@@ -42,7 +42,7 @@ def command(names: tuple[str, ...], source: str | None, threads: int, as_json: b
             [each.name, each.title, _told(each.memory), _told(each.read_bandwidth), ", ".join(each.targets)]
             for each in chosen
         ]
-        print_table("Devices", ["name", "device", "memory", "bandwidth", "targets"], rows)
+        print_table("Devices", ["name", "device", "memory", "bandwidth (best known)", "targets"], rows)
         print(
             f"  (m) measured, (d) the maker's, (D) derived from its memory, (s) told by others. Your own: {own_folder()}"
         )

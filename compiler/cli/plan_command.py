@@ -17,12 +17,14 @@ from compiler.cli.steps import ShownStages, shown_steps
 from compiler.quality import QUALITIES
 from compiler.recipe import LARGEST
 from compiler.stages.executor import LocalExecutor
+from compiler.target import longest_context
+from runtimes.context import DEFAULT_CONTEXT
 
 
 @click.command("plan")
 @click.argument("model")
 @click.option("--device", required=True, help="A name that `edgec devices` lists, or local for this machine.")
-@click.option("--context", type=click.IntRange(1, LARGEST), default=2048, show_default=True, help="Tokens to hold.")
+@click.option("--context", type=click.IntRange(1, LARGEST), help="Tokens to hold [2048, or what the model takes].")
 @click.option("--max-memory", type=ByteCount(), help="At most, such as 3GB [four fifths of the device's].")
 @click.option("--min-tok-per-s", type=click.FloatRange(0), help="Tokens a second at least.")
 @click.option("--max-kl", type=click.FloatRange(0), help="Mean KL to the fp32 model at most.")
@@ -34,7 +36,7 @@ def command(
     debug: bool,
     model: str,
     device: str,
-    context: int,
+    context: int | None,
     max_memory: int | None,
     min_tok_per_s: float | None,
     max_kl: float | None,
@@ -48,6 +50,8 @@ def command(
     """
     with shown_steps(quiet=as_json) as steps:
         opened = edgec.open_model(model, executor=LocalExecutor(watcher=ShownStages(steps), debug=debug))
+    longest = longest_context(opened) or DEFAULT_CONTEXT
+    context = context or min(longest, DEFAULT_CONTEXT)
     wishes = Wishes(context, max_memory, min_tok_per_s, max_kl, min_quality)
     found = edgec.plan(opened, device, wishes)
     if as_json:
@@ -59,10 +63,15 @@ def command(
     if found.chosen is None:
         print("No recipe holds all of it. --all shows what each misses.")
         return
-    words = ["edgec", "build", model, "-r", found.chosen.recipe, *found.chosen.flags]
+    words = ["edgec", "build", model, "-r", found.chosen.recipe, *found.chosen.flags, "--min-quality", min_quality]
     words += ["--context-length", str(context)] if opened.is_decoder else []
-    print(f"Fastest of those that hold it all: {found.chosen.recipe}. Make it, and hold it to what is said here:")
+    which = "Fastest" if found.chosen.tok_per_s is not None else "Smallest"
+    print(f"{which} of those that hold it all: {found.chosen.recipe}. Make it, and hold it to that quality:")
     print(f"  {shlex.join([*words, '-o', 'packages', '--verify'])}")
+    if found.chosen.memory is None:
+        print(
+            "  How much memory its runtime takes there is not known; the bytes of the package were held to the limit."
+        )
 
 
 def _print(found: Plan, model: str, device: str, show_all: bool) -> None:

@@ -28,6 +28,8 @@ _COMPUTE = {"GFLOPS": 1e9, "TFLOPS": 1e12, "GOPS": 1e9, "TOPS": 1e12}
 FIGURES: Mapping[str, Mapping[str, float]] = {
     "memory": _MEMORY,
     "bandwidth": _RATE,
+    "decode_bandwidth": _RATE,
+    "copy_bandwidth": _RATE,
     "bandwidth_peak": _RATE,
     "ane_bandwidth": _RATE,
     "fp32": _COMPUTE,
@@ -70,7 +72,13 @@ class DeviceProfile:
         machine: as Python's `platform` names it.
         targets: those whose runtimes exist for it.
         cores: how many, where it is known.
-        memory, bandwidth, bandwidth_peak, ane_bandwidth, fp32, fp64, int8: its figures; None where they are unknown.
+        memory: in all.
+        bandwidth: of a plain read of memory.
+        decode_bandwidth: of weights, that a language model's runtime reached.
+        copy_bandwidth: bytes read and written by a copy.
+        bandwidth_peak: what the memory's rate and width allow.
+        ane_bandwidth: of Apple's Neural Engine.
+        fp32, fp64, int8: operations a second of products.
     """
 
     name: str
@@ -80,6 +88,8 @@ class DeviceProfile:
     cores: int | None = None
     memory: Figure | None = None
     bandwidth: Figure | None = None
+    decode_bandwidth: Figure | None = None
+    copy_bandwidth: Figure | None = None
     bandwidth_peak: Figure | None = None
     ane_bandwidth: Figure | None = None
     fp32: Figure | None = None
@@ -88,8 +98,8 @@ class DeviceProfile:
 
     @property
     def read_bandwidth(self) -> Figure | None:
-        """What decoding is bound by: the measured bandwidth, or else the peak."""
-        return self.bandwidth or self.bandwidth_peak
+        """What tells most of decoding."""
+        return self.decode_bandwidth or self.bandwidth or self.bandwidth_peak
 
 
 def own_folder() -> Path:
@@ -208,7 +218,7 @@ def _profile(told: dict[str, Any], file: str) -> DeviceProfile:
     targets, cores = told.get("targets"), told.get("cores")
     if not isinstance(told.get("title"), str) or not isinstance(told.get("machine"), str):
         raise UnusableInput(f"{where} lacks a title or a machine, such as aarch64.")
-    if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
+    if not isinstance(targets, list) or not targets or not all(isinstance(each, str) for each in targets):
         raise UnusableInput(f"{where} lacks targets, a list such as ['gguf', 'onnx'].")
     if cores is not None and (not isinstance(cores, int) or cores < 1):
         raise UnusableInput(f"{where} has {cores!r:.20} cores.")

@@ -14,12 +14,14 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from compiler.errors import UnusableInput
 from runtimes.devices.board.board import Board
-from runtimes.devices.board.shell import ConnectionLostError
+from runtimes.devices.board.shell import ConnectionLostError, nonsense, printable
 from runtimes.devices.device import Device
 
 _ADDRESS = re.compile(
@@ -30,7 +32,10 @@ _OPTIONS = (
     "ControlMaster=auto", "ControlPersist=60", "LogLevel=ERROR",
 )  # fmt: skip
 _LOST = 255
-_PIECE_BYTES = 1 << 20
+_MOST_BYTES = 1 << 20
+_PATIENCE_S = 5.0
+# Before what a script prints: a login shell may print something of its own.
+_BEGIN = "edgec-begins-here"
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,14 @@ _REASONS = (
         "it does not let you in, and edgec asks for no password. Give it your key with `ssh-copy-id`, or load your key into "
         "ssh-agent",
     ),
-    _Reason("Could not resolve hostname", "there is no such host. Look for a slip in its name"),
+    _Reason("Could not resolve hostname", "there is no such host. Look for a slip in its name", passing=True),
     _Reason(
         "Connection refused",
         "nothing listens there. Start its SSH server, or name its port: ssh://user@host:2222",
         passing=True,
     ),
     _Reason("No route to host", "it cannot be reached. See that it is on and in the same network", passing=True),
+    _Reason("Network is unreachable", "it cannot be reached. See that this machine has a network", passing=True),
     _Reason("timed out", "it does not answer. See that it is on and in the same network", passing=True),
     _Reason(
         "Bad configuration option", "OpenSSH's configuration here has a line that it does not take. `{ssh}` says which"
@@ -90,37 +96,53 @@ class SshShell:
     done: list[int] = field(default_factory=list)
 
     def run(self, script: str, given: bytes | tuple[Path, int] = b"", *, seconds: float = 60) -> tuple[int, bytes, str]:
-        process = subprocess.Popen(
-            self._line(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        try:
+        with tempfile.TemporaryFile() as complaint, tempfile.TemporaryFile() as kept:
+            source = kept
             if isinstance(given, tuple):
-                _send(process, *given)
-                given = b""
-            out, complaint = process.communicate(given or None, timeout=seconds)
-        except (subprocess.TimeoutExpired, BrokenPipeError) as error:
-            process.kill()
-            process.communicate()
-            raise ConnectionLostError from error
-        finally:
-            if process.poll() is None:
+                source = given[0].open("rb")  # type: ignore[assignment]
+                source.seek(given[1])
+            else:
+                kept.write(given)
+                kept.seek(0)
+            process = subprocess.Popen(self._line(script), stdin=source, stdout=subprocess.PIPE, stderr=complaint)
+            source.close()
+            late = threading.Timer(seconds, process.kill)
+            late.start()
+            try:
+                assert process.stdout is not None
+                out = process.stdout.read(_MOST_BYTES + 1)
+                if len(out) > _MOST_BYTES:
+                    raise nonsense(self.title)
+                code = process.wait()
+            finally:
+                late.cancel()
                 process.kill()
                 process.wait()
-        said = complaint.decode("utf-8", "replace")
-        if process.returncode == _LOST:
+                assert process.stdout is not None
+                process.stdout.close()
+            complaint.seek(0)
+            said = complaint.read(_MOST_BYTES).decode("utf-8", "replace")
+        if code == _LOST or code < 0:
             self._refuse(said)
             raise ConnectionLostError
-        self.done[:] = [process.returncode]
-        return process.returncode, out, said
+        self.done[:] = [code]
+        _, begun, out = out.partition(f"{_BEGIN}\n".encode())
+        if not begun and not code:
+            raise nonsense(self.title)
+        return code, out, printable(said) if "\n" not in said else said
 
     def follow(self, script: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self._line(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
+        assert process.stdout is not None
+        while (line := process.stdout.readline(_MOST_BYTES)) and line != f"{_BEGIN}\n".encode():
+            pass
+        return process
 
     def _line(self, script: str) -> list[str]:
         # The user's shell over there may be any; it is given one word to run.
-        return [*self.command, "--", self.host, f"exec sh -c {shlex.quote(script)}"]
+        return [*self.command, "--", self.host, f"exec sh -c {shlex.quote(f'echo {_BEGIN}; {script}')}"]
 
     def _refuse(self, said: str) -> None:
         """Raise where the client says that it never got in."""
@@ -129,15 +151,6 @@ class SshShell:
                 by_hand = shlex.join([word for word in self.command if "=" not in word and word != "-o"] + [self.host])
                 means = reason.means.format(host=self.host.rpartition("@")[2], ssh=by_hand)
                 raise UnusableInput(f"{self.title} cannot be used: {means}.")
-
-
-def _send(process: subprocess.Popen[bytes], file: Path, start: int) -> None:
-    """Give a process a file from a byte on."""
-    assert process.stdin is not None
-    with file.open("rb") as source:
-        source.seek(start)
-        shutil.copyfileobj(source, process.stdin, _PIECE_BYTES)
-    process.stdin.flush()
 
 
 def open_device(address: str) -> Device:
@@ -149,12 +162,15 @@ def open_device(address: str) -> Device:
     match = _ADDRESS.fullmatch(address)
     if match is None or not 0 < int(match["port"] or 22) < 65536:
         raise UnusableInput(f"ssh:{address} is no address of a board. Write ssh://user@host or ssh://user@host:port.")
-    client = shlex.split(os.environ.get("EDGEC_SSH") or "ssh")
+    try:
+        client = shlex.split(os.environ.get("EDGEC_SSH") or "ssh")
+    except ValueError:
+        raise UnusableInput("EDGEC_SSH is no command: a quote in it has no end.") from None
     if not client or shutil.which(client[0]) is None:
         raise UnusableInput("There is no OpenSSH client here. Install it: apt install openssh-client.")
-    # One connection for all that is asked; its socket's path must be short.
-    sockets = tempfile.mkdtemp(prefix="edgec-ssh-")
-    options = [word for option in (*_OPTIONS, f"ControlPath={sockets}/%C") for word in ("-o", option)]
+    # One connection for all that is asked. The path of its socket must be short, and macOS's folder for such things is long.
+    sockets = tempfile.mkdtemp(prefix="edgec-ssh-", dir="/tmp" if Path("/tmp").is_dir() else None)
+    options = [word for option in (*_OPTIONS, f"ControlPath={sockets}/s") for word in ("-o", option)]
     port = ["-p", match["port"]] if match["port"] else []
     host = match["host"].strip("[]")
     named = f"{match['user']}@{host}" if match["user"] else host
@@ -165,6 +181,8 @@ def open_device(address: str) -> Device:
 
 def _end(shell: SshShell, sockets: Path) -> None:
     """Close the connection."""
-    if any(sockets.iterdir()):
-        subprocess.run([*shell.command, "-O", "exit", "--", shell.host], capture_output=True, check=False)
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if any(sockets.iterdir()):
+            command = [*shell.command, "-O", "exit", "--", shell.host]
+            subprocess.run(command, capture_output=True, check=False, timeout=_PATIENCE_S)
     shutil.rmtree(sockets, ignore_errors=True)

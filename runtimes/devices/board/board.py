@@ -7,6 +7,7 @@ that has the board.
 
 from __future__ import annotations
 
+import atexit
 import secrets
 import shlex
 import threading
@@ -18,17 +19,19 @@ from functools import cached_property
 from compiler.errors import UnusableInput
 from compiler.package import Package
 from runtimes.devices.board.agent import RemoteAgent
-from runtimes.devices.board.copying import ask, copy_package
+from runtimes.devices.board.copying import copy_package
 from runtimes.devices.board.environment import install_code, install_environment
-from runtimes.devices.board.shell import ConnectionLostError, Shell
+from runtimes.devices.board.shell import ConnectionLostError, Shell, ask, nonsense
 from runtimes.devices.device import Agent
 from runtimes.registry import runtime_of
 
 _LEAST_PYTHON = (3, 11)
 _PYTHONS = ("python3.13", "python3.12", "python3.11", "python3", "python3.14")
-# A sign of life is left this often; whoever left none for so many minutes has the board no more.
+# A sign of life is left this often. Whoever left none for so many minutes, which is longer than a way may be cut, has the
+# board no more.
 _SIGN_S = 20.0
-_STALE_MIN = 2
+_STALE_MIN = 4
+_BOOT = "cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo -"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Machine:
 
 
 class Board:
-    """The device that a shell reaches."""
+    """The device that a shell reaches. One run at a time has it, from its first copy to its last agent's end."""
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
@@ -51,6 +54,7 @@ class Board:
         self._pythons: dict[str, str] = {}
         self._running: list[RemoteAgent] = []
         self._started = 0
+        self._released: threading.Event | None = None
 
     @property
     def name(self) -> str:
@@ -61,7 +65,10 @@ class Board:
         """The folder of edgec's own things there."""
         place = '"${XDG_CACHE_HOME:-$HOME/.cache}/edgec/board"'
         folders = " ".join(f"{place}/{name}" for name in ("packages", "code", "environments", "runs"))
-        return ask(self._shell, f"umask 077; mkdir -p {folders} && cd {place} && pwd")
+        root = ask(self._shell, f"umask 077; mkdir -p {folders} && cd {place} && pwd", failed="nothing can be written")
+        if not root.startswith("/") or "\n" in root:
+            raise nonsense(self.name)
+        return root
 
     @cached_property
     def machine(self) -> Machine:
@@ -72,13 +79,19 @@ class Board:
         """
         tell = shlex.quote("import sys; print(sys.executable, *sys.version_info[:2])")
         pythons = "".join(f"command -v {each} >/dev/null && {each} -c {tell}\n" for each in _PYTHONS)
-        system, machine, boot, *found = ask(self._shell, f"uname -s\nuname -m\n{_BOOT}\n{pythons}true").splitlines()
+        told = ask(self._shell, f"uname -s\nuname -m\n{_BOOT}\n{pythons}true").splitlines()
+        if len(told) < 3:
+            raise nonsense(self.name)
+        system, machine, boot, *found = told
         versions = []
         for line in found:
-            python, major, minor = line.rsplit(" ", 2)
-            if (int(major), int(minor)) >= _LEAST_PYTHON:
-                return Machine(system, machine, python, (int(major), int(minor)), boot)
-            versions.append(f"{major}.{minor}")
+            python, *numbers = line.rsplit(" ", 2)
+            if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+                raise nonsense(self.name)
+            version = int(numbers[0]), int(numbers[1])
+            if version >= _LEAST_PYTHON:
+                return Machine(system, machine, python, version, boot)
+            versions.append(".".join(numbers))
         raise UnusableInput(
             f"{self.name} has no Python of 3.11 or newer (found: {', '.join(versions) or 'none'}), which the agent needs. "
             "Install one there: Raspberry Pi OS 12 and newer have it, apt install python3 python3-venv."
@@ -86,33 +99,36 @@ class Board:
 
     def put(self, package: Package) -> str:
         """Copy a package, and make ready what runs it."""
-        needs, machine = package.lowered.platform, self.machine
+        needs, machine, runtime = package.lowered.platform, self.machine, runtime_of(package)
         if needs is not None and (needs.system, needs.machine) != (machine.system, machine.machine):
             raise UnusableInput(
                 f"{package.title} is for {needs.machine} on {needs.system}, and {self.name} is {machine.machine} on "
                 f"{machine.system}. Build it anew for that machine."
             )
+        if runtime.name == "coreml" and machine.system != "Darwin":
+            raise UnusableInput(f"{package.title} runs on Apple's systems alone, and {self.name} is {machine.system}.")
+        self._claim()
         place = copy_package(package, self._shell, self.root)
-        self._pythons[place] = self._environment(runtime_of(package).distributions)
+        self._pythons[place] = self._environment(runtime.distributions, runtime.extra)
         return place
 
-    def _environment(self, distributions: Sequence[str]) -> str:
+    def _environment(self, distributions: Sequence[str], extra: str) -> str:
         machine = self.machine
         return install_environment(
-            self._shell, self.root, machine.python, machine.version, machine.machine, distributions
+            self._shell, self.root, machine.python, machine.version, machine.machine, distributions, extra
         )
 
     def start(self, module: str, arguments: Sequence[str], threads: int) -> Agent:
         """Run a module of edgec's there, with the runtime of the package whose place is the first argument, or with none."""
-        if not self._running:
-            self._claim()
+        self._claim()
         variables = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": self._code, "PYTHONDONTWRITEBYTECODE": "1"}
         named = [f"{name}={value}" for name, value in variables.items()]
-        python = self._pythons.get(arguments[0]) or self._environment(())
+        python = self._pythons.get(arguments[0]) or self._environment((), "reference")
         words = ["env", *named, python, "-P", "-m", module, *arguments]
         self._started += 1
-        folder = f"{self.root}/runs/{self._session}/{self._started}"
-        agent = RemoteAgent(self._shell, folder, self._sign, words, self._is_restarted, self._ended)
+        folder = f"{self._runs}/{self._started}"
+        sign, owned = f"{self._runs}/alive", f'[ "$(readlink {self._busy})" = {self._session} ]'
+        agent = RemoteAgent(self._shell, folder, sign, owned, words, self._is_restarted, self._ended)
         self._running.append(agent)
         return agent
 
@@ -121,50 +137,66 @@ class Board:
         return install_code(self._shell, self.root)
 
     @property
-    def _sign(self) -> str:
-        return f"{self.root}/runs/{self._session}/alive"
+    def _runs(self) -> str:
+        return f"{self.root}/runs/{self._session}"
+
+    @property
+    def _busy(self) -> str:
+        return shlex.quote(f"{self.root}/busy")
 
     def _is_restarted(self) -> bool:
         return ask(self._shell, _BOOT) != self.machine.boot
 
     def _claim(self) -> None:
-        """Take the board for this run.
+        """Take the board for this run, where it has not got it.
 
         Raises:
             UnusableInput: another run has it.
         """
-        sign, busy, runs = (shlex.quote(f"{self.root}/{name}") for name in (f"runs/{self._session}", "busy", "runs"))
-        # Of two that come at once, one makes the link. A run that leaves no sign of life any more has lost its claim.
-        script = f"""umask 077; mkdir -p {sign} && : > {sign}/alive
-owner=$(readlink {busy})
+        if self._released is not None:
+            return
+        own, root = shlex.quote(self._runs), shlex.quote(self.root)
+        # Under a lock, so that of two that come at once one gets it. What a run left behind that is gone is ended.
+        script = f"""umask 077; exec 8>{root}/lock && flock 8 && mkdir -p {own} && : > {own}/alive || exit 1
+owner=$(readlink {self._busy})
 if [ -n "$owner" ] && [ "$owner" != {self._session} ]; then
-    if [ -z "$(find {runs}/"$owner"/alive -mmin -{_STALE_MIN} 2>/dev/null)" ]; then rm -f {busy}; fi
+    if [ -n "$(find {root}/runs/"$owner"/alive -mmin -{_STALE_MIN} 2>/dev/null)" ]; then rm -rf {own}; exit 0; fi
+    for run in {root}/runs/"$owner"/*/; do
+        agent=$(cat "$run/pid" 2>/dev/null)
+        [ -n "$agent" ] && [ "/proc/$agent/cwd" -ef "$run" ] && kill -9 "$agent"
+    done
+    rm -rf {root}/runs/"$owner"
 fi
-ln -s {self._session} {busy} 2>/dev/null
-[ "$(readlink {busy})" = {self._session} ] && echo ours; true"""
-        if ask(self._shell, script) != "ours":
-            ask(self._shell, f"rm -rf {sign}")
+ln -sfn {self._session} {self._busy} && echo ours"""
+        if ask(self._shell, script, failed="it cannot be taken for this run") != "ours":
             raise UnusableInput(
-                f"Another run of edgec measures on {self.name}, and two at once would both be wrong. Wait for it to end; one "
+                f"Another run of edgec has {self.name}, and two at once would both measure wrong. Wait for it to end; one "
                 f"that was cut off is forgotten after {_STALE_MIN} minutes."
             )
-        threading.Thread(target=self._stay, daemon=True).start()
+        self._released = threading.Event()
+        threading.Thread(target=self._stay, args=(self._released,), daemon=True).start()
+        atexit.register(self._release)
 
-    def _stay(self) -> None:
-        """Leave a sign of life as long as an agent runs."""
-        pause = threading.Event()
-        while not pause.wait(_SIGN_S):
-            if not self._running:
-                return
+    def _stay(self, released: threading.Event) -> None:
+        """Leave a sign of life until the board is given back."""
+        while not released.wait(_SIGN_S):
             with suppress(ConnectionLostError, UnusableInput):
-                self._shell.run(f": > {shlex.quote(self._sign)}")
+                self._shell.run(f": > {shlex.quote(self._runs)}/alive")
 
     def _ended(self, agent: RemoteAgent) -> None:
         self._running.remove(agent)
         if not self._running:
-            busy, folder = (shlex.quote(f"{self.root}/{name}") for name in ("busy", f"runs/{self._session}"))
-            with suppress(ConnectionLostError, UnusableInput):
-                self._shell.run(f'[ "$(readlink {busy})" = {self._session} ] && rm -f {busy}; rm -rf {folder}')
+            self._release()
 
-
-_BOOT = "cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo -"
+    def _release(self) -> None:
+        """Give the board back."""
+        if self._released is None:
+            return
+        self._released.set()
+        self._released = None
+        atexit.unregister(self._release)
+        for agent in list(self._running):
+            agent.close()
+        with suppress(ConnectionLostError, UnusableInput):
+            own = f'[ "$(readlink {self._busy})" = {self._session} ] && rm -f {self._busy}'
+            self._shell.run(f"{own}; rm -rf {shlex.quote(self._runs)}")

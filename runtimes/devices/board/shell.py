@@ -1,10 +1,23 @@
-"""What a transport to another machine brings: a POSIX shell there. Copies, environments and agents are made of that alone."""
+"""What a transport to another machine brings: a POSIX shell there. Copies, environments and agents are made of that alone.
+
+What comes from there is not trusted: its length is limited, and signs that a terminal would obey are taken out of sentences.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from compiler.errors import UnusableInput
+
+# How long the way may be cut before edgec gives up, and how long it waits between two tries.
+PATIENCE_S = 120.0
+PAUSE_S = 2.0
+T = TypeVar("T")
 
 
 class ConnectionLostError(Exception):
@@ -31,10 +44,59 @@ class Shell(Protocol):
 
         Raises:
             ConnectionLostError: the way was cut, or it took longer.
-            UnusableInput: the machine cannot be reached, or does not let the user in.
+            UnusableInput: the machine cannot be reached, does not let the user in, or answers nonsense.
         """
         ...
 
     def follow(self, script: str) -> subprocess.Popen[bytes]:
-        """Start a script whose output is read while it runs; the process ends with 255 when the way is cut."""
+        """Start a script whose output, without what came before it, is read while it runs; it ends when the way is cut."""
         ...
+
+
+def patiently(shell: Shell, step: Callable[[], T]) -> T:
+    """A step that may be done twice, tried until the way is there.
+
+    Raises:
+        UnusableInput: the way was cut for too long.
+    """
+    ended = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return step()
+        except ConnectionLostError:
+            if time.monotonic() > ended:
+                raise UnusableInput(
+                    f"the way to {shell.title} was cut for {PATIENCE_S:.0f} s. See that it is on, and try again."
+                ) from None
+            time.sleep(PAUSE_S)
+
+
+def ask(shell: Shell, script: str, given: bytes = b"", *, seconds: float = 60, failed: str = "a command failed") -> str:
+    """What a script prints that may be run twice.
+
+    Raises:
+        UnusableInput: it ends with another code than 0; `failed` says what that means.
+    """
+    code, out, said = patiently(shell, lambda: shell.run(script, given, seconds=seconds))
+    if code:
+        last = last_line(said)
+        raise UnusableInput(
+            f"{shell.title}: {failed}. {f'It said last: {last}' if last else f'Its exit code was {code}.'}"
+        )
+    return out.decode("utf-8", "replace").strip()
+
+
+def last_line(said: str) -> str:
+    """The last line of what a machine said, fit for a terminal."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    return printable(lines[-1])[:300] if lines else ""
+
+
+def printable(text: str) -> str:
+    """A text of another machine without control characters."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).strip()
+
+
+def nonsense(title: str) -> UnusableInput:
+    """The error for an answer that no agent or shell of edgec's gives."""
+    return UnusableInput(f"{title} answers nonsense: what it says is too long or of another form than edgec asked for.")
