@@ -61,6 +61,10 @@ def _require_plain(package: Package) -> None:
                 raise UnusableInput(
                     f"{package.title} has a port {port.name!r:.60}, and edgec writes no such name. Build it again."
                 )
+            if not all(isinstance(size, int) or (size.isidentifier() and size.isascii()) for size in port.shape):
+                raise UnusableInput(
+                    f"{package.title} has a size of {port.name} that edgec does not write. Build it again."
+                )
 
 
 def known_type(port: Port, types: Mapping[str, _T]) -> _T:
@@ -71,7 +75,7 @@ def known_type(port: Port, types: Mapping[str, _T]) -> _T:
     """
     if port.dtype not in types:
         raise UnusableInput(
-            f"The port {port.name} has the type {port.dtype!r:.20}, and edgec writes none. Build it again."
+            f"The port {port.name} has the type {port.dtype!r:.20}, and kits of this kind take {', '.join(types)}."
         )
     return types[port.dtype]
 

@@ -7,6 +7,7 @@ before TensorFlow is given the graph.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,11 +29,21 @@ ENVIRONMENT = {
     "TF_ENABLE_ONEDNN_OPTS": "0",
     "KERAS_BACKEND": "tensorflow",
 }
-BATCH = "batch"
+BATCH, FREE = "batch", "free"
+DTYPES = ("float32", "int32", "int64", "bool", "uint8", "int8")
+# What reads the variables while a SavedModel is loaded, and nothing afterwards.
+_LOADING = ("RestoreV2",)
+# Operators that TensorFlow counts as keeping state, and which only call a part of the graph.
+_CALLING = ("StatefulPartitionedCall", "If", "While", "Case")
+_PORT_NAME = re.compile(r"[A-Za-z_]\w{0,99}")
+_MOST_ELEMENTS = 1 << 28
 _LIMIT_BYTES = 1 << 30
+_FLOATS = ("float16", "float32", "float64")
+# Where a constant of a GraphDef may have its values.
+VALUES = ("half_val", "float_val", "double_val", "tensor_content")
 # Operators that reach beyond tensors.
 _REACHING = re.compile(
-    "File|PyFunc|Save|MergeV2Checkpoints|Print|Dataset|Iterator|Reader|Record|Summary|Rpc|Debug|Dump|Snapshot|LoadAndRemap|"
+    "Restore|Vocab|FixedUnigram|Collective|Nccl|Abort|Stage|Barrier|Mutex|File|PyFunc|Save|MergeV2Checkpoints|Print|Dataset|Iterator|Reader|Record|Summary|Rpc|Debug|Dump|Snapshot|LoadAndRemap|"
     "Lmdb|^_?Send|^_?Recv|Remote|ImportEvent|Heartbeat|Session|Infeed|Outfeed|Tpu|TPU|Xla|Proto|Queue"
 )
 
@@ -44,7 +55,7 @@ class FunctionPort:
     Attributes:
         name: as its signature has it.
         dtype: numpy's word.
-        shape: sizes; `batch` where the first is free.
+        shape: sizes; `batch` where the first is that of a batch, `free` for other sizes of outputs that are not told.
         tensor: its name in the graph.
     """
 
@@ -98,6 +109,18 @@ def read_signature(config: Mapping[str, Any], folder: str) -> tuple[tuple[Functi
             f"config.json of {folder} does not tell inputs and outputs as edgec writes them ({error}). Give the SavedModel or "
             "the .keras file itself."
         ) from error
+    for port in (*told.inputs, *told.outputs):
+        free = [size for place, size in enumerate(port.shape) if isinstance(size, str) and (place or size != BATCH)]
+        sizes = [size for size in port.shape if isinstance(size, int)]
+        known = all(size == FREE for size in free) and (port in told.outputs or not free)
+        small = all(0 < size <= _MOST_ELEMENTS for size in sizes) and math.prod(sizes) <= _MOST_ELEMENTS
+        if not (_PORT_NAME.fullmatch(port.name) and port.dtype in DTYPES and known and small):
+            raise UnusableInput(
+                f"config.json of {folder} has an input or output {port.name!r:.60} of a name, type or size that edgec does "
+                "not write. Give the SavedModel or the .keras file itself."
+            )
+    if not told.inputs or not told.outputs:
+        raise UnusableInput(f"config.json of {folder} names no input or no output. Give the SavedModel itself.")
     return told.inputs, told.outputs
 
 
@@ -118,13 +141,18 @@ def read_function(folder: Path, config: Mapping[str, Any]) -> Function:
         graph.ParseFromString(read_regular(folder / GRAPH, f"{GRAPH} of {folder.name}", _LIMIT_BYTES))
     except (DecodeError, FileNotFoundError):
         raise broken from None
-    refuse_operators(operators_of(graph), folder.name)
+    refuse_operators(operators_of(graph), folder.name, frozen=True)
+    empty = {node.name: node.attr["value"].tensor for node in graph.node if is_weight(node) and not has_values(node)}
     with safe_open(folder / WEIGHTS, "numpy") as weights:
-        named = {node.name: node for node in graph.node if node.op == "Const"}
-        for name in weights.keys():  # noqa: SIM118
-            if name not in named:
+        # TensorFlow would take zeros for a weight that is not there.
+        if set(weights.keys()) != set(empty):
+            raise broken
+        for name, tensor in empty.items():
+            array = weights.get_tensor(name)
+            shape = tuple(size.size for size in tensor.tensor_shape.dim)
+            if array.shape != shape or tf.dtypes.as_dtype(tensor.dtype).as_numpy_dtype != array.dtype:
                 raise broken
-            named[name].attr["value"].tensor.tensor_content = weights.get_tensor(name).tobytes()
+            tensor.tensor_content = array.tobytes()
 
     def place() -> None:
         tf.graph_util.import_graph_def(graph, name="")
@@ -142,6 +170,22 @@ def read_function(folder: Path, config: Mapping[str, Any]) -> Function:
     return Function(call, inputs, outputs, tuple((node.name, node.op) for node in graph.node))
 
 
+def is_weight(node: Any) -> bool:
+    """Whether a node of a GraphDef is a constant of floats with a dimension."""
+    import tensorflow as tf
+
+    if node.op != "Const":
+        return False
+    value = node.attr["value"].tensor
+    return tf.dtypes.as_dtype(value.dtype).name in _FLOATS and len(value.tensor_shape.dim) > 0
+
+
+def has_values(node: Any) -> bool:
+    """Whether a constant has its values in the graph."""
+    value = node.attr["value"].tensor
+    return any(len(getattr(value, name)) for name in VALUES)
+
+
 def operators_of(graph: Any) -> list[tuple[str, str]]:
     """(operator, node) of a GraphDef, those of the functions that it brings too; calls of these functions are left out."""
     own = {function.signature.name for function in graph.library.function}
@@ -149,8 +193,8 @@ def operators_of(graph: Any) -> list[tuple[str, str]]:
     return [(node.op, node.name) for node in nodes if node.op not in own]
 
 
-def refuse_operators(operators: Iterable[tuple[str, str]], model: str) -> None:
-    """Refuse operators that reach beyond tensors, or that TensorFlow has not.
+def refuse_operators(operators: Iterable[tuple[str, str]], model: str, *, frozen: bool) -> None:
+    """Refuse operators that reach beyond tensors, or that TensorFlow has not; of a frozen graph those that keep a state too.
 
     Raises:
         UnusableInput: there is one.
@@ -158,12 +202,18 @@ def refuse_operators(operators: Iterable[tuple[str, str]], model: str) -> None:
     from tensorflow.python.framework import op_def_registry
 
     for operator, node in operators:
-        if _REACHING.search(operator):
+        if _REACHING.search(operator) and (frozen or operator not in _LOADING):
             raise UnusableInput(
                 f"The graph of {model} has the operator {operator!r:.60} (node {node!r:.80}), which reaches beyond tensors: "
                 "files, Python, or another machine. edgec runs no such graph. Save the model without it."
             )
-        if op_def_registry.get(operator) is None:
+        definition = op_def_registry.get(operator)
+        if frozen and definition is not None and definition.is_stateful and operator not in _CALLING:
+            raise UnusableInput(
+                f"The graph of {model} has the operator {operator!r:.60} (node {node!r:.80}), which keeps a state, reads a "
+                "table or draws random numbers, so that it is no function of its inputs. Save the model without it."
+            )
+        if definition is None:
             raise UnusableInput(
                 f"The graph of {model} has the custom operator {operator!r:.60} (node {node!r:.80}), which TensorFlow lacks, "
                 "and edgec loads no code of a model. Save the model with TensorFlow's own operators."

@@ -72,6 +72,18 @@ def _save_refused(folder: Path) -> None:
     _save(folder / "text", lambda x, w: tf.strings.to_number(x) * w, (None, 3), 3, tf.string)
     _save(folder / "python", lambda x, w: tf.py_function(lambda v: v, [x * w], tf.float32), (None, 3), 3)
     _save(folder / "writing", _writing, (None, 3), 3)
+    _save(folder / "rows-by-value", lambda x, w: tf.boolean_mask(x * w, x[:, 0] > 0), (None, 3), 3)
+    _save(
+        folder / "restoring",
+        lambda x, w: (
+            x * w + tf.ensure_shape(
+                tf.raw_ops.RestoreV2(prefix="x", tensor_names=["x"], shape_and_slices=[""], dtypes=[tf.float32])[0], (3,)
+            )
+        ),
+        (None, 3),
+        3,
+    )
+    _save(folder / "random", lambda x, w: x * w + tf.random.normal((3,)), (None, 3), 3)
     _save(folder / "nothing", lambda x, w: x + 1.0, (None, 3), 3)
 
 

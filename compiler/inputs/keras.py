@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +24,7 @@ _WEIGHT_BYTES = 2 << 30
 _MOST_LEVELS = 64
 _OWN_MODULE = re.compile(r"(keras|builtins)(\.[\w.]+)?")
 # Classes whose configuration is code.
-_CODE = ("Lambda", "__lambda__", "function", "module")
+_CODE = ("Lambda", "__lambda__", "function", "module", "TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer")
 
 
 def check_keras(file: Path) -> None:
@@ -39,14 +40,23 @@ def check_keras(file: Path) -> None:
             _require_members(archive, file.name)
             config = parse_json(archive.read(_CONFIG), f"{_CONFIG} of {file.name}")
             weights = archive.read(_WEIGHTS)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error) as error:
         raise UnusableInput(f"{file.name} is damaged: it is no .keras archive. Save the model again.") from error
-    for each in _objects(config):
+    # How it was trained is not read.
+    told = (
+        {name: value for name, value in config.items() if name != "compile_config"} if isinstance(config, dict) else {}
+    )
+    for each in _objects(told):
         module, name = each.get("module"), each.get("class_name")
+        inner = each.get("config")
+        if isinstance(inner, dict) and isinstance(inner.get("vocabulary"), str):
+            raise UnusableInput(
+                f"{file.name} has a layer {name!r:.60} that reads its words from a file. Save them with the model."
+            )
         if name in _CODE or each.get("registered_name") in _CODE:
             raise UnusableInput(
-                f"{file.name} has a layer {name!r:.60}, whose content is code of Python, and edgec runs no code of a model. "
-                "Write it with Keras's own layers, or save the model with model.export('folder')."
+                f"{file.name} has a layer {name!r:.60}, whose content is code of Python or of another library, and edgec runs "
+                "no code of a model. Write it with Keras's own layers, or save the model with model.export('folder')."
             )
         if (isinstance(module, str) and not _OWN_MODULE.fullmatch(module)) or (
             module is None and each.get("registered_name")
@@ -57,7 +67,8 @@ def check_keras(file: Path) -> None:
             )
     try:
         with h5py.File(BytesIO(weights), "r") as document:
-            _require_own_data(document, file.name)
+            if _require_own_data(document, file.name) > _WEIGHT_BYTES:
+                raise UnusableInput(f"{file.name} unpacks to more than edgec reads of such a file. Refused.")
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise UnusableInput(f"{_WEIGHTS} of {file.name} is damaged. Save the model again.") from error
 
@@ -85,12 +96,13 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(each)
 
 
-def _require_own_data(group: Any, file: str, levels: int = _MOST_LEVELS) -> None:
-    """Refuse HDF5 that leads out of its file, or in a circle."""
+def _require_own_data(group: Any, file: str, levels: int = _MOST_LEVELS) -> int:
+    """Refuse HDF5 that leads out of its file, or in a circle; the bytes of its arrays."""
     import h5py
 
     if not levels:
         raise UnusableInput(f"{_WEIGHTS} of {file} is nested deeper than {_MOST_LEVELS} levels. Refused.")
+    total = 0
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise UnusableInput(
@@ -98,6 +110,9 @@ def _require_own_data(group: Any, file: str, levels: int = _MOST_LEVELS) -> None
             )
         inner = group[name]
         if isinstance(inner, h5py.Group):
-            _require_own_data(inner, file, levels - 1)
+            total += _require_own_data(inner, file, levels - 1)
         elif inner.is_virtual or inner.external:
             raise UnusableInput(f"{_WEIGHTS} of {file} keeps {name!r:.60} in other files. Refused.")
+        else:
+            total += inner.nbytes
+    return total

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,13 @@ from compiler.stages.cache import remembered_digest
 from compiler.tensorflow_function import (
     ARCHITECTURE,
     BATCH,
+    DTYPES,
+    FREE,
     GRAPH,
+    VALUES,
     WEIGHTS,
     FunctionPort,
+    is_weight,
     operators_of,
     refuse_operators,
 )
@@ -34,8 +39,6 @@ SAVED_MODEL = "saved_model.pb"
 KERAS = ".keras"
 _LIMIT_BYTES = 1 << 30
 _DEFAULT = "serving_default"
-_DTYPES = ("float32", "int32", "int64", "bool", "uint8", "int8")
-_FLOATS = ("float16", "float32", "float64")
 _NAME = re.compile(r"[A-Za-z_]\w{0,99}")
 
 
@@ -46,7 +49,11 @@ def is_saved_model(path: Path) -> bool:
 
 def saved_files(path: Path) -> list[Path]:
     """The files of a SavedModel, or the .keras file itself."""
-    return [path] if path.is_file() else sorted([path / SAVED_MODEL, *path.glob("variables/variables.*")])
+    files = [path] if path.is_file() else sorted([path / SAVED_MODEL, *path.glob("variables/variables.*")])
+    for file in files:
+        if not file.is_file():
+            raise UnusableInput(f"{file.name} of {path.name} is no regular file. Put the file itself there.")
+    return files
 
 
 def digest_saved(path: Path) -> str:
@@ -72,12 +79,22 @@ def import_function(file: str, out: str) -> None:
         ports = _ports(concrete, source.name)
         frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     graph = frozen.graph.as_graph_def()
-    refuse_operators(operators_of(graph), source.name)
+    refuse_operators(operators_of(graph), source.name, frozen=True)
+    if len(frozen.inputs) != len(ports[0]):
+        raise UnusableInput(
+            f"The signature of {source.name} needs more than its inputs and variables, such as a table of words. Save the "
+            "model without it."
+        )
     inputs = [FunctionPort(*port, tensor.name) for port, tensor in zip(ports[0], frozen.inputs, strict=True)]
     outputs = [FunctionPort(*port, tensor.name) for port, tensor in zip(ports[1], frozen.outputs, strict=True)]
+    outputs = _with_batches(frozen, inputs, outputs, source.name)
     weights = _take_weights(graph)
     if not weights:
         raise UnusableInput(f"{source.name} has no weights: its signature computes nothing that was trained.")
+    if (size := sum(array.nbytes for array in weights.values())) > _LIMIT_BYTES:
+        raise UnusableInput(
+            f"{source.name} has {size:,} bytes of weights, and TensorFlow's converter takes 1 GB at most here."
+        )
     save_file(weights, folder / WEIGHTS, {"format": "np"})
     (folder / GRAPH).write_bytes(graph.SerializeToString(deterministic=True))
     config = {
@@ -89,18 +106,48 @@ def import_function(file: str, out: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
+def _with_batches(
+    frozen: Any, inputs: Sequence[FunctionPort], outputs: Sequence[FunctionPort], model: str
+) -> list[FunctionPort]:
+    """The outputs, those whose first size is free held to what one sample and two samples give.
+
+    Raises:
+        UnusableInput: the first size of one is not that of the batch, and so is told by the numbers that go in.
+    """
+    import tensorflow as tf
+
+    if not any(port.is_batched for port in (*inputs, *outputs)):
+        return list(outputs)
+    rows: dict[str, list[int]] = {port.name: [] for port in outputs}
+    for count in (1, 2):
+        shapes = [tuple(count if size == BATCH else size for size in port.shape) for port in inputs]
+        given = [tf.zeros(shape, port.dtype) for shape, port in zip(shapes, inputs, strict=True)]
+        try:
+            found = frozen(*given)
+        except tf.errors.OpError:
+            # Not every function takes zeros; what it gives of samples is looked at where it is computed.
+            return list(outputs)
+        for port, value in zip(outputs, found, strict=True):
+            rows[port.name].append(value.shape[0] if value.shape.rank else 0)
+    for port in outputs:
+        if port.is_batched and (rows[port.name] != [1, 2] or not any(each.is_batched for each in inputs)):
+            raise UnusableInput(
+                f"The output {port.name} of {model} has as many rows as the numbers that go in decide, and LiteRT's packages "
+                "have a row for each sample. Save the model without it."
+            )
+    return list(outputs)
+
+
 def _take_weights(graph: Any) -> dict[str, np.ndarray]:
     """The float constants of a graph that have a dimension, by the names of their nodes, which are left empty."""
     import tensorflow as tf
 
     taken = {}
     for node in graph.node:
-        if node.op != "Const":
-            continue
-        value = node.attr["value"].tensor
-        if tf.dtypes.as_dtype(value.dtype).name in _FLOATS and value.tensor_shape.dim:
+        if is_weight(node):
+            value = node.attr["value"].tensor
             taken[node.name] = np.ascontiguousarray(tf.make_ndarray(value))
-            for field in ("half_val", "float_val", "double_val", "tensor_content"):
+            for field in VALUES:
                 value.ClearField(field)
     return taken
 
@@ -126,9 +173,9 @@ def _ports(concrete: Any, model: str) -> tuple[list[Form], list[Form]]:
 def _form(name: str, spec: Any, side: str, model: str) -> Form:
     if not _NAME.fullmatch(name):
         raise UnusableInput(f"The {side} {name!r:.60} of {model} is not a name of letters, digits and _. Rename it.")
-    if spec.dtype.name not in _DTYPES:
+    if spec.dtype.name not in DTYPES:
         raise UnusableInput(
-            f"The {side} {name} of {model} is of {spec.dtype.name}, and LiteRT's ports are of {', '.join(_DTYPES)}. Save the "
+            f"The {side} {name} of {model} is of {spec.dtype.name}, and LiteRT's ports are of {', '.join(DTYPES)}. Save the "
             "model without that part."
         )
     if spec.shape.rank is None:
@@ -139,7 +186,7 @@ def _form(name: str, spec: Any, side: str, model: str) -> Form:
             f"The input {name} of {model} has the shape {list(spec.shape)}, and LiteRT's files have fixed sizes: only the "
             "first, the batch, may be free. Save the model for one size, such as keras.Input((224, 224, 3))."
         )
-    return name, spec.dtype.name, tuple("free" if size is None else size for size in shape)
+    return name, spec.dtype.name, tuple(FREE if size is None else size for size in shape)
 
 
 def _loaded(saved: Path, model: str, copy: Path) -> Any:
@@ -152,6 +199,8 @@ def _loaded(saved: Path, model: str, copy: Path) -> Any:
         (copy / "variables").symlink_to(saved.resolve() / "variables")
     try:
         return tf.saved_model.load(str(copy))
+    except MemoryError:
+        raise
     except Exception as error:  # of any class: whatever a damaged graph meets
         raise UnusableInput(
             f"TensorFlow cannot load {model}: a part of it is missing or damaged. Save it again; --debug shows what "
@@ -198,7 +247,7 @@ def _without_saving(saved: Path, model: str) -> bytes:
         for function in [each for each in graph.library.function if each.signature.name == called]:
             graph.library.function.remove(function)
         graph.node.remove(node)
-    refuse_operators(operators_of(graph), model)
+    refuse_operators(operators_of(graph), model, frozen=False)
     return bytes(document.SerializeToString())
 
 
@@ -212,6 +261,8 @@ def _exported(source: Path, folder: Path) -> Path:
     try:
         model = keras.saving.load_model(source, compile=False, safe_mode=True)
         model.export(str(folder), verbose=False)
+    except MemoryError:
+        raise
     except Exception as error:  # of any class: whatever a damaged file meets
         raise UnusableInput(
             f"Keras cannot load {source.name}: a part of it is damaged, or another release of Keras wrote it. Load it where "

@@ -28,6 +28,7 @@ _SHOWN = 6
 _FILE = "expected.npz"
 # Of drawn whole numbers: small enough for tables, and some of them not zero.
 _LARGEST_DRAWN = 3
+_DRAWN_BELOW = {"bool": 2, "uint8": 256, "int8": 128}
 Ports = tuple[FunctionPort, ...]
 
 
@@ -66,7 +67,13 @@ def write_expected(model: str, out: str, arrays: str | None, name: str) -> None:
                 "samples that the function takes with --inputs FILE.npz; --debug shows what TensorFlow says."
             ) from error
         for port, value in zip(function.outputs, results, strict=True):
-            found[port.name].append(_sample_of(value.numpy(), port))
+            made = value.numpy()
+            if not made.size or not np.isfinite(made.astype(np.float64)).all() or (port.is_batched and len(made) != 1):
+                raise UnusableInput(
+                    f"The output {port.name} of {source.name} has of sample {number} no finite numbers, or not one row a "
+                    "sample. Give samples that the function is made for with --inputs FILE.npz."
+                )
+            found[port.name].append(_sample_of(made, port))
         report_progress(number + 1, count)
     arrays_of: dict[str, Any] = {f"in_{port}": array[:count] for port, array in given.items()}
     arrays_of |= {f"out_{port}": np.stack(each) for port, each in found.items()}
@@ -80,7 +87,7 @@ def _draw(inputs: Sequence[FunctionPort]) -> Arrays:
     drawn = {}
     for port in inputs:
         shape = (_DRAWN, *(int(size) for size in port.sample_shape))
-        whole = generator.integers(0, 2 if port.dtype == "bool" else _LARGEST_DRAWN, shape)
+        whole = generator.integers(0, _DRAWN_BELOW.get(port.dtype, _LARGEST_DRAWN), shape)
         floats = port.dtype.startswith("float")
         drawn[port.name] = (generator.standard_normal(shape) if floats else whole).astype(port.dtype)
     return drawn
@@ -88,7 +95,12 @@ def _draw(inputs: Sequence[FunctionPort]) -> Arrays:
 
 def _ports_of(package: Package) -> tuple[Ports, Ports]:
     """(inputs, outputs) of a package, with what of them is a batch."""
-    return read_signature(read_object(package.folder / "config.json"), package.title)
+    inputs, outputs = read_signature(read_object(package.folder / "config.json"), package.title)
+    main = package.lowered.main
+    for told, ports in ((inputs, main.inputs), (outputs, main.outputs)):
+        if {(port.name, port.dtype) for port in told} != {(port.name, port.dtype) for port in ports}:
+            raise UnusableInput(f"config.json of {package.title} names other ports than its manifest. Build it again.")
+    return inputs, outputs
 
 
 def _sizes(package: Package) -> dict[str, tuple[int, ...]]:
@@ -96,9 +108,17 @@ def _sizes(package: Package) -> dict[str, tuple[int, ...]]:
 
 
 def _run(session: EncodingSession, package: Package, ports: Ports, samples: Arrays, number: int) -> Arrays:
-    """What the session says of one sample, which fills its batch."""
-    sizes = _sizes(package)
-    return session.run({port.name: np.broadcast_to(samples[port.name][number], sizes[port.name]) for port in ports})
+    """What the session says of a sample, which those after it join where the package takes several at once.
+
+    Where an input is one for all of a batch, the batch is of that sample alone.
+    """
+    sizes, given = _sizes(package), {}
+    step = 1 if all(port.is_batched for port in ports) else 0
+    for port in ports:
+        rows, size = samples[port.name], sizes[port.name]
+        chosen = (number + step * np.arange(size[0] if port.is_batched else 1)) % len(rows)
+        given[port.name] = (rows[chosen] if port.is_batched else rows[number]).reshape(size)
+    return session.run(given)
 
 
 def _sample_of(value: Any, port: FunctionPort) -> NDArray[Any]:
@@ -119,11 +139,14 @@ def probe(
         samples = {port.name: told[f"in_{port.name}"] for port in inputs}
         wanted = {port.name: told[f"out_{port.name}"].reshape(count, 1, -1).astype(np.float32) for port in outputs}
     pairs: dict[str, Pairs] = {port.name: [] for port in outputs}
+    step = 1 if all(port.is_batched for port in inputs) else 0
     for number in range(count):
         got = _run(session, package, inputs, samples, number)
         for port in outputs:
-            observed = _sample_of(got[port.name], port).reshape(1, -1).astype(np.float32)
-            pairs[port.name].append((wanted[port.name][number], observed))
+            rows = np.asarray(got[port.name]) if port.is_batched else np.asarray(got[port.name])[None]
+            for place, row in enumerate(rows):
+                reference = wanted[port.name][(number + step * place) % count]
+                pairs[port.name].append((reference, row.reshape(1, -1).astype(np.float32)))
         on_progress(number + 1, count)
     return Findings(distances(pairs))
 
@@ -142,7 +165,8 @@ def check(package: Package, request: Request) -> None:
     Raises:
         UnusableInput: there are no inputs, or something is given in vain.
     """
-    if request.prompts or request.image is not None or request.passage is not None:
+    given = (request.image, request.passage, request.prompt_name)
+    if request.prompts or any(each is not None for each in given):
         raise UnusableInput("This package is a function of arrays. Use --inputs FILE.npz alone.")
     if request.inputs is None:
         needed = ", ".join(f"{port.name} {('samples', *port.sample_shape)}" for port in _ports_of(package)[0])

@@ -41,7 +41,7 @@ NAMED_CHECKS = (LOWERING_CHECK, QUALITY_CHECK, THRESHOLDS_CHECK)
 OPENING_CHECK = "opening"
 _TEXT_CHECK = re.compile(r"[a-z]+(-[a-z]+)*:[0-9a-f]{8}")
 _SHOWN_NAMES = 6
-OWN_PASSAGES = "edgec passages"
+OWN_PASSAGES, DRAWN = "edgec passages", "drawn numbers"
 
 
 def reference_stage(model: Model, shapes: Shapes, data: Path | None, max_tokens: int) -> Stage:
@@ -108,9 +108,12 @@ def verify(
         "model": Source(model.folder, digest_model(model)),
         "package": Source(package.folder, package.digest),
     }
-    named = _name_of(data) if data else OWN_PASSAGES
-    if data is None and (calibration := recipe.quantization.calibration).arrays is not None:
-        data, named = kept_arrays(calibration.arrays), f"{calibration.source} (as calibrated)"
+    takes_arrays = find_task(package.model.task).takes == "arrays"
+    named = _name_of(data) if data else DRAWN if takes_arrays else OWN_PASSAGES
+    if data is None and takes_arrays and (calibration := recipe.quantization.calibration).arrays is not None:
+        kept = kept_arrays(calibration.arrays)
+        if kept.is_file():
+            data, named = kept, f"{calibration.source} (as calibrated)"
     reference = reference_stage(model, recipe.shapes, data, max_tokens)
     entry = executor.run_one(reference, sources, model.name)
     figures: Figures = {}

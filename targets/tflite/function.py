@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from compiler.errors import UnusableInput
 from compiler.formats.tflite import name_of, read_tflite
 from compiler.lineage import model_of, write_lineage
-from compiler.package import FixedShapes, Graph, Lowered, Port
+from compiler.package import Deviation, FixedShapes, Graph, Lowered, Port
 from compiler.quantize.plan import ARRAYS
 from compiler.tensorflow_function import BATCH, Function, FunctionPort, read_function
 from targets.tflite.account import stored_weights
@@ -48,21 +49,42 @@ def convert_function(
         _choose(converter, scheme, None if samples is None else _examples(function, Path(samples) / ARRAYS, batch))
         try:
             made = converter.convert()
+        except MemoryError:
+            raise
         except Exception as error:  # of any class: whatever an operator's lowering meets
             raise UnusableInput(_refusal(str(error), function, read.name, scheme)) from error
     file = Path(out) / FILE
     file.write_bytes(made)
     write_lineage(read, lineage, Path(out), processor=True)
     document = read_tflite(file)
+    (signature,) = document.signatureDefs
+    # Apps that go by an index go by the file's order.
+    order = {side: [name_of(each) for each in getattr(signature, side)] for side in ("inputs", "outputs")}
+    inputs = sorted(_sized(function.inputs, batch), key=lambda port: order["inputs"].index(port.name))
+    outputs = sorted(_outputs(document, function), key=lambda port: order["outputs"].index(port.name))
     return asdict(
         Lowered(
             runtime="litert",
-            graphs=(Graph(MAIN, (FILE,), _sized(function.inputs, batch), _outputs(document, function)),),
-            weights=stored_weights(document),
+            graphs=(Graph(MAIN, (FILE,), tuple(inputs), tuple(outputs)),),
+            weights=replace(stored_weights(document), deviations=_left_in_floats(document, scheme)),
             placement=place_files([file]),
             shapes=FixedShapes(batch=batch if _is_batched(function) else None),
         )
     )
+
+
+def _left_in_floats(document: Any, scheme: str) -> tuple[Deviation, ...]:
+    """The matrices and filters that the converter leaves in floats where 8 bits are asked for: small ones."""
+    if not scheme.startswith("int8"):
+        return ()
+    reason = "TensorFlow's converter leaves constants of fewer than 1,024 weights as they are"
+    found = []
+    for subgraph in document.subgraphs:
+        for tensor in subgraph.tensors:
+            constant = document.buffers[tensor.buffer].data is not None
+            if constant and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
+                found.append(Deviation(name_of(tensor), "fp32", reason, forced=False))
+    return tuple(found)
 
 
 def _save(function: Function, batch: int, folder: str) -> None:

@@ -214,7 +214,10 @@ _TAKEN = (
 
 def _arguments(package: Package) -> list[str]:
     names = [camel_case(port.name) for port in package.lowered.main.inputs]
-    return [f"{name}Values" if name in _TAKEN else name for name in names]
+    names = [f"{name}Values" if name in _TAKEN or not name else name for name in names]
+    if len(set(names)) < len(names):
+        raise UnusableInput(f"{package.title} has two inputs of one name in Kotlin: {', '.join(names)}. Rename one.")
+    return names
 
 
 def _readme(package: Package, name: str, own: str, chats: bool) -> str:

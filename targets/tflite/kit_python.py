@@ -9,8 +9,10 @@ from pathlib import Path
 from string import Template
 
 from compiler.errors import UnusableInput, missing_extra
+from compiler.formats.json_file import read_object
 from compiler.package import Package
 from compiler.task import FUNCTION, GENERATION, find_task
+from compiler.tensorflow_function import read_signature
 from targets.tflite.engine import require_template
 from targets.tflite.target import BUNDLE, FILE
 
@@ -82,15 +84,23 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-SHAPES = $shapes
+# Of each input the sizes of a sample, its type, and whether a batch of one is put around it; of each output the last.
+INPUTS = $inputs
+OUTPUTS = $outputs
 
 run = Interpreter(str(Path(__file__).with_name("$file")), num_threads=2).get_signature_runner("main")
 given = np.load(sys.argv[1])
-results = [
-    run(**{name: given[name][number].reshape(shape).astype(dtype) for name, (shape, dtype) in SHAPES.items()})
-    for number in range(len(given[next(iter(SHAPES))]))
-]
-np.savez(sys.argv[2], **{name: np.stack([each[name] for each in results]) for name in results[0]})
+count = len(given[next(iter(INPUTS))])
+for name, (shape, dtype, _) in INPUTS.items():
+    if given[name].shape != (count, *shape) or not np.can_cast(given[name].dtype, dtype, "same_kind"):
+        sys.exit(f"{name} must be {dtype} of the shape {(count, *shape)}, not {given[name].dtype} {given[name].shape}.")
+results: dict[str, list] = {name: [] for name in OUTPUTS}
+for number in range(count):
+    samples = {name: given[name][number].astype(dtype) for name, (_, dtype, _) in INPUTS.items()}
+    made = run(**{name: sample[None] if INPUTS[name][2] else sample for name, sample in samples.items()})
+    for name, batched in OUTPUTS.items():
+        results[name].append(made[name][0] if batched else made[name])
+np.savez(sys.argv[2], **{name: np.stack(values) for name, values in results.items()})
 ''')
 
 _TOKENS = 2048
@@ -143,8 +153,13 @@ def _call(package: Package) -> str:
             f"{package.title} takes several samples at once, which the script of the kit for python does not prepare. Build "
             "it with a batch of 1."
         )
-    shapes = {port.name: (port.shape, port.dtype) for port in package.lowered.main.inputs}
-    return _CALL.substitute(model=package.model.name, file=FILE, shapes=shapes)
+    inputs, outputs = read_signature(read_object(package.folder / "config.json"), package.title)
+    return _CALL.substitute(
+        model=package.model.name,
+        file=FILE,
+        inputs={port.name: (port.sample_shape, port.dtype, port.is_batched) for port in inputs},
+        outputs={port.name: port.is_batched for port in outputs},
+    )
 
 
 def _encode(package: Package) -> str:

@@ -55,12 +55,15 @@ def _refuse_function(model: Model, recipe: Recipe) -> str | None:
     """Why not, of a TensorFlow function: edgec's own codes, or ranges without samples to measure them on."""
     if recipe.scheme.name not in _OF_FUNCTIONS:
         return f"it is a TensorFlow function, which edgec makes {', '.join(_OF_FUNCTIONS)} of."
+    inputs, _ = read_signature(model.config, model.name)
     if "lengths" in recipe.options:
         return "+lengths is for text encoders."
+    if recipe.shapes.batch != 1 and not any(port.is_batched for port in inputs):
+        return f"a batch of {recipe.shapes.batch} is asked for, and no input of it has a batch."
     if recipe.scheme.rounds_activations and recipe.quantization.calibration.arrays is None:
         return (
             "int8-static rounds to ranges that are measured on samples. Give some with --calibration FILE.npz, an array for "
-            f"each input: {', '.join(port.name for port in read_signature(model.config, model.name)[0])}."
+            f"each input: {', '.join(port.name for port in inputs)}."
         )
     return None
 

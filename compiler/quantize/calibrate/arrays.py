@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,13 @@ from compiler.tensorflow_function import FunctionPort, read_signature
 
 SUFFIX = ".npz"
 _LIMIT_BYTES = 8 << 30
-_FILE = "samples.npz"
+_FILE = "samples.npz"  # ARRAYS of quantize/plan.py, which stages of targets name
 Arrays = dict[str, NDArray[Any]]
+# What numpy and zipfile meet in damaged files.
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, SyntaxError, NotImplementedError, RuntimeError,
+    MemoryError, OverflowError, TypeError,
+)  # fmt: skip
 
 
 def keep_arrays(source: str) -> tuple[str, str]:
@@ -42,7 +49,13 @@ def keep_arrays(source: str) -> tuple[str, str]:
 
 
 def kept_arrays(digest: str) -> Path:
-    """Where the cache keeps the file of that SHA-256."""
+    """Where the cache keeps the file of that SHA-256.
+
+    Raises:
+        UnusableInput: it is none.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UnusableInput(f"{digest!r:.80} is no SHA-256 of arrays. Build the package again.")
     return cache_folder("arrays") / f"{digest}{SUFFIX}"
 
 
@@ -60,8 +73,11 @@ def read_arrays(file: Path) -> Arrays:
         if size > _LIMIT_BYTES:
             raise UnusableInput(f"{file.name} unpacks to {size:,} bytes, and at most {_LIMIT_BYTES:,} are read.")
         with np.load(file, allow_pickle=False) as given:
-            return {name: given[name] for name in given.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, SyntaxError, NotImplementedError) as error:
+            arrays = {name: given[name] for name in given.files}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise ValueError("a member is no array")
+            return arrays
+    except _BROKEN as error:
         raise UnusableInput(
             f"{file.name} cannot be read: it is no .npz file of numbers. Write it with numpy.savez(file, name=array)."
         ) from error
@@ -108,7 +124,12 @@ def write_array_samples(model: str, out: str, task: str, calibration: dict[str, 
             "with --calibration."
         )
     inputs, _ = read_signature(source.config, source.name)
-    samples = samples_for(inputs, read_arrays(kept_arrays(wanted.arrays)), wanted.source)
+    kept = kept_arrays(wanted.arrays)
+    if not kept.is_file():
+        raise UnusableInput(
+            f"The calibration {wanted.source} is no longer in edgec's cache. Name the file again with --calibration."
+        )
+    samples = samples_for(inputs, read_arrays(kept), wanted.source)
     count = len(next(iter(samples.values())))
     chosen = np.linspace(0, count - 1, min(count, wanted.samples)).round().astype(np.int64)
     taken: dict[str, Any] = {name: array[chosen] for name, array in samples.items()}
