@@ -76,8 +76,10 @@ def _save_refused(folder: Path) -> None:
     _save(
         folder / "restoring",
         lambda x, w: (
-            x * w + tf.ensure_shape(
-                tf.raw_ops.RestoreV2(prefix="x", tensor_names=["x"], shape_and_slices=[""], dtypes=[tf.float32])[0], (3,)
+            x * w
+            + tf.ensure_shape(
+                tf.raw_ops.RestoreV2(prefix="x", tensor_names=["x"], shape_and_slices=[""], dtypes=[tf.float32])[0],
+                (3,),
             )
         ),
         (None, 3),
