@@ -16,19 +16,17 @@ from benchmarks.peers.timing import carried_file, edgec_script
 from compiler.inputs.open import open_model
 
 _OUT = Path(__file__).parents[1] / "expected_quality.toml"
-_CODES = ("int4-rtn-g32", "int4-gptq-g32", "int4-gptq-g32-asym", "int8-gptq-g32")
 _LANGUAGE = (
-    *(f"gguf:{name}" for name in ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", *_CODES)),
-    *(f"onnx:{name}" for name in ("fp32", "fp16", "int8", *_CODES)),
-    *(f"tflite:{name}" for name in ("fp32", "int8", "int4-rtn-g32", "int4-gptq-g32")),
-    *(f"coreml:{name}" for name in ("fp16", "int8", "int4-gptq-g32", "lut4")),
+    *(f"gguf:{name}" for name in ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "int4-rtn-g32", "int4-gptq-g32")),
+    *(f"onnx:{name}" for name in ("fp32", "int8", "int4-rtn-g32", "int4-gptq-g32")),
+    *(f"tflite:{name}" for name in ("fp32", "int8", "int4-rtn-g32")),
+    "coreml:fp16",
     "gguf:mixed-gptq-g32 --target-bpw 5.5",
-    "gguf:mixed-gptq-g32 --target-bpw 4.5",
 )
 _ENCODERS = (
     *(f"onnx:{name}" for name in ("fp32", "fp16", "int8", "int8-gptq-g32", "int4-gptq-g32")),
-    *(f"tflite:{name}" for name in ("fp32", "fp16", "int8", "int8-gptq-pc", "int8-gptq-g32", "int4-gptq-g32")),
-    *(f"coreml:{name}" for name in ("fp16", "int8", "int4-gptq-g32")),
+    *(f"tflite:{name}" for name in ("fp32", "fp16", "int8", "int8-gptq-g32")),
+    "coreml:fp16",
 )
 _FIGURES = ("mean_kl", "same_top1", "relative_error", "spread_error", "mean_cosine")
 
