@@ -62,7 +62,8 @@ def test_a_pipe_or_a_device_is_no_file(tmp_path: Path) -> None:
 def test_a_pipe_is_refused_wherever_the_user_names_a_file(minilm_folder: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    model, package = read_model(minilm_folder), _package(tmp_path / "package")
+    decoder = tiny.save_decoder("llama", minilm_folder, tmp_path / "tiny-llama")
+    model, package = read_model(decoder), _package(tmp_path / "package")
     (package.folder / "preprocessor_config.json").write_text("{}")
     readers = (
         lambda: read_recipe_file(pipe, ("gguf",)),
