@@ -32,6 +32,7 @@ class Seen:
         model: the model's digest.
         settings: of the recipe in full, but for shapes.
         package_bytes: of all its files.
+        read_bytes: of weights that a token reads; of encoders the same as `package_bytes`.
         memory_bytes: the largest resident set, without what the imports took.
         context_length: tokens that the cache held; None for encoders.
         bandwidth_share: bytes of weights read a second over what memory gives.
@@ -44,6 +45,7 @@ class Seen:
     model: str
     settings: str
     package_bytes: int
+    read_bytes: int
     memory_bytes: int | None
     context_length: int | None
     bandwidth_share: float | None
@@ -77,6 +79,7 @@ def _seen(package: Package, measurement: Measurement) -> Seen:
         model=package.model.digest,
         settings=settings_of(package.recipe_full),
         package_bytes=package.nbytes,
+        read_bytes=package.lowered.weights.decode_read_bytes or package.nbytes,
         memory_bytes=None if peak is None or imports is None else int(peak - imports),
         context_length=measurement.workload.context_length,
         bandwidth_share=measurement.figure("decode_bandwidth_fraction"),

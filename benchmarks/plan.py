@@ -13,9 +13,9 @@ from benchmarks.history import Seen, settings_of
 from benchmarks.prediction import (
     Range,
     bound_tok_per_s,
-    decode_read_bytes,
     predict_memory,
     predict_tok_per_s,
+    read_bytes_of,
     runtime_for,
 )
 from compiler.errors import EdgecError
@@ -24,7 +24,7 @@ from compiler.quality import is_at_least
 from compiler.quantization import Quantization
 from compiler.recipe import Recipe, Shapes
 from compiler.scheme import find_scheme
-from compiler.size import is_tied, matrices_of, vector_weights
+from compiler.size import matrices_of, vector_weights
 from compiler.target import Target, reason_against
 from runtimes.devices.profile import DeviceProfile
 from runtimes.kinds import kind_of_task
@@ -185,10 +185,8 @@ def _option(
 ) -> Option:
     runtime = runtime_for(recipe.target, model)
     bound = speed = None
+    read = read_bytes_of(model, recipe, nbytes)
     if model.is_decoder:
-        tables = [] if is_tied(model) else [each for each in matrices_of(model) if each.place == "embedding"]
-        weights = sum(each.elements for each in matrices_of(model))
-        read = decode_read_bytes(model, nbytes, int(nbytes * sum(each.elements for each in tables) / max(1, weights)))
         bound = bound_tok_per_s(profile, read)
         speed = predict_tok_per_s(profile, recipe, read, runtime, history)
     figures, known = _figures(model, digest, " ".join((str(recipe), *flags)), recipe, history)
@@ -196,7 +194,7 @@ def _option(
         str(recipe),
         flags,
         nbytes,
-        predict_memory(model, digest, recipe, nbytes, runtime, context, history),
+        predict_memory(model, digest, recipe, read, runtime, context, history),
         bound,
         speed,
         quality_of(dict(figures), kind_of_task(model.task)) if figures else None,

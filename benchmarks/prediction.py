@@ -1,8 +1,8 @@
 """What a package will take and do on a device, told before it is built: from shapes, the device's figures, and what was seen.
 
 The factors were taken on one x86-64 machine of two cores with SmolLM2-135M and MiniLM (docs/peers.md, the demo's table):
-largest resident set without imports, over the bytes of the package, keys and values aside; and the share of a plain read's
-bandwidth that decoding reached. Measurements of the user's own (benchmarks/history.py) take their place.
+largest resident set without imports, over the bytes of weights that are read, keys and values aside; and the share of a plain
+read's bandwidth that decoding reached. Measurements of the user's own (benchmarks/history.py) take their place.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 from benchmarks.history import Seen
 from compiler.model import Model
 from compiler.recipe import Recipe
+from compiler.size import is_tied, matrices_of, vector_weights
 from runtimes.devices.profile import DeviceProfile
 
-_MEBIBYTE = 1 << 20
 # Of the theoretical bandwidth of memory, what decoding reaches on a processor (Pi 5: 0.62 and 0.65; OnePlus 12: 0.57 to 0.74).
 _OF_PEAK = 0.6
 _UNSURE_MEMORY, _UNSURE_SPEED, _UNSURE_PEAK = 0.2, 0.3, 0.45
 _FEWEST = 3
+_TABLE_BITS = 8.5
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Range:
     high: float
 
 
+# Bits of a weight up to which a class of schemes goes: 4-bit codes, those up to 6, 8 bits, float16, and float32 beyond.
+_CLASSES = (4.9, 7.0, 9.0, 16.0)
+
+
 @dataclass(frozen=True)
 class RuntimeCost:
     """What a runtime takes.
@@ -40,25 +45,34 @@ class RuntimeCost:
     Attributes:
         imports_bytes: resident before a package is opened.
         base_bytes: whatever the package.
-        factors: of a package's bytes in memory, by bits of a weight up to 4, up to 8, and more.
+        factors: of the bytes of weights that are read, in memory, by class of bits.
         cache_element_bytes: of a key or value.
-        share: of the bandwidth of memory while decoding; None for what does not decode.
+        shares: of the bandwidth of memory while decoding, by class of bits; None for what does not decode.
     """
 
     imports_bytes: int
     base_bytes: int
-    factors: tuple[float, float, float]
+    factors: tuple[float, float, float, float, float]
     cache_element_bytes: int
-    share: float | None = None
+    shares: tuple[float, float, float, float, float] | None = None
 
 
 COSTS: dict[str, RuntimeCost] = {
-    "llamacpp": RuntimeCost(54_000_000, 33_000_000, (1.65, 1.0, 1.0), 2, 0.50),
-    "ortgenai": RuntimeCost(68_000_000, 0, (2.45, 2.4, 1.35), 4, 0.50),
-    "onnxruntime": RuntimeCost(74_000_000, 0, (2.2, 2.2, 1.58), 4),
-    "litertlm": RuntimeCost(69_000_000, 0, (2.6, 2.6, 1.3), 4, 0.58),
-    "litert": RuntimeCost(55_000_000, 0, (1.6, 1.6, 1.08), 4),
+    "llamacpp": RuntimeCost(54_000_000, 33_000_000, (1.7, 1.2, 1.0, 1.0, 1.0), 2, (0.48, 0.40, 0.55, 0.60, 0.65)),
+    "ortgenai": RuntimeCost(68_000_000, 0, (2.55, 2.4, 1.9, 1.35, 1.25), 4, (0.45, 0.45, 0.62, 0.62, 0.85)),
+    "onnxruntime": RuntimeCost(74_000_000, 0, (1.6, 1.6, 1.6, 2.2, 1.5), 4),
+    "litertlm": RuntimeCost(69_000_000, 0, (2.95, 2.9, 2.7, 3.0, 2.5), 4, (0.53, 0.55, 0.60, 0.60, 0.87)),
+    "litert": RuntimeCost(55_000_000, 0, (1.4, 1.4, 1.25, 3.5, 1.0), 4),
 }
+
+
+def _class_of(bits: float) -> int:
+    return next((place for place, most in enumerate(_CLASSES) if bits <= most), len(_CLASSES))
+
+
+def bits_of(recipe: Recipe) -> float:
+    """Bits of a weight in the blocks of a model."""
+    return recipe.quantization.target_bpw or recipe.scheme.bits_per_weight
 
 
 def runtime_for(target: str, model: Model) -> str | None:
@@ -71,7 +85,7 @@ def predict_memory(
     model: Model,
     digest: str,
     recipe: Recipe,
-    package_bytes: int,
+    read_bytes: int,
     runtime: str | None,
     context: int,
     history: Sequence[Seen],
@@ -85,26 +99,38 @@ def predict_memory(
     cost = COSTS[runtime]
     cache = model.geometry.kv_cache_bytes(context, cost.cache_element_bytes) if model.is_decoder else 0
     beside = cost.imports_bytes + cost.base_bytes + cache
-    bits = recipe.scheme.bits_per_weight
-    factor = cost.factors[0 if bits < 6 else 1 if bits <= 9 else 2]
+    factor = cost.factors[_class_of(bits_of(recipe))]
 
     def seen(each: Seen) -> float | None:
-        if each.memory_bytes is None or each.package_bytes <= 0 or (model.is_decoder and each.model != digest):
+        if each.memory_bytes is None or each.read_bytes <= 0 or (model.is_decoder and each.model != digest):
             return None
         own = (
             model.geometry.kv_cache_bytes(each.context_length or 0, cost.cache_element_bytes) if model.is_decoder else 0
         )
-        found = (each.memory_bytes - cost.base_bytes - own) / each.package_bytes
+        found = (each.memory_bytes - cost.base_bytes - own) / each.read_bytes
         return found if found > 0 else None
 
     learned = _learned(history, runtime, str(recipe), seen)
     around = _around(factor, learned, _UNSURE_MEMORY)
-    return Range(*(beside + package_bytes * each for each in (around.low, around.middle, around.high)))
+    return Range(*(beside + read_bytes * each for each in (around.low, around.middle, around.high)))
 
 
-def decode_read_bytes(model: Model, package_bytes: int, embedding_bytes: int) -> int:
-    """Bytes of weights that a token reads: all but an embedding that is not the head."""
-    return max(1, package_bytes - embedding_bytes)
+def read_bytes_of(model: Model, recipe: Recipe, package_bytes: int) -> int:
+    """Bytes of weights that are read for a token, or by an encoder: all but an embedding that is only looked up.
+
+    Heads of edgec's own schemes have 8 bits, and so have llama.cpp's of 4.
+    """
+    matrices = matrices_of(model)
+    if not any(each.place == "embedding" for each in matrices):
+        return package_bytes
+    bits, tied = bits_of(recipe), is_tied(model)
+    total = 4 * vector_weights(model)
+    for each in matrices:
+        if each.place == "embedding" and not tied:
+            continue
+        table = each.place in ("embedding", "head") and recipe.scheme.family != "float"
+        total += int(each.elements * (max(bits, _TABLE_BITS) if table else bits) / 8)
+    return min(total, package_bytes)
 
 
 def bound_tok_per_s(profile: DeviceProfile, read_bytes: int) -> float | None:
@@ -116,8 +142,9 @@ def predict_tok_per_s(
     profile: DeviceProfile, recipe: Recipe, read_bytes: int, runtime: str | None, history: Sequence[Seen]
 ) -> Range | None:
     """Tokens a second of decode with little in the cache; None where bandwidth or runtime are unknown."""
-    if runtime is None or (share := COSTS[runtime].share) is None:
+    if runtime is None or (shares := COSTS[runtime].shares) is None:
         return None
+    share = shares[_class_of(bits_of(recipe))]
     if profile.bandwidth is not None:
         learned = _learned(history, runtime, str(recipe), lambda each: each.bandwidth_share)
         bandwidth, around = profile.bandwidth.amount, _around(share, learned, _UNSURE_SPEED)

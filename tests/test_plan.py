@@ -164,7 +164,7 @@ def test_the_fastest_that_holds_every_wish_is_chosen(model: Model) -> None:
 def _seen(**changes: object) -> Seen:
     fields = {
         "machine": "here", "runtime": "llamacpp", "recipe": "gguf:Q8_0", "model": "d" * 64, "package_bytes": 10**8,
-        "memory_bytes": 2 * 10**8, "settings": settings_of(parse_recipe("gguf:Q8_0", ("gguf",)).full()),
+        "read_bytes": 10**8, "memory_bytes": 2 * 10**8, "settings": settings_of(parse_recipe("gguf:Q8_0", ("gguf",)).full()),
         "context_length": 256, "bandwidth_share": 0.25, "figures": {"mean_kl": 0.5, "same_top1": 0.5},
     }  # fmt: skip
     return Seen(**{**fields, **changes})  # type: ignore[arg-type]
@@ -181,8 +181,9 @@ def test_a_plan_learns_from_what_was_measured(model: Model) -> None:
     before = _option(_planned_here(model, []), "gguf:Q8_0")
     after = _option(_planned_here(model, [_seen()] * 5), "gguf:Q8_0")
     assert before.tok_per_s is not None and after.tok_per_s is not None
-    share = COSTS["llamacpp"].share
-    assert share is not None
+    shares = COSTS["llamacpp"].shares
+    assert shares is not None
+    share = shares[2]
     assert after.tok_per_s.middle == pytest.approx(before.tok_per_s.middle * 0.25 / share)
     assert after.tok_per_s.high / after.tok_per_s.low < before.tok_per_s.high / before.tok_per_s.low
     assert (after.known, after.quality, before.known) == ("measured", "degraded", "expected")
@@ -203,7 +204,8 @@ def test_what_decoding_reached_is_not_discounted_again(model: Model) -> None:
     found = _option(_planned(model, "pi-5-8gb"), "gguf:Q8_0")
     profile = find_profile("pi-5-8gb")
     assert found.tok_per_s is not None and profile.decode_bandwidth is not None
-    assert found.tok_per_s.middle == pytest.approx(profile.decode_bandwidth.amount / found.package_bytes)
+    assert found.tok_per_s.middle == pytest.approx(profile.decode_bandwidth.amount / found.package_bytes, rel=0.3)
+    assert found.tok_per_s.middle > profile.decode_bandwidth.amount / found.package_bytes
 
 
 _AMOUNT = st.integers(1, 6).map(float)

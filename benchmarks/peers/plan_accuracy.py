@@ -14,24 +14,28 @@ from pathlib import Path
 
 from benchmarks.harness import bench
 from benchmarks.history import read_history
-from benchmarks.peers.timing import print_ratio
 from benchmarks.plan import Option, Wishes, plan
 from benchmarks.profiling import LOCAL, profile_for
 from compiler.inputs.identity import find_identified
 from compiler.package import MANIFEST, Package, read_package
+from runtimes.context import DEFAULT_CONTEXT
 from runtimes.devices.profile import DeviceProfile
 from runtimes.workload import Workload
 from targets.registry import load_target
 
-_CONTEXT = 2048
+_TOKENS = 192
 _GOALS = (("bytes", 0.02), ("memory", 0.10), ("tok/s", 0.20))
 
 
 def predicted(package: Package, here: DeviceProfile) -> Option | None:
     """What the plan for this machine says of a package's recipe; None where it says nothing."""
     model, digest = find_identified(package.model), package.model.digest
-    found = plan(model, digest, here, Wishes(_CONTEXT), load_target, read_history())
-    return next((each for each in found.options if each.recipe == package.recipe), None)
+    # LiteRT-LM's cache grows with the tokens that are there.
+    context = _TOKENS if package.lowered.runtime == "litertlm" else DEFAULT_CONTEXT
+    found = plan(model, digest, here, Wishes(context), load_target, read_history())
+    alike = [each for each in found.options if each.recipe == package.recipe]
+    # Of a mixture the budget that is nearest.
+    return min(alike, key=lambda each: abs(each.package_bytes - package.nbytes), default=None)
 
 
 def main() -> None:
@@ -53,7 +57,7 @@ def main() -> None:
     ]
     here = profile_for(LOCAL)
     told = [predicted(each, here) for each in packages]
-    measured = bench(packages, Workload(rounds=options.rounds, context_length=_CONTEXT))
+    measured = bench(packages, Workload(rounds=options.rounds))
     within = dict.fromkeys((name for name, _ in _GOALS), 0)
     compared = dict.fromkeys(within, 0)
     for package, option, found in zip(packages, told, measured, strict=True):
@@ -72,7 +76,7 @@ def main() -> None:
                 compared[name] += 1
                 within[name] += abs(guess / true - 1) <= goal
                 scale = 1.0 if name == "tok/s" else 1e6
-                print_ratio(f"  {name}", guess / scale, true / scale, "" if name == "tok/s" else "MB", 1 + goal)
+                print(f"  {name:8} {guess / scale:10.1f} / {true / scale:10.1f} = {guess / true:.3f}")
     for name, goal in _GOALS:
         print(f"{name}: {within[name]} of {compared[name]} within {goal:.0%}")
 
