@@ -116,12 +116,12 @@ def predict_memory(
 
 
 def read_bytes_of(model: Model, recipe: Recipe, package_bytes: int) -> int:
-    """Bytes of weights that are read for a token, or by an encoder: all but an embedding that is only looked up.
+    """Bytes of weights that are read for a token: all but an embedding that is only looked up. Of encoders, those of the package.
 
     Heads of edgec's own schemes have 8 bits, and so have llama.cpp's of 4.
     """
     matrices = matrices_of(model)
-    if not any(each.place == "embedding" for each in matrices):
+    if not model.is_decoder or not any(each.place == "embedding" for each in matrices):
         return package_bytes
     bits, tied = bits_of(recipe), is_tied(model)
     total = 4 * vector_weights(model)
