@@ -116,7 +116,7 @@ def predict_memory(
 
 
 def read_bytes_of(model: Model, recipe: Recipe, package_bytes: int) -> int:
-    """Bytes of weights that are read for a token: all but an embedding that is only looked up. Of encoders, those of the package.
+    """Bytes of weights that are read for a token: all but an embedding that is only looked up. Of encoders, all bytes.
 
     Heads of edgec's own schemes have 8 bits, and so have llama.cpp's of 4.
     """
