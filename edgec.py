@@ -309,15 +309,9 @@ def plan(model: Model | str, device: str, wishes: Wishes | None = None) -> Plan:
     from benchmarks.plan import plan as make
     from benchmarks.profiling import profile_for
     from compiler.inputs.identity import digest_model
-    from compiler.target import longest_context
-    from runtimes.context import DEFAULT_CONTEXT
 
     opened = open_model(model) if isinstance(model, str) else model
-    longest = longest_context(opened)
-    asked = wishes or Wishes(context=min(longest or DEFAULT_CONTEXT, DEFAULT_CONTEXT))
-    if opened.is_decoder and longest is not None and asked.context > longest:
-        raise UnusableInput(f"{opened.name} takes {longest} tokens at most, and {asked.context} are asked for.")
-    return make(opened, digest_model(opened), profile_for(device), asked, load_target, read_history())
+    return make(opened, digest_model(opened), profile_for(device), wishes or Wishes(), load_target, read_history())
 
 
 def add_device(name: str, device: str, threads: int = 4) -> DeviceProfile:

@@ -18,14 +18,15 @@ from benchmarks.prediction import (
     read_bytes_of,
     runtime_for,
 )
-from compiler.errors import EdgecError
+from compiler.errors import EdgecError, UnusableInput
 from compiler.model import Model
 from compiler.quality import is_at_least
 from compiler.quantization import Quantization
 from compiler.recipe import Recipe, Shapes
 from compiler.scheme import find_scheme
 from compiler.size import matrices_of, vector_weights
-from compiler.target import Target, reason_against
+from compiler.target import Target, longest_context, reason_against
+from runtimes.context import DEFAULT_CONTEXT
 from runtimes.devices.profile import DeviceProfile
 from runtimes.kinds import kind_of_task
 from runtimes.verify.verify import quality_of
@@ -41,13 +42,13 @@ class Wishes:
     """What a package must hold.
 
     Attributes:
-        context: tokens of a language model's cache.
+        context: tokens of a language model's cache; None for 2048, or what the model takes.
         max_memory_bytes: at most; None for four fifths of the device's.
         min_tok_per_s, max_kl: limits; None for none.
         min_quality: the least word.
     """
 
-    context: int
+    context: int | None = None
     max_memory_bytes: int | None = None
     min_tok_per_s: float | None = None
     max_kl: float | None = None
@@ -97,12 +98,14 @@ class Plan:
         front: those that no other beats in memory, speed and quality at once.
         chosen: the fastest that holds every wish; None where none does.
         refused: a sentence for each target that makes nothing for it.
+        context: tokens of the cache that memory was told for; None for encoders.
     """
 
     options: tuple[Option, ...]
     front: tuple[Option, ...]
     chosen: Option | None
     refused: tuple[str, ...]
+    context: int | None
 
 
 def plan(
@@ -113,19 +116,31 @@ def plan(
     load_target: Callable[[str], Target],
     history: Sequence[Seen],
 ) -> Plan:
-    """Every recipe of the targets that a device runs, held to the wishes."""
+    """Every recipe of the targets that a device runs, held to the wishes.
+
+    Raises:
+        UnusableInput: a longer context is wished for than the model takes.
+    """
+    context = _context(model, wishes.context)
     history = [each for each in history if each.machine == profile.title]
     options, refused = [], []
     for name in profile.targets:
         target = load_target(name)
-        made, reason = _options(target, model, digest, profile, wishes, history)
+        made, reason = _options(target, model, digest, profile, wishes, context, history)
         options += made
         if not made:
             refused.append(f"{name}: {reason}")
     options.sort(key=lambda each: (each.package_bytes, each.recipe))
     held = [each for each in options if not each.misses]
     chosen = max(held, key=_worth, default=None)
-    return Plan(tuple(options), tuple(_front(options)), chosen, tuple(refused))
+    return Plan(tuple(options), tuple(_front(options)), chosen, tuple(refused), context if model.is_decoder else None)
+
+
+def _context(model: Model, asked: int | None) -> int:
+    longest = longest_context(model)
+    if model.is_decoder and longest is not None and asked is not None and asked > longest:
+        raise UnusableInput(f"{model.name} takes {longest} tokens at most, and {asked} are asked for.")
+    return asked or min(longest or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
 def _worth(option: Option) -> tuple[float, float]:
@@ -135,9 +150,15 @@ def _worth(option: Option) -> tuple[float, float]:
 
 
 def _options(
-    target: Target, model: Model, digest: str, profile: DeviceProfile, wishes: Wishes, history: Sequence[Seen]
+    target: Target,
+    model: Model,
+    digest: str,
+    profile: DeviceProfile,
+    wishes: Wishes,
+    context: int,
+    history: Sequence[Seen],
 ) -> tuple[list[Option], str]:
-    shapes = Shapes(context_length=wishes.context) if model.is_decoder else Shapes()
+    shapes = Shapes(context_length=context) if model.is_decoder else Shapes()
     made, reason = [], "nothing is known of its bytes."
     for name in target.schemes:
         scheme = find_scheme(name)
@@ -154,7 +175,7 @@ def _options(
                 reason = against or reason
                 continue
             flags = ("--target-bpw", f"{budget:g}") if budget else ()
-            option = _option(model, digest, profile, recipe, flags, nbytes, wishes.context, history)
+            option = _option(model, digest, profile, recipe, flags, nbytes, context, history)
             other = (f"stores {forced} tensors in another type",) if forced else ()
             made.append(replace(option, misses=(*other, *_misses(option, profile, wishes))))
     return made, reason

@@ -35,7 +35,7 @@ DTYPES = ("float32", "int32", "int64", "bool", "uint8", "int8")
 _LOADING = ("RestoreV2",)
 # Operators that TensorFlow counts as keeping state, and which only call a part of the graph.
 _CALLING = ("StatefulPartitionedCall", "If", "While", "Case")
-_PORT_NAME = re.compile(r"[A-Za-z_]\w{0,99}")
+PORT_NAME = re.compile(r"[A-Za-z_]\w{0,99}")
 _MOST_ELEMENTS = 1 << 28
 _LIMIT_BYTES = 1 << 30
 _FLOATS = ("float16", "float32", "float64")
@@ -43,8 +43,8 @@ _FLOATS = ("float16", "float32", "float64")
 VALUES = ("half_val", "float_val", "double_val", "tensor_content")
 # Operators that reach beyond tensors.
 _REACHING = re.compile(
-    "Restore|Vocab|FixedUnigram|Collective|Nccl|Abort|Stage|Barrier|Mutex|File|PyFunc|Save|MergeV2Checkpoints|Print|Dataset|Iterator|Reader|Record|Summary|Rpc|Debug|Dump|Snapshot|LoadAndRemap|"
-    "Lmdb|^_?Send|^_?Recv|Remote|ImportEvent|Heartbeat|Session|Infeed|Outfeed|Tpu|TPU|Xla|Proto|Queue"
+    "Restore|Vocab|FixedUnigram|Collective|Nccl|Abort|Stage|Barrier|Mutex|File|PyFunc|Save|MergeV2Checkpoints|Print|"
+    "Dataset|Iterator|Reader|Record|Summary|Rpc|Debug|Dump|Snapshot|LoadAndRemap|Lmdb|^_?Send|^_?Recv|Remote|ImportEvent|Heartbeat|Session|Infeed|Outfeed|Tpu|TPU|Xla|Proto|Queue"
 )
 
 
@@ -114,7 +114,7 @@ def read_signature(config: Mapping[str, Any], folder: str) -> tuple[tuple[Functi
         sizes = [size for size in port.shape if isinstance(size, int)]
         known = all(size == FREE for size in free) and (port in told.outputs or not free)
         small = all(0 < size <= _MOST_ELEMENTS for size in sizes) and math.prod(sizes) <= _MOST_ELEMENTS
-        if not (_PORT_NAME.fullmatch(port.name) and port.dtype in DTYPES and known and small):
+        if not (PORT_NAME.fullmatch(port.name) and port.dtype in DTYPES and known and small):
             raise UnusableInput(
                 f"config.json of {folder} has an input or output {port.name!r:.60} of a name, type or size that edgec does "
                 "not write. Give the SavedModel or the .keras file itself."

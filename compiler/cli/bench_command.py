@@ -34,7 +34,7 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
     "--repetitions", type=click.IntRange(1, LARGEST), default=20, show_default=True, help="Encoder runs in a round."
 )
 @click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
-@click.option("--device", default="local", show_default=True, metavar="TRANSPORT[:ADDRESS]", help="Where it runs.")
+@click.option("--device", default="local", show_default=True, metavar="DEVICE", help="local, or ssh://user@host.")
 @click.option(
     "--context-length",
     type=click.IntRange(1, LARGEST),

@@ -17,8 +17,6 @@ from compiler.cli.steps import ShownStages, shown_steps
 from compiler.quality import QUALITIES
 from compiler.recipe import LARGEST
 from compiler.stages.executor import LocalExecutor
-from compiler.target import longest_context
-from runtimes.context import DEFAULT_CONTEXT
 
 
 @click.command("plan")
@@ -50,8 +48,6 @@ def command(
     """
     with shown_steps(quiet=as_json) as steps:
         opened = edgec.open_model(model, executor=LocalExecutor(watcher=ShownStages(steps), debug=debug))
-    longest = longest_context(opened) or DEFAULT_CONTEXT
-    context = context or min(longest, DEFAULT_CONTEXT)
     wishes = Wishes(context, max_memory, min_tok_per_s, max_kl, min_quality)
     found = edgec.plan(opened, device, wishes)
     if as_json:
@@ -64,7 +60,7 @@ def command(
         print("No recipe holds all of it. --all shows what each misses.")
         return
     words = ["edgec", "build", model, "-r", found.chosen.recipe, *found.chosen.flags, "--min-quality", min_quality]
-    words += ["--context-length", str(context)] if opened.is_decoder else []
+    words += ["--context-length", str(found.context)] if found.context else []
     which = "Fastest" if found.chosen.tok_per_s is not None else "Smallest"
     print(f"{which} of those that hold it all: {found.chosen.recipe}. Make it, and hold it to that quality:")
     print(f"  {shlex.join([*words, '-o', 'packages', '--verify'])}")

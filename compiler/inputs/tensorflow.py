@@ -8,7 +8,6 @@ Keras's own (compiler/inputs/keras.py).
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from compiler.tensorflow_function import (
     DTYPES,
     FREE,
     GRAPH,
+    PORT_NAME,
     VALUES,
     WEIGHTS,
     FunctionPort,
@@ -39,7 +39,6 @@ SAVED_MODEL = "saved_model.pb"
 KERAS = ".keras"
 _LIMIT_BYTES = 1 << 30
 _DEFAULT = "serving_default"
-_NAME = re.compile(r"[A-Za-z_]\w{0,99}")
 
 
 def is_saved_model(path: Path) -> bool:
@@ -87,7 +86,7 @@ def import_function(file: str, out: str) -> None:
         )
     inputs = [FunctionPort(*port, tensor.name) for port, tensor in zip(ports[0], frozen.inputs, strict=True)]
     outputs = [FunctionPort(*port, tensor.name) for port, tensor in zip(ports[1], frozen.outputs, strict=True)]
-    outputs = _with_batches(frozen, inputs, outputs, source.name)
+    _require_batches(frozen, inputs, outputs, source.name)
     weights = _take_weights(graph)
     if not weights:
         raise UnusableInput(f"{source.name} has no weights: its signature computes nothing that was trained.")
@@ -106,18 +105,16 @@ def import_function(file: str, out: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def _with_batches(
-    frozen: Any, inputs: Sequence[FunctionPort], outputs: Sequence[FunctionPort], model: str
-) -> list[FunctionPort]:
-    """The outputs, those whose first size is free held to what one sample and two samples give.
+def _require_batches(frozen: Any, inputs: Sequence[FunctionPort], outputs: Sequence[FunctionPort], model: str) -> None:
+    """Hold outputs whose first size is free to what one sample and two samples give.
 
     Raises:
         UnusableInput: the first size of one is not that of the batch, and so is told by the numbers that go in.
     """
     import tensorflow as tf
 
-    if not any(port.is_batched for port in (*inputs, *outputs)):
-        return list(outputs)
+    if not any(port.is_batched for port in outputs):
+        return
     rows: dict[str, list[int]] = {port.name: [] for port in outputs}
     for count in (1, 2):
         shapes = [tuple(count if size == BATCH else size for size in port.shape) for port in inputs]
@@ -126,7 +123,7 @@ def _with_batches(
             found = frozen(*given)
         except tf.errors.OpError:
             # Not every function takes zeros; what it gives of samples is looked at where it is computed.
-            return list(outputs)
+            return
         for port, value in zip(outputs, found, strict=True):
             rows[port.name].append(value.shape[0] if value.shape.rank else 0)
     for port in outputs:
@@ -135,7 +132,6 @@ def _with_batches(
                 f"The output {port.name} of {model} has as many rows as the numbers that go in decide, and LiteRT's packages "
                 "have a row for each sample. Save the model without it."
             )
-    return list(outputs)
 
 
 def _take_weights(graph: Any) -> dict[str, np.ndarray]:
@@ -171,7 +167,7 @@ def _ports(concrete: Any, model: str) -> tuple[list[Form], list[Form]]:
 
 
 def _form(name: str, spec: Any, side: str, model: str) -> Form:
-    if not _NAME.fullmatch(name):
+    if not PORT_NAME.fullmatch(name):
         raise UnusableInput(f"The {side} {name!r:.60} of {model} is not a name of letters, digits and _. Rename it.")
     if spec.dtype.name not in DTYPES:
         raise UnusableInput(

@@ -18,8 +18,20 @@ from compiler.quantize.calibrate.arrays import Arrays, keep_arrays, kept_arrays,
 from compiler.recipe import Shapes
 from compiler.stages.worker import report_progress
 from compiler.tensorflow_function import ENVIRONMENT, TOOLS, FunctionPort, read_function, read_signature
-from runtimes.kinds.kind import Chart, Expectation, Findings, Kind, Outcome, Prepared, Request, Table
-from runtimes.kinds.outputs import COMPARED, FIGURES, GRADES, LIMITED, SPEED, Pairs, distances, repeated, summarize
+from runtimes.kinds.kind import Expectation, Findings, Kind, Outcome, Prepared, Request, Table
+from runtimes.kinds.outputs import (
+    COMPARED,
+    FIGURES,
+    GRADES,
+    LIMITED,
+    SPEED,
+    TIMED,
+    Pairs,
+    chart_of,
+    distances,
+    repeated,
+    summarize,
+)
 from runtimes.session import EncodingSession
 from runtimes.workload import Workload
 
@@ -204,17 +216,11 @@ KIND = Kind(
     limited=LIMITED,
     figures=FIGURES,
     prepare=prepare,
-    timed=(("latency", "latency_s"),),
+    timed=TIMED,
     summarize=summarize,
     speed=SPEED,
     compared=COMPARED,
-    chart=Chart(
-        models="functions",
-        time=("latency_ms_p50", "ms per run (median)"),
-        distance=("mean_cosine", "1 - mean cosine to the fp32 model"),
-        samples=("latency_s", "Time per run"),
-        from_one=True,
-    ),
+    chart=chart_of("functions"),
     check=check,
     use=use,
 )

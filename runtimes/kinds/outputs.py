@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.kinds.kind import Column, Compared, Figures, Grade, Prepared, Round, Samples, percentile_ms
+from runtimes.kinds.kind import Chart, Column, Compared, Figures, Grade, Prepared, Round, Samples, percentile_ms
 from runtimes.session import EncodingSession
 from runtimes.verify.metrics import relative_error, row_cosines, spread_error
 from runtimes.workload import Workload
@@ -52,6 +52,20 @@ SPEED = (
     Column("latency_ms_p90", "p90", 2),
     Column("latency_ms_p99", "p99", 2),
 )
+
+
+TIMED = (("latency", "latency_s"),)
+
+
+def chart_of(models: str) -> Chart:
+    """The axes of the report's charts; `models` is what these packages are called."""
+    return Chart(
+        models=models,
+        time=("latency_ms_p50", "ms per run (median)"),
+        distance=("mean_cosine", "1 - mean cosine to the fp32 model"),
+        samples=("latency_s", "Time per run"),
+        from_one=True,
+    )
 
 
 def distances(pairs: Mapping[str, Pairs]) -> Figures:

@@ -6,8 +6,8 @@ from runtimes.kinds.encoding.measure import prepare
 from runtimes.kinds.encoding.reference import expect, probe
 from runtimes.kinds.encoding.use import check, use
 from runtimes.kinds.encoding.whole_batches import in_whole_batches
-from runtimes.kinds.kind import Chart, Kind, StoredCheck
-from runtimes.kinds.outputs import COMPARED, FIGURES, GRADES, LIMITED, SPEED, summarize
+from runtimes.kinds.kind import Kind, StoredCheck
+from runtimes.kinds.outputs import COMPARED, FIGURES, GRADES, LIMITED, SPEED, TIMED, chart_of, summarize
 
 KIND = Kind(
     name="encoding",
@@ -18,17 +18,11 @@ KIND = Kind(
     limited=LIMITED,
     figures=FIGURES,
     prepare=prepare,
-    timed=(("latency", "latency_s"),),
+    timed=TIMED,
     summarize=summarize,
     speed=SPEED,
     compared=COMPARED,
-    chart=Chart(
-        models="encoders",
-        time=("latency_ms_p50", "ms per run (median)"),
-        distance=("mean_cosine", "1 - mean cosine to the fp32 model"),
-        samples=("latency_s", "Time per run"),
-        from_one=True,
-    ),
+    chart=chart_of("encoders"),
     check=check,
     use=use,
     wrap=in_whole_batches,
