@@ -55,6 +55,8 @@ class Quantization:
         feedback: share of the error of earlier layers that a layer takes back, 0 to 1.
         refinements: rounds of least-squares scales and coordinate descent after GPTQ.
         smaller_groups: a matrix whose rows the scheme's groups do not divide gets the largest that do, by halving.
+        portable_scales: codes and scales such that every target holds the same ones: scales above zero, and one for each row
+            of a table in 8 bits, as LiteRT wants them.
         target_bpw: the budget of a mixed scheme, bits per weight over all weights.
         max_bytes: the same as bytes of the package.
     """
@@ -67,6 +69,7 @@ class Quantization:
     feedback: float = 0.5
     refinements: int = 2
     smaller_groups: bool = False
+    portable_scales: bool = False
     target_bpw: float | None = None
     max_bytes: int | None = None
 

@@ -21,9 +21,14 @@ from safetensors.numpy import load_file
 
 from compiler.inputs.open import open_model
 from compiler.model import Model
+from compiler.package import read_package
+from compiler.quantize.options import QuantizationOptions, with_options
 from compiler.recipe import parse_recipe
+from runtimes.coreml.mil_program import BlobValue, read_blob, read_mil
+from runtimes.stored.onnx import stored_matrices as onnx_matrices
+from runtimes.stored.tflite import stored_matrices
 from targets.coreml import target as coreml
-from targets.registry import TARGET_NAMES
+from targets.registry import TARGET_NAMES, load_target
 
 _GROUP = 32
 _CALIBRATION = ("--calibration-samples", "8", "--calibration-tokens", "64")
@@ -161,3 +166,65 @@ def test_genais_builder_keeps_symmetric_codes_and_reads_zero_points_of_v2_as_tho
     scales = load_file(built.folder("gptq") / "model.safetensors")["model.layers.0.self_attn.o_proj.scales"]
     step = np.repeat(scales.T.astype(np.float32), _GROUP, 1)
     np.testing.assert_allclose(ours - theirs, step, rtol=1e-3, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def portable(smollm2: Model, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> _Built:
+    out, scheme = tmp_path_factory.mktemp("portable"), "int4-gptq-g32"
+    tiny.save_decoder("llama", smollm2.folder, out / "model")
+    recipes = [word for target in ("gptq", "gguf", "onnx", "coreml", "tflite") for word in ("-r", f"{target}:{scheme}")]
+    done = edgec_here("build", out / "model", *recipes, *_CALIBRATION, "--portable-scales", "-o", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return _Built(out, scheme, _of_checkpoint(out / f"gptq-{scheme}"))
+
+
+def _of_coreml(folder: Path) -> Counter[bytes]:
+    """Rows of the matrices of 4 bits."""
+    rows: Counter[bytes] = Counter()
+    for operation in next(iter(read_mil(folder / "model.mlpackage").functions.values())).operations:
+        if operation.kind == "constexpr_blockwise_shift_scale":
+            data, scale = (operation.arguments[name][0] for name in ("data", "scale"))
+            assert isinstance(data, BlobValue) and isinstance(scale, BlobValue)
+            codes, scales = (read_blob(each).astype(np.float32).squeeze() for each in (data, scale))
+            if np.abs(codes).max() <= 8:
+                rows += _rows({"": codes * np.repeat(scales, codes.shape[1] // scales.shape[1], 1)})
+    return rows
+
+
+def test_portable_scales_and_codes_are_the_same_in_every_target_to_the_bit(portable: _Built) -> None:
+    expected = _rows(portable.expected)
+    assert _rows(_of_gguf(portable.folder("gguf"))) == expected
+    assert _rows(_of_onnx(portable.folder("onnx"))) == expected
+    assert _of_coreml(portable.folder("coreml")) == expected
+    stored = list(stored_matrices(read_package(portable.folder("tflite"))))
+    assert _rows({each.name: each.values for each in stored if "layers" in each.name}) == expected
+
+
+def test_so_are_tables_in_8_bits(portable: _Built) -> None:
+    """GGUF and ONNX have blocks, which all get the scale of the row."""
+    reader = gguf.GGUFReader(next(portable.folder("gguf").glob("*.gguf")))
+    table = next(tensor for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    expected = gguf.dequantize(table.data, table.tensor_type)
+    of_file = {target: read_package(portable.folder(target)) for target in ("onnx", "tflite")}
+    for read, target in ((onnx_matrices, "onnx"), (stored_matrices, "tflite")):
+        found = [each.values for each in read(of_file[target]) if each.looked_up]
+        assert len(found) == 1 and np.array_equal(found[0], expected), target
+
+
+def test_targets_with_portable_scales_share_one_quantization(portable: _Built) -> None:
+    model = open_model(str(portable.out / "model"))
+    recipes = [parse_recipe(f"{name}:{portable.scheme}", TARGET_NAMES) for name in ("gguf", "onnx", "coreml", "tflite")]
+    said = QuantizationOptions(portable_scales=True)
+    planned = [load_target(each.target).plan(model, with_options(each, said)).inputs["codes"] for each in recipes]
+    assert all(stage == planned[0] for stage in planned)
+    assert planned[0] != load_target("gguf").plan(model, recipes[0]).inputs["codes"]
+    assert planned[0] == load_target("tflite").plan(model, recipes[3]).inputs["codes"]
+
+
+@pytest.mark.parametrize("scheme", ["gguf:int4-gptq-g32-asym", "gguf:mixed-gptq-g32", "coreml:lut4"])
+def test_scales_are_not_portable_where_a_target_has_no_such_codes(
+    scheme: str, portable: _Built, edgec: Run, tmp_path: Path
+) -> None:
+    budget = ("--target-bpw", "5") if "mixed" in scheme else ()
+    done = edgec("build", portable.out / "model", "-r", scheme, *budget, "--portable-scales", "-o", tmp_path / "never")
+    assert_refused(done, 2, "not for every target", "int4-gptq-g32")

@@ -350,11 +350,6 @@ def test_recipes_that_do_not_suit_say_what_does(
     assert_refused(edgec("build", functions / "network", "-r", recipe, "-o", tmp_path / "out"), 2, *words)
 
 
-def test_transformers_are_not_made_whole_numbers_in_silence(minilm_folder: Path, edgec: Run, tmp_path: Path) -> None:
-    done = edgec("build", minilm_folder, "-r", "tflite:int8-static", "-o", tmp_path / "out")
-    assert_refused(done, 2, "int8-static", "tflite:int8")
-
-
 def test_options_that_mean_nothing_are_refused(
     functions: Path, packages: Path, edgec: Run, minilm_folder: Path
 ) -> None:

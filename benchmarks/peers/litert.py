@@ -212,6 +212,7 @@ def compare_quality(model: Path, work: Path, tensorflow: Path, options: argparse
     int8 = edgec_build(model, work / "int8", "-r", "tflite:int8")
     gptq = edgec_build(model, work / "gptq", "-r", "tflite:int4-gptq-g32", *calibrated)
     gguf = edgec_build(model, work / "gguf", "-r", "gguf:int4-gptq-g32", *calibrated)
+    portable = edgec_build(model, work / "portable", "-r", "gguf:int4-gptq-g32", *calibrated, "--portable-scales")
     short = (f"--cache_length={WINDOW}",)
     entrants = [
         bundle_entrant("ours int8", int8 / "model.litertlm"),
@@ -222,6 +223,7 @@ def compare_quality(model: Path, work: Path, tensorflow: Path, options: argparse
             export(model, work / "their4", tensorflow, *short, f"--quantization_recipe={_BLOCKS}")[0],
         ),
         llama_entrant("gguf int4-gptq-g32", next(gguf.glob("*.gguf"))),
+        llama_entrant("gguf, portable scales", next(portable.glob("*.gguf"))),
     ]
     kl = measure(model, entrants, options.text.read_text(encoding="utf-8"), options.chunks)
     for entrant in entrants:
@@ -231,6 +233,9 @@ def compare_quality(model: Path, work: Path, tensorflow: Path, options: argparse
     own = kl["ours int4-gptq-g32"]
     print_ratio("mean KL, int4-gptq-g32 / exporter's int4", own, kl["exporter int4 blocks of 32"], "nats", 0.5)
     print_ratio("mean KL, int4-gptq-g32 / our GGUF package", own, kl["gguf int4-gptq-g32"], "nats", 1.03)
+    shared = kl["gguf, portable scales"]
+    print_ratio("    / the same codes and scales in GGUF", own, shared, "nats", 1.03)
+    print_ratio("    what such scales cost GGUF", shared, kl["gguf int4-gptq-g32"], "nats", 1.0)
 
 
 def main() -> None:

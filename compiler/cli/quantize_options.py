@@ -48,6 +48,12 @@ _OPTIONS = (
         help="Halve the groups of matrices whose rows the scheme's do not divide.",
     ),
     click.option(
+        "--portable-scales",
+        is_flag=True,
+        default=None,
+        help="The same codes and scales in every target, such as LiteRT takes: GPTQ runs once for all, at some more loss.",
+    ),
+    click.option(
         "--activation-order/--no-activation-order",
         default=None,
         help="Whether GPTQ rounds columns with large inputs first [yes].",

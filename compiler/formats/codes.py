@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,15 @@ class QuantizedTensor:
             scales = np.repeat(self.scales, self.group_size, 1)[:, : self.columns]
             zeros = np.repeat(self.zero_points, self.group_size, 1)[:, : self.columns]
         return (self.codes.astype(np.float32) - zeros) * scales.astype(np.float32)
+
+
+def in_groups(tensor: QuantizedTensor, group_size: int) -> QuantizedTensor:
+    """The same weights with that group size, which divides the tensor's own: scales and zero points are repeated."""
+    repeat = tensor.group_size // group_size
+    if repeat == 1:
+        return tensor
+    scales, zeros = np.repeat(tensor.scales, repeat, 1), np.repeat(tensor.zero_points, repeat, 1)
+    return replace(tensor, scales=scales, zero_points=zeros, group_size=group_size)
 
 
 @dataclass(frozen=True)

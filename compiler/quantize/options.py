@@ -32,6 +32,7 @@ class QuantizationOptions:
     head: Storage | None = None
     embedding: Storage | None = None
     smaller_groups: bool | None = None
+    portable_scales: bool | None = None
     target_bpw: float | None = None
     max_bytes: int | None = None
     activation_order: bool | None = None

@@ -42,9 +42,11 @@ def plan_codes(
 
     For a mixed scheme `allocation` is the target's stage that writes `allocation.json`. `rows_per_palette` is how many rows
     the container lets share a palette, 0 for all. Palettes are fitted to the weights alone unless a calibration is given.
-    `positive_scales` is for runtimes that take no negative ones, `tables_by_row` for those whose 8-bit tables have no blocks.
+    `positive_scales` is for runtimes that take no negative ones, `tables_by_row` for those whose 8-bit tables have no blocks;
+    where scales are to be portable, both hold for every target, which so shares the stage.
     """
-    scheme, settings = recipe.scheme, recipe.quantization
+    scheme, settings = recipe.scheme, replace(recipe.quantization, portable_scales=False)
+    portable = recipe.quantization.portable_scales
     if own_codes(model):
         tables = Quantization(head=settings.head, embedding=settings.embedding).full()
         function, own = "compiler.quantize.stage:take_over", {"task": model.task, "quantization": tables}
@@ -62,8 +64,8 @@ def plan_codes(
         "group_size": scheme.block,
         "symmetric": scheme.symmetric,
         "rows_per_palette": rows_per_palette if scheme.method == "lut" else None,
-        "positive_scales": positive_scales,
-        "tables_by_row": tables_by_row,
+        "positive_scales": positive_scales or portable,
+        "tables_by_row": tables_by_row or portable,
         "quantization": _relevant(settings, method),
     }
     label = f"quantize to {scheme.name}"
@@ -160,6 +162,11 @@ def rows_in_blocks(model: Model) -> Iterator[tuple[str, int]]:
             yield tensor.name, tensor.shape[0] if transposed else tensor.shape[1]
 
 
+def _portable(recipe: Recipe) -> bool:
+    scheme = recipe.scheme
+    return scheme.method in ("rtn", "gptq") and scheme.symmetric and scheme.code_bits in (4, 8)
+
+
 def refuse_rows(model: Model, recipe: Recipe, *, takes_act_order: bool = False) -> str | None:
     """Why the scheme does not suit the model's matrices, or the codes that it came with; None when it does.
 
@@ -176,6 +183,11 @@ def refuse_rows(model: Model, recipe: Recipe, *, takes_act_order: bool = False) 
     if recipe.scheme.mixed and not model.is_decoder:
         return (
             "a mixed scheme weighs layers by KL divergence, which only language models have; use one with equal bits."
+        )
+    if recipe.quantization.portable_scales and recipe.scheme.method and not _portable(recipe):
+        return (
+            f"{recipe.scheme.name} is not for every target; --portable-scales goes with symmetric codes of 4 or 8 bits, such "
+            "as int4-gptq-g32."
         )
     for entry in own_codes(model).values() if recipe.scheme.method else ():
         if "group_of_column" in entry.parts and not takes_act_order:

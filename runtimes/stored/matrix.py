@@ -17,11 +17,15 @@ class Rounding:
         to: the type; `uint8` has a range that need not lie around zero.
         group: values along a row that share a scale and a range, 0 for all values together; of integers only.
         results: what comes out is rounded alike.
+        span: least and largest of the range, where it is fixed beforehand; None where it is that of the values.
+        result_spans: the same of each output, in the order of rows; empty where results are not rounded so.
     """
 
     to: Literal["float32", "float16", "bfloat16", "int8", "uint8"] = "float32"
     group: int = 0
     results: bool = False
+    span: tuple[float, float] | None = None
+    result_spans: tuple[tuple[float, float], ...] = ()
 
 
 EXACT = Rounding()

@@ -68,7 +68,9 @@ def _pieces(model: Any) -> Iterator[StoredMatrix]:
             if model.buffers[tensor.buffer].data is None or (tensor.buffer, kind) in seen or len(tensor.shape) != 2:
                 continue
             seen.add((tensor.buffer, kind))
-            yield _matrix(model, subgraph, tensor, looked_up=kind == _LOOKS_UP)
+            matrix = _matrix(model, subgraph, tensor, looked_up=kind == _LOOKS_UP)
+            result = subgraph.tensors[operator.outputs[0]]
+            yield _in_steps(model, subgraph, operator, matrix) if result.type == schema.TensorType.INT8 else matrix
 
 
 def _constant(model: Any, subgraph: Any, index: int) -> Any:
@@ -88,6 +90,32 @@ def _matrix(model: Any, subgraph: Any, tensor: Any, *, looked_up: bool) -> Store
     # The kernels of the runtime round each row of the other factor to a range of its own.
     rounding = Rounding("uint8", values.shape[1]) if quantized and not looked_up else EXACT
     return StoredMatrix(name_of(tensor), values, looked_up, not looked_up, quantized, rounding)
+
+
+def _in_steps(model: Any, subgraph: Any, operator: Any, matrix: StoredMatrix) -> StoredMatrix:
+    """A matrix between whole numbers of fixed ranges, with what its results are multiplied by once they are floats again."""
+    times = np.ones(len(matrix.values), np.float32)
+    floats = _only_user(model, subgraph, operator.outputs[0], schema.BuiltinOperator.DEQUANTIZE)
+    product = floats and _only_user(model, subgraph, floats.outputs[0], schema.BuiltinOperator.MUL)
+    if product:
+        factor = subgraph.tensors[product.inputs[1]]
+        if model.buffers[factor.buffer].data is not None and list(factor.shape) == [len(times)]:
+            times = _floats(model, factor)
+    low, high = _span(subgraph.tensors[operator.outputs[0]])
+    spans = tuple((float(low * each), float(high * each)) for each in times)
+    rounding = Rounding("uint8", span=_span(subgraph.tensors[operator.inputs[0]]), result_spans=spans)
+    return replace(matrix, values=matrix.values * times[:, None], rounding=rounding)
+
+
+def _only_user(model: Any, subgraph: Any, index: int, kind: int) -> Any:
+    users = [each for each in subgraph.operators if index in each.inputs]
+    return users[0] if len(users) == 1 and operator_of(model, users[0]) == kind else None
+
+
+def _span(tensor: Any) -> tuple[float, float]:
+    """The floats that -128 and 127 stand for."""
+    step, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+    return step * (-128 - zero), step * (127 - zero)
 
 
 def _bytes(model: Any, tensor: Any) -> NDArray[np.uint8]:

@@ -223,7 +223,7 @@ def rounded_as_by_the_runtime(done: PutIn) -> Iterator[None]:
     hooks = []
     for module, rounding in done.rounded.items():
         hooks.append(module.register_forward_pre_hook(_rounding_hook(rounding)))
-        if rounding.results:
+        if rounding.results or rounding.result_spans:
             hooks.append(module.register_forward_hook(_result_hook(rounding)))
     try:
         yield
@@ -240,6 +240,9 @@ def _rounding_hook(rounding: Rounding) -> Any:
 
 
 def _result_hook(rounding: Rounding) -> Any:
+    if rounding.result_spans:
+        low, high = torch.tensor(rounding.result_spans).T
+        return lambda module, inputs, result: _in_steps(result, low, high)
     return lambda module, inputs, result: round_as(result, rounding)
 
 
@@ -247,6 +250,8 @@ def round_as(values: torch.Tensor, rounding: Rounding) -> torch.Tensor:
     """Float32 values as they are after rounding, in the same shape."""
     if rounding.to in _FLOATS:
         return values.to(_FLOATS[rounding.to]).float()
+    if rounding.span is not None:
+        return _in_steps(values, *(torch.tensor(end) for end in rounding.span))
     if not rounding.group:
         return _in_integers(values.reshape(1, -1), rounding).reshape(values.shape)
     padding = -values.shape[-1] % rounding.group
@@ -259,7 +264,11 @@ def _in_integers(groups: torch.Tensor, rounding: Rounding) -> torch.Tensor:
     if rounding.to == "int8":
         step = groups.abs().amax(-1, keepdim=True).clamp(min=_TINY) / 127
         return (groups / step).round() * step
-    low, high = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
+    return _in_steps(groups, groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0))
+
+
+def _in_steps(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Values as the nearest of 256 steps from `low` to `high`."""
     step = (high - low).clamp(min=_TINY) / 255
     zero = (-low / step).round()
-    return ((groups / step).round() + zero).clamp(0, 255).sub(zero) * step
+    return ((values / step).round() + zero).clamp(0, 255).sub(zero) * step

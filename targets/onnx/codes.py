@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.formats.codes import in_groups
+from compiler.quantization import TABLE_GROUP
 from compiler.quantize.allocation import Choice
 from compiler.quantize.carrying import (
     Origin,
@@ -36,6 +38,7 @@ CHOICES = (Choice(4, True, 5.0), Choice(4, False, 5.125), Choice(8, True, 9.0))
 _DOMAIN = "com.microsoft"
 # Activations are rounded to int8 by group while they are multiplied: what GenAI's builder chooses for CPUs.
 _ACCURACY_INT8 = 4
+_LARGEST_BLOCK = 256
 _ALIGNMENT = 64
 _DATA_FILE = "model.onnx.data"
 _EXTERNAL_BYTES = 1024
@@ -169,7 +172,7 @@ def _replaced(node: Any, matrices: Mapping[str, _Matrix]) -> list[Any]:
         return [node]
     origin, holder = matrix.origin, matrix.twin or matrix.name
     names = [f"{holder}.codes", f"{holder}.scales"] + ([] if origin.symmetric else [f"{holder}.zero_points"])
-    attributes: dict[str, Any] = {"bits": origin.bits, "block_size": origin.group_size, "domain": _DOMAIN}
+    attributes: dict[str, Any] = {"bits": origin.bits, "block_size": _block(origin), "domain": _DOMAIN}
     attributes |= {"name": node.name, "outputs": list(node.output)}
     if not matrix.gathered:
         attributes |= {"K": matrix.columns, "N": matrix.outputs, "accuracy_level": _ACCURACY_INT8}
@@ -183,6 +186,11 @@ def _replaced(node: Any, matrices: Mapping[str, _Matrix]) -> list[Any]:
         names[0] = before[1].output[0]
     attributes |= {"gather_axis": 0, "quantize_axis": 1}
     return [*before, onnx.helper.make_node("GatherBlockQuantized", [names[0], node.input[1], *names[1:]], **attributes)]
+
+
+def _block(origin: Origin) -> int:
+    """Columns of a block: the operators have no scale for a whole row, which is given to each of its blocks."""
+    return origin.group_size if origin.group_size <= _LARGEST_BLOCK else TABLE_GROUP
 
 
 def _values(tensor: Any, folder: Path) -> NDArray[np.float32] | None:
@@ -205,7 +213,7 @@ def _tensors_of(matrix: _Matrix, rows: Rows) -> list[Any]:
 
 
 def _arrays_of(matrix: _Matrix, rows: Rows) -> list[tuple[str, NDArray[Any]]]:
-    tensor = gather_rows(rows, matrix.origin, matrix.name)
+    tensor = in_groups(gather_rows(rows, matrix.origin, matrix.name), _block(matrix.origin))
     groups = tensor.columns // tensor.group_size
     packed = pack_codes(tensor.codes, tensor.bits)
     shape = (tensor.rows, -1) if matrix.gathered else (tensor.rows, groups, -1)

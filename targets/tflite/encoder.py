@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from targets.tflite.account import stored_weights
 from targets.tflite.graph import Document, Function, Value
 from targets.tflite.lower import lower_network
 from targets.tflite.placement import place_files
+from targets.tflite.ranges import ProductRange, read_ranges
 from targets.tflite.target import FILE, MAIN
 from targets.tflite.weights import Weights
 
@@ -40,6 +41,7 @@ def lower_encoder(
     batch: int,
     lineage: dict[str, str],
     codes: str | None = None,
+    ranges: str | None = None,
 ) -> dict[str, Any]:
     """Write `model.tflite`: a stage.
 
@@ -54,6 +56,7 @@ def lower_encoder(
         batch: inputs at once.
         lineage: of the model and the recipe.
         codes: the folder with `codes-*.safetensors`; None for a float scheme.
+        ranges: the folder with the ranges of products in whole numbers; None where inputs are rounded as they come.
     """
     folder, source = Path(out), model_of(Path(model), lineage)
     family = encoder_family(source)
@@ -61,9 +64,9 @@ def lower_encoder(
     infos, sources = with_sentence(source, encoder_sources(source, family, config))
     known = list_quantized(Path(codes)) if codes else {}
     weights = Weights(infos, sources, known, halves=scheme == "fp16", widest=_WIDEST, most_pieces=_MOST_PIECES)
-    document = Document()
+    document, measured = Document(), read_ranges(Path(ranges)) if ranges else {}
     graphs = tuple(
-        _add_function(document, name, shape, source, config, weights, max(sequence_lengths))
+        _add_function(document, name, shape, source, config, weights, max(sequence_lengths), measured)
         for name, shape in _functions(config, sequence_lengths, batch)
     )
     write_tflite(document.model, folder / FILE)
@@ -95,6 +98,7 @@ def _add_function(
     config: EncoderConfig,
     weights: Weights,
     longest: int,
+    ranges: Mapping[str, ProductRange],
 ) -> Graph:
     """Add a signature; what package.json says of it."""
     with torch.device("meta"):
@@ -102,7 +106,7 @@ def _add_function(
     function = Function(document, name)
     dtype: Any = np.float32 if config.image else np.int32
     given = {each: function.input(each, shape, dtype) for each in network.input_names}
-    found = lower_network(network, function, weights, given, longest)
+    found = lower_network(network, function, weights, given, longest, ranges)
     outputs = dict(zip(model.outputs, _flat(found), strict=True))
     function.finish(outputs)
     inputs = tuple(Port(each, np.dtype(dtype).name, shape) for each in given)

@@ -19,6 +19,7 @@ from torch.nn import functional
 from targets.tflite import kv_cache, ops, parts, sentence
 from targets.tflite.graph import Function, Value
 from targets.tflite.lowering import Emit, Lowering
+from targets.tflite.ranges import ProductRange
 from targets.tflite.weights import Weights
 
 _OPERATOR = schema.BuiltinOperator
@@ -32,7 +33,12 @@ class _Tracer(fx.Tracer):
 
 
 def lower_network(
-    network: nn.Module, function: Function, weights: Weights, inputs: Mapping[str, Any], longest: int = 0
+    network: nn.Module,
+    function: Function,
+    weights: Weights,
+    inputs: Mapping[str, Any],
+    longest: int = 0,
+    ranges: Mapping[str, ProductRange] | None = None,
 ) -> Any:
     """Add a network's operators to a function; what `forward` returns.
 
@@ -42,8 +48,9 @@ def lower_network(
         weights: where the parameters come from.
         inputs: a value, `Places` or `Caches` for each argument of `forward`.
         longest: tokens of the longest function of the file, for an encoder.
+        ranges: of products that are made in whole numbers.
     """
-    lowering = Lowering(function, weights, longest)
+    lowering = Lowering(function, weights, longest, ranges=ranges or {})
     values: dict[fx.Node, Any] = {}
     for node in _Tracer().trace(network).nodes:
         arguments = fx.map_arg(node.args, values.get)

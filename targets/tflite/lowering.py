@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.tflite.graph import Function, Value
+from targets.tflite.ranges import ProductRange
 from targets.tflite.weights import Matrix, Weights
 
 # Adds the operators of a part, or of a function of torch: takes the `Lowering`, a part's module, and what it is called with.
@@ -23,6 +24,7 @@ class Lowering:
     Attributes:
         prefix: the part's name in the network.
         longest: tokens of the longest function of the file, for an encoder.
+        ranges: of products that are made in whole numbers, by the part's name; empty where none are.
         swapped: what was there before its last two axes were swapped, by the index of the result.
     """
 
@@ -30,6 +32,7 @@ class Lowering:
     weights: Weights
     longest: int = 0
     prefix: str = ""
+    ranges: Mapping[str, ProductRange] = field(default_factory=dict)
     swapped: dict[int, Value] = field(default_factory=dict)
 
     def vector(self, name: str, size: int) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -172,6 +173,29 @@ def project(function: Function, x: Value, weight: Value, bias: Value | None, *, 
     return function.emit(_OPERATOR.FULLY_CONNECTED, inputs, shape, chosen, version=9 if coded else 5)
 
 
+def project_in_steps(function: Function, x: Value, weight: Value, bias: Value | None, quantization: Any) -> Value:
+    """The same of whole numbers, with results in 8 bits by `quantization`; the bias is int32."""
+    options = schema.FullyConnectedOptionsT()
+    options.keepNumDims = True
+    inputs, chosen = (x, weight, *((bias,) if bias is not None else ())), (_OPTIONS.FullyConnectedOptions, options)
+    shape = (*x.shape[:-1], weight.shape[0])
+    kind = schema.TensorType.INT8
+    return _in_steps(
+        function, function.emit(_OPERATOR.FULLY_CONNECTED, inputs, shape, chosen, kind=kind, version=12), quantization
+    )
+
+
+def quantize(function: Function, x: Value, quantization: Any) -> Value:
+    """float32 as whole numbers of 8 bits."""
+    options, kind = (_OPTIONS.QuantizeOptions, schema.QuantizeOptionsT()), schema.TensorType.INT8
+    return _in_steps(function, function.emit(_OPERATOR.QUANTIZE, (x,), x.shape, options, kind=kind), quantization)
+
+
+def _in_steps(function: Function, value: Value, quantization: Any) -> Value:
+    function.subgraph.tensors[value.index].quantization = quantization
+    return value
+
+
 def convolve(function: Function, x: Value, filters: Value, bias: Value, stride: int) -> Value:
     """A convolution without padding: x (batch, height, width, inputs), filters (outputs, height, width, inputs)."""
     options = schema.Conv2DOptionsT()
@@ -216,7 +240,7 @@ def places_along(function: Function, x: Value) -> Value:
     return function.emit(_OPERATOR.CUMSUM, (ones, function.number(3)), ones.shape, (_OPTIONS.CumsumOptions, options))
 
 
-def dequantize(function: Function, x: Value) -> Value:
-    """float16 as float32, which XNNPACK takes as one with what uses it."""
+def dequantize(function: Function, x: Value, version: int = 3) -> Value:
+    """float16 as float32, which XNNPACK takes as one with what uses it; or whole numbers (version 2)."""
     options = (_OPTIONS.DequantizeOptions, schema.DequantizeOptionsT())
-    return function.emit(_OPERATOR.DEQUANTIZE, (x,), x.shape, options, version=3)
+    return function.emit(_OPERATOR.DEQUANTIZE, (x,), x.shape, options, version=version)

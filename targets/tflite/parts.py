@@ -11,11 +11,15 @@ from compiler.networks import parts
 from targets.tflite import ops
 from targets.tflite.graph import FREE, Function, Value
 from targets.tflite.lowering import Emit, Lowering
+from targets.tflite.static import project_static
 
 _OPERATOR = schema.BuiltinOperator
 
 
 def _projection(lowering: Lowering, module: parts.Projection, x: Value) -> Value:
+    ranges = lowering.ranges.get(lowering.prefix)
+    if ranges is not None and lowering.weights.codes_of(f"{lowering.prefix}.weight") is not None:
+        return project_static(lowering, module, x, ranges)
     function, matrix = lowering.function, lowering.matrix("weight", module.weight.shape)
     bias = lowering.vector("bias", module.weight.shape[0]) if module.bias is not None else None
     inputs = function.once(f"{x.index} in {matrix.widths}", lambda: _pieces(function, x, matrix.widths))

@@ -26,6 +26,7 @@ IN_BLOCKS = tuple(f"int4-{method}-g{group}" for method in ("rtn", "gptq") for gr
 IN_GROUPS = tuple(f"int8-{method}-g{group}" for method in ("rtn", "gptq") for group in (32, 64, 128))
 # LiteRT's own word int8 means a scale for each row, and inputs that are rounded while they are multiplied.
 _INT8 = "int8-rtn-pc"
+_ROWS_IN_8_BITS = ("int8", "int8-static")
 _FLOAT_BYTES = 4
 # Of a block; of a row, a float32 and a zero point, which is 0, in 64 bits.
 _SCALE_BYTES, _ROW_BYTES = 2, 12
@@ -38,7 +39,7 @@ def in_codes(recipe: Recipe) -> Recipe:
     """The recipe with edgec's own scheme for what LiteRT's word int8 means."""
     by_row = find_scheme(_INT8)
     assert by_row is not None
-    return replace(recipe, scheme=by_row) if recipe.scheme.name == "int8" else recipe
+    return replace(recipe, scheme=by_row) if recipe.scheme.name in _ROWS_IN_8_BITS else recipe
 
 
 def lengths_of(model: Model, recipe: Recipe) -> tuple[int, ...]:

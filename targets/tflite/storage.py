@@ -30,12 +30,26 @@ def packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.asarray(low | (high << 4), np.uint8)
 
 
-def by_row(scales: NDArray[np.float16]) -> Any:
-    """The quantization of a matrix with a scale for each row."""
+def by_row(scales: NDArray[np.floating[Any]]) -> Any:
+    """The quantization of a matrix with a scale for each row, or of a vector with one for each value."""
     made = schema.QuantizationParametersT()
     made.quantizedDimension = 0
     made.scale = scales.astype(np.float32).ravel()
     made.zeroPoint = np.zeros(scales.size, np.int64)
+    return made
+
+
+def span_of(low: float, high: float) -> tuple[float, int]:
+    """Step and zero point of signed 8-bit numbers over a range around zero: -128 stands for its low end."""
+    step = max(high - low, 1e-12) / 255
+    return step, round(-128 - low / step)
+
+
+def in_steps(step: float, zero_point: int) -> Any:
+    """The quantization of a tensor of whole numbers that stand for floats."""
+    made = schema.QuantizationParametersT()
+    made.scale = np.asarray([step], np.float32)
+    made.zeroPoint = np.asarray([zero_point], np.int64)
     return made
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from compiler.lineage import lineage_of
 from compiler.model import Model
 from compiler.networks.families import refuse_network
-from compiler.quantize.plan import ARRAYS, CODES, own_codes, plan_codes, plan_samples, refuse_rows
+from compiler.quantize.plan import ARRAYS, CODES, SAMPLES, own_codes, plan_codes, plan_samples, refuse_rows
 from compiler.recipe import Recipe
 from compiler.stages.stage import Stage
 from compiler.target import Target
@@ -24,16 +24,17 @@ _OF_FUNCTIONS = ("fp32", "fp16", "int8", "int8-static")
 MAIN = "main"
 FILE = "model.tflite"
 BUNDLE = "model.litertlm"
+RANGES = "ranges.json"
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: an input that is longer than the model takes, or rows that groups do not divide."""
     if model.kind == FUNCTION:
         return _refuse_function(model, recipe)
-    if recipe.scheme.name == "int8-static":
+    if recipe.scheme.rounds_activations and (model.is_decoder or refuse_network(model)):
         return (
-            "whole numbers from operator to operator lose transformers (MiniLM: mean cosine 0.087 to fp32), and edgec makes "
-            "int8-static of TensorFlow functions alone; tflite:int8 keeps what goes between operators in floats."
+            "edgec measures the ranges that int8-static rounds to in encoders of its own, and in TensorFlow functions; "
+            "use tflite:int8, which rounds inputs of products as they come."
         )
     longest = model.geometry.context_length
     asked = recipe.shapes.context_length if model.is_decoder else lengths_of(model, recipe)[-1]
@@ -99,7 +100,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     inputs = {"base": convert}
     requires = {"base": (FILE,)}
     if in_codes(recipe).scheme.method:
-        inputs["codes"] = plan_codes(model, in_codes(recipe), positive_scales=True, tables_by_row=True)
+        inputs["codes"] = _codes(model, recipe)
         requires["codes"] = (CODES,)
     function = "targets.tflite.convert:pack"
     label = f"pack LiteRT {recipe.scheme.name}"
@@ -115,15 +116,33 @@ def _plan_own(model: Model, recipe: Recipe) -> Stage:
     else:
         arguments |= {"sequence_lengths": list(lengths_of(model, recipe)), "batch": recipe.shapes.batch}
     coded = in_codes(recipe)
-    codes = plan_codes(model, coded, positive_scales=True, tables_by_row=True) if coded.scheme.method else None
+    inputs = {"codes": _codes(model, recipe)} if coded.scheme.method else {}
+    if recipe.scheme.rounds_activations:
+        inputs["ranges"] = _plan_ranges(model, recipe)
     return Stage(
         "lower to LiteRT",
         "targets.tflite.decoder:lower_decoder" if model.is_decoder else "targets.tflite.encoder:lower_encoder",
         arguments,
         tuple(tools),
-        {"codes": codes} if codes else {},
-        {"codes": (CODES,)} if codes else {},
+        inputs,
+        {name: {"codes": (CODES,), "ranges": (RANGES,)}[name] for name in inputs},
         (BUNDLE if model.is_decoder else FILE,),
+    )
+
+
+def _codes(model: Model, recipe: Recipe) -> Stage:
+    return plan_codes(model, in_codes(recipe), positive_scales=True, tables_by_row=True)
+
+
+def _plan_ranges(model: Model, recipe: Recipe) -> Stage:
+    return Stage(
+        "measure ranges",
+        "targets.tflite.ranges:measure_ranges",
+        {"task": model.task},
+        ("torch", "numpy"),
+        {"samples": plan_samples(model, recipe.quantization)},
+        {"samples": (SAMPLES,)},
+        (RANGES,),
     )
 
 

@@ -59,6 +59,11 @@ class Weights:
         """A parameter's values, float32 of `shape`."""
         return read_source(self.infos, self.sources[parameter], tuple(int(size) for size in shape))
 
+    def codes_of(self, parameter: str) -> QuantizedInfo | None:
+        """The codes of a parameter; None where it has none."""
+        source = self.sources[parameter]
+        return self.codes.get(source.tensor) if source.plain else None
+
     def vector(self, function: Function, parameter: str, size: int) -> Value:
         """A vector as a float32 constant."""
         source = self.sources[parameter]
@@ -75,8 +80,7 @@ class Weights:
 
     def matrix(self, function: Function, parameter: str, shape: tuple[int, int], *, looked_up: bool = False) -> Matrix:
         """A matrix (outputs, inputs) as constants, in codes where it has them; rows that are only looked up stay whole."""
-        source = self.sources[parameter]
-        entry = self.codes.get(source.tensor) if source.plain else None
+        source, entry = self.sources[parameter], self.codes_of(parameter)
         if entry is not None:
             spans = self._spans(source, entry, looked_up=looked_up)
             return Matrix(tuple(self._coded(function, source, entry, span) for span in spans), True)
