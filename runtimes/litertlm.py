@@ -36,8 +36,8 @@ from compiler.quiet import quiet_at_exit, quiet_stderr
 from runtimes.session import GenerationSession, Message
 
 _PREFILL, _DECODE, _SCORE = "prefill", "decode", "score"
-# A cache that is full grows by so many places; the engine's takes 16, in C++.
-_GROWTH = 128
+# A cache that is full grows by so many places, as the engine's does.
+_GROWTH = 16
 _HIDDEN = np.float32(-0.7 * float(np.finfo(np.float32).max))
 # Packed weights of all signatures are kept once, and in no file.
 _IN_MEMORY = ":memory:"
@@ -89,7 +89,10 @@ class LiteRtLmSession:
         return LiteRtLmText(self._file)
 
     def reset(self) -> None:
-        self._position = 0
+        """As a new session of the engine, which begins with an empty cache that has no places yet."""
+        self._position = self._places = 0
+        self._ready.clear()
+        self._caches.clear()
 
     def extend(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         # Once for both signatures.
