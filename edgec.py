@@ -14,34 +14,31 @@ text of both is a paragraph for people. Importing this module imports no library
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.build import BUILD_CHECKS, BuildReport
 from compiler.build import build as _build
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
-from compiler.estimate import Estimate, estimate
 from compiler.inputs.identity import check_identity, find_identified
 from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.package import Package, check_files, read_package
 from compiler.package_use import require_usable
 from compiler.placement import Requirement
-from compiler.quantization import Quantization
 from compiler.quantize.options import QuantizationOptions, with_options
 from compiler.recipe import Recipe, Shapes, parse_recipe
 from compiler.recipe_file import read_recipe_file
-from compiler.scheme import find_scheme
 from compiler.stages.executor import Executor, LocalExecutor, Watcher
 from compiler.stages.worker import Progress
-from compiler.target import reason_against
 from runtimes.kinds.kind import Outcome, Request
 from runtimes.verify.verification import Verification, read_verification
 from runtimes.workload import Workload
+from targets.capabilities import Capability, Inspection, inspect
 from targets.registry import TARGET_NAMES, load_target, schemes_of
 
 if TYPE_CHECKING:
+    from benchmarks.agreement import Agreement
     from benchmarks.compare import Comparison
     from benchmarks.measurement import Measurement
     from benchmarks.plan import Plan, Wishes
@@ -52,69 +49,11 @@ __all__ = [
     "Package", "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification", "Watcher",
     "Workload", "add_device", "bench", "build", "compare", "inspect", "open_model", "open_package", "parse_recipe", "plan",
     "read_measurements",
-    "read_recipes", "read_verification", "require_no_regression", "require_passed", "task_of", "use", "verify",
-    "with_options", "write_measurements", "write_report",
+    "read_recipes", "read_verification", "require_agreement", "require_no_regression", "require_passed", "task_of", "use",
+    "verify", "verify_on", "with_options", "write_measurements", "write_report",
 ]  # fmt: skip
 
 Packages = Sequence[Package | Path | str]
-
-
-@dataclass(frozen=True)
-class Capability:
-    """Whether a target takes a model.
-
-    Attributes:
-        target: its name.
-        schemes: those that it takes.
-        nbytes: bytes of the package in each of them; None where they follow a budget.
-        falling_back: those of them whose container forces tensors into another type (`--allow type-fallback`).
-        why_not: the reason where it takes none.
-    """
-
-    target: str
-    schemes: tuple[str, ...]
-    nbytes: tuple[int | None, ...]
-    falling_back: tuple[str, ...]
-    why_not: str | None
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What a model is, what it takes, and which targets take it."""
-
-    model: Model
-    estimate: Estimate
-    targets: tuple[Capability, ...]
-
-
-def inspect(model: Model | str) -> Inspection:
-    """Tell what a model is, its bytes at each scheme, and which targets take it; of a Model no weight is read."""
-    opened = open_model(model) if isinstance(model, str) else model
-    return Inspection(opened, estimate(opened), tuple(_capability(name, opened) for name in TARGET_NAMES))
-
-
-def _capability(target_name: str, model: Model) -> Capability:
-    """Ask a target about each of its schemes."""
-    target = load_target(target_name)
-    taken, nbytes, reasons, falling_back = [], [], [], []
-    for name in target.schemes:
-        scheme = find_scheme(name)
-        assert scheme is not None
-        # A mixed scheme asks for a budget; that there is a budget which fits is not told here.
-        recipe = Recipe(target_name, scheme, quantization=Quantization(target_bpw=8.0 if scheme.mixed else None))
-        try:
-            reason = reason_against(target, model, recipe)
-        except EdgecError as error:
-            return Capability(target_name, (), (), (), str(error))
-        if reason is not None:
-            reasons.append(reason)
-            continue
-        taken.append(name)
-        nbytes.append(target.nbytes(model, recipe))
-        if target.foresee(model, recipe):
-            falling_back.append(name)
-    why_not = None if taken else reasons[0]
-    return Capability(target_name, tuple(taken), tuple(nbytes), tuple(falling_back), why_not)
 
 
 def read_recipes(file: Path | str) -> list[Recipe]:
@@ -300,6 +239,29 @@ def bench(
     measured = measure(opened, workload or Workload(), device=device, on_progress=tell)
     remember(list(zip(opened, measured, strict=True)))
     return measured
+
+
+def verify_on(
+    packages: Packages, device: str, *, threads: int = 2, trust: bool = False, on_progress: Progress | None = None
+) -> list[Agreement]:
+    """Compare what packages compute on a device with what they compute here; `require_agreement` raises where it differs.
+
+    With `trust`, native code of packages that another machine built is run.
+    """
+    from benchmarks.agreement import compare_devices
+    from runtimes.registry import require_trusted
+
+    opened = [_opened(each) for each in packages]
+    for each in opened:
+        require_trusted(each, trust)
+    return compare_devices(opened, device, threads=threads, on_progress=on_progress or (lambda done, total: None))
+
+
+def require_agreement(found: Sequence[Agreement]) -> None:
+    """Raise CheckFailed for the first package that computes something else on a device."""
+    from benchmarks.agreement import require_agreement as require
+
+    require(found)
 
 
 def plan(model: Model | str, device: str, wishes: Wishes | None = None) -> Plan:

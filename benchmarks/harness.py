@@ -21,7 +21,7 @@ from compiler.package import Package
 from compiler.package_use import require_finished, require_usable
 from compiler.records import from_json
 from runtimes.devices.device import Agent, Device
-from runtimes.devices.registry import open_device
+from runtimes.devices.registry import is_emulated, open_device
 from runtimes.kinds import kind_of_task
 from runtimes.kinds.kind import Figures
 from runtimes.registry import require_measurable, runtime_distributions
@@ -66,7 +66,7 @@ class _End:
 
 
 @dataclass
-class _Runner:
+class Runner:
     """A package's agent and what it has given so far."""
 
     package: Package
@@ -122,10 +122,10 @@ def bench(
     steps = len(packages) * (workload.rounds + 1)
     opened = open_device(device)
     with ExitStack() as stack:
-        runners: list[_Runner] = []
+        runners: list[Runner] = []
         environment = _look_around(opened, packages, workload)
         for package in packages:
-            runner = _start(opened, package, workload, stack)
+            runner = start_runner(opened, package, workload, stack)
             _warm_up(runner)
             runner.agent.pause()
             runners.append(runner)
@@ -147,11 +147,12 @@ def bench(
     return [_measurement(runner, opened.name, environment, quality, began) for runner, quality in pairs]
 
 
-def _start(device: Device, package: Package, workload: Workload, stack: ExitStack) -> _Runner:
+def start_runner(device: Device, package: Package, workload: Workload, stack: ExitStack) -> Runner:
+    """An agent on the device for the package, which ends with the stack."""
     arguments = [device.put(package), json.dumps(asdict(workload))]
     agent = device.start(AGENT, arguments, workload.threads)
     stack.callback(agent.close)
-    return _Runner(package, agent)
+    return Runner(package, agent)
 
 
 def _look_around(device: Device, packages: Sequence[Package], workload: Workload) -> Environment:
@@ -159,7 +160,7 @@ def _look_around(device: Device, packages: Sequence[Package], workload: Workload
     distributions = sorted({name for each in packages for name in runtime_distributions(each.lowered.runtime)})
     asked = json.dumps({"threads": workload.threads, "distributions": distributions})
     with ExitStack() as stack:
-        runner = _start(device, packages[0], workload, stack)
+        runner = start_runner(device, packages[0], workload, stack)
         environment = runner.told(_Facts, f"facts {asked}").environment
     needed, free = sum(each.nbytes for each in packages) * _MEMORY_FACTOR, environment.memory_available_bytes
     if needed > free:
@@ -170,7 +171,7 @@ def _look_around(device: Device, packages: Sequence[Package], workload: Workload
     return environment
 
 
-def _warm_up(runner: _Runner) -> None:
+def _warm_up(runner: Runner) -> None:
     """Load and run untimed; memory is watched here, where that disturbs no sample."""
     loaded = runner.told(_Loaded, "load")
     runner.load_s, runner.imports_bytes, runner.workload = loaded.load_s, loaded.imports, loaded.workload
@@ -221,7 +222,7 @@ def _energy(conditions: Conditions | None, speed: Figures) -> Figures:
 
 
 def _measurement(
-    runner: _Runner, device: str, environment: Environment, quality: Verification | None, began: datetime
+    runner: Runner, device: str, environment: Environment, quality: Verification | None, began: datetime
 ) -> Measurement:
     package, kind = runner.package, kind_of_task(runner.package.model.task)
     samples = {name: tuple(tuple(part[name]) for part in runner.rounds) for name in runner.rounds[0]}
@@ -249,7 +250,13 @@ def _measurement(
         summary=summary,
         quality=quality,
         environment=environment,
-        verdict=judge(samples[kind.timed[0][1]], disturbance, runner.workload.threads, environment.allowed_cores),
+        verdict=judge(
+            samples[kind.timed[0][1]],
+            disturbance,
+            runner.workload.threads,
+            environment.allowed_cores,
+            emulated=is_emulated(device),
+        ),
         disturbance=disturbance,
         absent={name: _ABSENT.get(name, "not measured") for name, value in summary.items() if value is None},
         measured=f"{began:%Y-%m-%d %H:%M}",

@@ -59,7 +59,12 @@ def _fall_of_clock(conditions: Conditions | None) -> float | None:
 
 
 def judge(
-    rounds: Sequence[Sequence[float]], disturbance: Disturbance, threads: int = 1, allowed_cores: float | None = None
+    rounds: Sequence[Sequence[float]],
+    disturbance: Disturbance,
+    threads: int = 1,
+    allowed_cores: float | None = None,
+    *,
+    emulated: bool = False,
 ) -> Validity:
     """Judge a measurement by its samples (seconds, by round) and by what else happened."""
     medians = np.asarray([np.median(samples) for samples in rounds])
@@ -91,4 +96,7 @@ def judge(
     if len(rounds) < 3:
         word = "suspect" if word == "valid" else word
         reasons.append(f"{len(rounds)} rounds are too few to see drift and spread")
+    if emulated:
+        word = "invalid"
+        reasons.append("the processor is emulated, and its times tell nothing of a board")
     return Validity(word, tuple(reasons))

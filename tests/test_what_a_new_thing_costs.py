@@ -57,7 +57,8 @@ def prepare(session, package, workload):
         session.predict(np.ones((10000, 4), np.float32))
         return {"predict_s": [time.perf_counter() - started]}
 
-    return Prepared(timed, timed, replace(workload, prompt_tokens=None, generated_tokens=None, sequence_length=None))
+    ran = replace(workload, prompt_tokens=None, generated_tokens=None, sequence_length=None)
+    return Prepared(timed, timed, ran, dict)
 
 
 def check(package, request):
@@ -80,6 +81,7 @@ KIND = Kind(
     limited={"max_worst_error": "worst_error"},
     figures=(Column("worst_error", "worst error", 4),),
     prepare=prepare,
+    apart=lambda own, other: 0.0,
     timed=(("predict", "predict_s"),),
     summarize=lambda samples, workload, package, bandwidth: {
         "predict_ms_p50": 1e3 * percentile([value for part in samples["predict_s"] for value in part], 0.5)

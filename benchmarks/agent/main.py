@@ -8,11 +8,13 @@ runtime's own library; nothing of torch or transformers is imported.
     load                                            open the package: seconds, memory before, and the workload as it will run
     warmup                                          run untimed; the largest memory since before it was loaded
     round                                           one timed round, and what else the machine did meanwhile
+    outputs                                         what comes of the timed input: shape and base64 of float32 values, by name
     end                                             the largest resident set; the agent ends
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -72,8 +74,16 @@ class _Opened:
         observed = observation.end()
         return {"round": samples, "observed": asdict(replace(observed, conditions=self._board.end()))}
 
+    def outputs(self, asked: str) -> dict[str, Any]:
+        return {"outputs": {name: _as_json(values) for name, values in self._prepared.outputs().items()}}
+
     def end(self, asked: str) -> dict[str, Any]:
         return {"peak_rss_bytes": peak_rss_bytes(os.getpid())}
+
+
+def _as_json(values: Any) -> dict[str, Any]:
+    data = base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
+    return {"shape": list(values.shape), "data": data}
 
 
 def main(folder: str, workload: str) -> None:
@@ -91,7 +101,7 @@ def main(folder: str, workload: str) -> None:
         command, _, rest = line.strip().partition(" ")
         try:
             opened = opened or _Opened(folder, workload, watch, board)
-            commands = {name: getattr(opened, name) for name in ("facts", "load", "warmup", "round", "end")}
+            commands = {name: getattr(opened, name) for name in ("facts", "load", "warmup", "round", "outputs", "end")}
             answer = commands[command](rest)
         except EdgecError as error:
             answer = {"error": str(error)}

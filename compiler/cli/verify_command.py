@@ -42,6 +42,13 @@ Found = Sequence[tuple[Package, Verification]]
     "--max-tokens", type=click.IntRange(1, LARGEST), default=MAX_TEXT_TOKENS, show_default=True, help="Of --text."
 )
 @click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
+@click.option(
+    "--device",
+    default="local",
+    show_default=True,
+    metavar="DEVICE",
+    help="ssh://user@host or qemu:aarch64: only compare what each package computes there with what it computes here.",
+)
 @min_quality_option
 @allow_option
 @trust_option
@@ -56,6 +63,7 @@ def command(
     inputs: Path | None,
     max_tokens: int,
     threads: int,
+    device: str,
     trust: bool,
     min_quality: str | None,
     allow: tuple[str, ...],
@@ -66,6 +74,14 @@ def command(
         raise UnusableInput("--adapter is merged into the model that --model names, and there is none. Add --model.")
     if text is not None and inputs is not None:
         raise UnusableInput("--text is for language models and --inputs for TensorFlow functions. Give one of them.")
+    if device != "local":
+        if model_text or text or inputs or min_quality or allow:
+            raise UnusableInput(
+                f"On {device} a package is held to what it computes here, on a seeded input; --model, --text, --inputs, "
+                "--min-quality and --allow are for the fp32 model. Verify here first, then there with --device alone."
+            )
+        _verify_there(packages, device, threads, trust, as_json)
+        return
     model = edgec.open_model(model_text, adapter=adapter) if model_text else None
     opened = [read_package(folder) for folder in packages]
     with shown_steps(quiet=as_json) as steps:
@@ -86,6 +102,32 @@ def command(
     else:
         print_verifications(found)
     edgec.require_passed(opened, [each for _, each in found])
+
+
+def _verify_there(packages: tuple[Path, ...], device: str, threads: int, trust: bool, as_json: bool) -> None:
+    with shown_steps(quiet=as_json) as steps:
+        step = steps.begin(f"compare {device} with this machine", f"{len(packages)} packages")
+        found = edgec.verify_on(packages, device, threads=threads, trust=trust, on_progress=step.update)
+    if as_json:
+        print_json([asdict(each) for each in found])
+    else:
+        columns = ("package", "device", "distance", "at most", "max abs difference", "computes the same")
+        rows = [
+            [
+                each.package,
+                each.device,
+                f"{each.figure} {each.distance:.2g}",
+                f"{each.limit:.2g}",
+                f"{each.max_abs_difference:.2g}",
+                _YES_NO[each.passed],
+            ]
+            for each in found
+        ]
+        print_table("Devices against this machine", columns, rows)
+    edgec.require_agreement(found)
+
+
+_YES_NO = {True: "yes", False: "NO"}
 
 
 def verify_with_bars(

@@ -8,7 +8,20 @@ from compiler.errors import UnusableInput
 from runtimes.devices.device import Device
 
 # name, module with a function `open_device`
-DEVICES: tuple[tuple[str, str], ...] = (("local", "runtimes.devices.local"), ("ssh", "runtimes.devices.ssh"))
+DEVICES: tuple[tuple[str, str], ...] = (
+    ("local", "runtimes.devices.local"),
+    ("ssh", "runtimes.devices.ssh"),
+    ("qemu", "runtimes.devices.qemu"),
+)
+
+
+# Transports whose processor is emulated: what is computed there counts, how fast does not.
+_EMULATED = ("qemu",)
+
+
+def is_emulated(text: str) -> bool:
+    """Whether a device that measurements name so has an emulated processor."""
+    return text.partition(":")[0] in _EMULATED
 
 
 def open_device(text: str) -> Device:

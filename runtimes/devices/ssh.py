@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,15 +169,19 @@ def open_device(address: str) -> Device:
         raise UnusableInput("EDGEC_SSH is no command: a quote in it has no end.") from None
     if not client or shutil.which(client[0]) is None:
         raise UnusableInput("There is no OpenSSH client here. Install it: apt install openssh-client.")
-    # One connection for all that is asked. The path of its socket must be short, and macOS's folder for such things is long.
-    sockets = tempfile.mkdtemp(prefix="edgec-ssh-", dir="/tmp" if Path("/tmp").is_dir() else None)
-    options = [word for option in (*_OPTIONS, f"ControlPath={sockets}/s") for word in ("-o", option)]
-    port = ["-p", match["port"]] if match["port"] else []
     host = match["host"].strip("[]")
     named = f"{match['user']}@{host}" if match["user"] else host
-    shell = SshShell(f"ssh:{address}", (*client, *options, *port), named)
+    return Board(shell_to(f"ssh:{address}", client, named, int(match["port"]) if match["port"] else None))
+
+
+def shell_to(title: str, client: Sequence[str], host: str, port: int | None) -> SshShell:
+    """A shell on a host, over one connection for all that is asked, which ends with this process."""
+    # The path of its socket must be short, and macOS's folder for such things is long.
+    sockets = tempfile.mkdtemp(prefix="edgec-ssh-", dir="/tmp" if Path("/tmp").is_dir() else None)
+    options = [word for option in (*_OPTIONS, f"ControlPath={sockets}/s") for word in ("-o", option)]
+    shell = SshShell(title, (*client, *options, *(["-p", str(port)] if port else [])), host)
     atexit.register(_end, shell, Path(sockets))
-    return Board(shell)
+    return shell
 
 
 def _end(shell: SshShell, sockets: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compiler.model import Model
 from compiler.package import Package
@@ -21,6 +22,7 @@ from runtimes.workload import Workload
 
 Round = dict[str, list[float]]
 Samples = Mapping[str, Sequence[Sequence[float]]]
+Outputs = Mapping[str, NDArray[np.float32]]
 Figures = dict[str, float | int | str | None]
 
 
@@ -142,11 +144,13 @@ class Prepared:
         timed: one timed round: seconds by the name of what was timed.
         warm: one round before the first that counts.
         workload: what is really run.
+        outputs: what comes of the input that is timed, by name: what one device computes and another must too.
     """
 
     timed: Callable[[], Round]
     warm: Callable[[], Round]
     workload: Workload
+    outputs: Callable[[], Outputs]
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,7 @@ class Kind:
         speed: those figures, for tables.
         compared: figures of quality that runs are compared by.
         chart: the axes of the report's charts.
+        apart: how far outputs are from others of the same package and input, in the figure of `stored` where there is one.
         check: raise UnusableInput for a request that does not suit the package.
         use: answer a request.
         wrap: what stands between a session and whoever uses it.
@@ -260,6 +265,7 @@ class Kind:
     speed: tuple[Column, ...]
     compared: tuple[Compared, ...]
     chart: Chart
+    apart: Callable[[Outputs, Outputs], float]
     check: Callable[[Package, Request], None]
     use: Callable[[Package, Any, Request], Outcome]
     wrap: Callable[[Any, Package], Session] = field(default=lambda session, package: session)

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.kinds.kind import Chart, Column, Compared, Figures, Grade, Prepared, Round, Samples, percentile_ms
+from runtimes.kinds.kind import (
+    Chart,
+    Column,
+    Compared,
+    Figures,
+    Grade,
+    Outputs,
+    Prepared,
+    Round,
+    Samples,
+    percentile_ms,
+)
 from runtimes.session import EncodingSession
 from runtimes.verify.metrics import relative_error, row_cosines, spread_error
 from runtimes.workload import Workload
@@ -55,6 +66,11 @@ SPEED = (
 
 
 TIMED = (("latency", "latency_s"),)
+
+
+def apart(own: Outputs, other: Outputs) -> float:
+    """The relative error of what is named in both."""
+    return relative_error([(own[name], other[name]) for name in own])
 
 
 def chart_of(models: str) -> Chart:
@@ -105,7 +121,7 @@ def repeated(
             latencies.append(time.perf_counter() - started)
         return {"latency_s": latencies}
 
-    return Prepared(lambda: run(repetitions), lambda: run(warmup), ran)
+    return Prepared(lambda: run(repetitions), lambda: run(warmup), ran, lambda: session.run(inputs))
 
 
 def summarize(samples: Samples, workload: Workload, package: Package, bandwidth: float | None) -> Figures:

@@ -7,7 +7,7 @@ from runtimes.kinds.encoding.reference import expect, probe
 from runtimes.kinds.encoding.use import check, use
 from runtimes.kinds.encoding.whole_batches import in_whole_batches
 from runtimes.kinds.kind import Kind, StoredCheck
-from runtimes.kinds.outputs import COMPARED, FIGURES, GRADES, LIMITED, SPEED, TIMED, chart_of, summarize
+from runtimes.kinds.outputs import COMPARED, FIGURES, GRADES, LIMITED, SPEED, TIMED, apart, chart_of, summarize
 
 KIND = Kind(
     name="encoding",
@@ -18,6 +18,7 @@ KIND = Kind(
     limited=LIMITED,
     figures=FIGURES,
     prepare=prepare,
+    apart=apart,
     timed=TIMED,
     summarize=summarize,
     speed=SPEED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtimes.kinds.generation.measure import prepare, summarize
+from runtimes.kinds.generation.measure import apart, prepare, summarize
 from runtimes.kinds.generation.reference import expect, probe
 from runtimes.kinds.generation.use import check, use
 from runtimes.kinds.kind import Chart, Column, Compared, Grade, Kind, StoredCheck
@@ -43,6 +43,7 @@ KIND = Kind(
     ),
     only_with_text=("perplexity", "reference_perplexity"),
     prepare=prepare,
+    apart=apart,
     timed=(("tpot", "tpot_s"), ("ttft", "ttft_s")),
     summarize=summarize,
     speed=(

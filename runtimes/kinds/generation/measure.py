@@ -6,12 +6,16 @@ import time
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.kinds.kind import Figures, Prepared, Round, Samples, percentile, percentile_ms
+from runtimes.kinds.kind import Figures, Outputs, Prepared, Round, Samples, percentile, percentile_ms
 from runtimes.session import GenerationSession
+from runtimes.verify.metrics import log_softmax
 from runtimes.workload import Workload
+
+_COMPARED_TOKENS = 8
 
 
 def prepare(session: GenerationSession, package: Package, workload: Workload) -> Prepared:
@@ -39,7 +43,23 @@ def prepare(session: GenerationSession, package: Package, workload: Workload) ->
         warmup_repetitions=None,
         context_length=session.context_length,
     )
-    return Prepared(timed, timed, ran)
+    return Prepared(
+        timed, timed, ran, lambda: {"logits": first_logits(session, prompt, min(generated, _COMPARED_TOKENS))}
+    )
+
+
+def first_logits(session: GenerationSession, prompt: list[int], tokens: int) -> NDArray[np.float32]:
+    """Logits behind the prompt and behind each of a few seeded tokens, (tokens, vocabulary)."""
+    session.reset()
+    rows = [session.extend(prompt)]
+    rows += [session.extend((prompt[number % len(prompt)],)) for number in range(tokens - 1)]
+    return np.stack(rows)
+
+
+def apart(own: Outputs, other: Outputs) -> float:
+    """Mean KL divergence of the distributions of the next token, nats."""
+    ours, theirs = (log_softmax(each["logits"]) for each in (own, other))
+    return float((np.exp(ours) * (ours - theirs)).sum(1).mean())
 
 
 def time_round(session: GenerationSession, prompt: list[int], generated_tokens: int) -> Round:

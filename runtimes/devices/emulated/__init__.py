@@ -1,0 +1,1 @@
+"""An emulated ARM64 board: its disk, and the machine that QEMU makes of it."""
