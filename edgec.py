@@ -40,17 +40,18 @@ from targets.registry import TARGET_NAMES, load_target, schemes_of
 if TYPE_CHECKING:
     from benchmarks.agreement import Agreement
     from benchmarks.compare import Comparison
+    from benchmarks.matrix.cell import Result
     from benchmarks.measurement import Measurement
     from benchmarks.plan import Plan, Wishes
     from runtimes.devices.profile import DeviceProfile
 
 __all__ = [
     "BuildReport", "Capability", "CheckFailed", "EdgecError", "Executor", "Inspection", "LocalExecutor", "Model", "Outcome",
-    "Package", "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification", "Watcher",
-    "Workload", "add_device", "bench", "build", "compare", "inspect", "open_model", "open_package", "parse_recipe", "plan",
-    "read_measurements",
-    "read_recipes", "read_verification", "require_agreement", "require_no_regression", "require_passed", "task_of", "use",
-    "verify", "verify_on", "with_options", "write_measurements", "write_report",
+    "Package", "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification",
+    "Watcher", "Workload", "add_device", "bench", "build", "compare", "inspect", "open_model", "open_package",
+    "parse_recipe", "plan", "read_measurements", "read_recipes", "read_verification", "require_agreement",
+    "require_no_regression", "require_passed", "run_matrix", "task_of", "use", "verify", "verify_on", "with_options",
+    "write_measurements", "write_report",
 ]  # fmt: skip
 
 Packages = Sequence[Package | Path | str]
@@ -262,6 +263,28 @@ def require_agreement(found: Sequence[Agreement]) -> None:
     from benchmarks.agreement import require_agreement as require
 
     require(found)
+
+
+def run_matrix(
+    file: Path | str,
+    out: Path | str,
+    *,
+    cluster: str | None = None,
+    store: str | None = None,
+    tell: Callable[[str, int, int], None] = lambda title, done, total: None,
+) -> list[Result]:
+    """Build and measure every model in every recipe on every device that a TOML file names; what is done already stays.
+
+    Args:
+        file: the matrix file.
+        out: folder for cells.jsonl, cells.parquet, results.jsonl and report.html.
+        cluster: the address of a Dask scheduler; None for this machine alone.
+        store: where packages and results are kept, as fsspec names it; `out` without it.
+        tell: is told what is done.
+    """
+    from benchmarks.matrix.begin import begin
+
+    return begin(Path(file), Path(out), cluster, store, tell)
 
 
 def plan(model: Model | str, device: str, wishes: Wishes | None = None) -> Plan:

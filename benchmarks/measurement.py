@@ -15,6 +15,7 @@ from compiler.formats.json_file import LIMIT_BYTES, parse_json, read_regular
 from compiler.output_file import write_output
 from compiler.recipe import title_of
 from compiler.records import from_json
+from runtimes.devices.registry import is_emulated
 from runtimes.kinds import kind_of_task
 from runtimes.verify.verification import Verification
 from runtimes.workload import Workload
@@ -67,6 +68,11 @@ class Measurement:
     def title(self) -> str:
         """What its package is called in tables and sentences."""
         return title_of(self.recipe, self.package)
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether its processor was emulated: how fast it was says nothing."""
+        return is_emulated(self.device)
 
     def figure(self, name: str) -> float | None:
         """A figure of the summary; None where there is none."""

@@ -22,7 +22,8 @@ _SYMBOLS = {"valid": "circle", "suspect": "circle-open", "invalid": "x-open"}
 _LEGEND = {"orientation": "v", "y": -0.2, "yanchor": "top", "x": 0, "itemsizing": "constant"}
 
 
-def _base(title: str, x: str, y: str) -> Any:
+def base_figure(title: str, x: str, y: str) -> Any:
+    """An empty figure in the report's dress."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -88,7 +89,7 @@ def quality_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any | None
     sizes = [each.figure("package_bytes") or 0.0 for each in known]
     scale = (_MARKER_PX[1] - _MARKER_PX[0]) / max(sizes)
     colours, numbers = colour_of(measurements), numbers_of(measurements)
-    figure = _base(f"Quality, speed and size of {kind.chart.models}", time_title, distance_title)
+    figure = base_figure(f"Quality, speed and size of {kind.chart.models}", time_title, distance_title)
     believed = [index for index, each in enumerate(known) if each.verdict.word == "valid"]
     front = [believed[at] for at in pareto_front([(times[index], distance[index]) for index in believed])]
     if front:
@@ -146,7 +147,7 @@ def latency_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any:
     import plotly.graph_objects as go
 
     key, title = kind.chart.samples
-    figure = _base(title + " (all samples)", "ms", "")
+    figure = base_figure(title + " (all samples)", "ms", "")
     colours = colour_of(measurements)
     for each in reversed(measurements):
         name = html.escape(each.title)
@@ -193,7 +194,7 @@ def memory_chart(measurements: Sequence[Measurement]) -> Any | None:
     known = [each for each in measurements if each.figure("peak_anon_bytes") is not None]
     if not known:
         return None
-    figure = _base("Peak memory", "MB", "")
+    figure = base_figure("Peak memory", "MB", "")
     names = [html.escape(each.title) for each in reversed(known)]
     for key, label, colour in (
         ("peak_anon_bytes", "anonymous: must fit", "#c8553d"),

@@ -69,8 +69,11 @@ _MEMORY = (
 )
 
 
-def write_page(path: Path, measurements: Sequence[Measurement]) -> None:
-    """Write the report of a result file.
+Section = tuple[str, Sequence[Any], str]
+
+
+def write_page(path: Path, measurements: Sequence[Measurement], more: Sequence[Section] = ()) -> None:
+    """Write the report of a result file; `more` are titles, charts and HTML that go before the models' parts.
 
     Raises:
         UnusableInput: plotly is not installed.
@@ -90,11 +93,18 @@ def write_page(path: Path, measurements: Sequence[Measurement]) -> None:
         f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head><body>",
         "<h1>edgec report</h1>",
         f"<p class='lead'>{html.escape(_lead(measurements, len(groups)))}</p>",
+        *(_more(each, number) for number, each in enumerate(more)),
         *sections,
         _environment(measurements),
         f"<script>{_COLOURS}</script></body></html>",
     ]
     write_output(path, "\n".join(document))
+
+
+def _more(section: Section, number: int) -> str:
+    title, charts, table = section
+    drawn = "".join(_embed(chart, "", f"more-{number}-{index}") for index, chart in enumerate(charts))
+    return f"<h2>{html.escape(title)}</h2><div class='charts'>{drawn}</div>{table}"
 
 
 def _lead(measurements: Sequence[Measurement], models: int) -> str:
@@ -125,7 +135,11 @@ def _section(model: str, group: Sequence[Measurement], number: int) -> str:
 
 def _part(kind: Kind, group: Sequence[Measurement], identity: str) -> str:
     """The charts and the table of the packages of one kind."""
-    charts = [("wide", quality_chart(kind, group)), ("", latency_chart(kind, group)), ("", memory_chart(group))]
+    # How fast something is on an emulated processor says nothing.
+    real = [each for each in group if not each.is_emulated]
+    charts = (
+        [("wide", quality_chart(kind, real)), ("", latency_chart(kind, real)), ("", memory_chart(real))] if real else []
+    )
     drawn = [
         _embed(chart, form, f"chart-{identity}-{index}")
         for index, (form, chart) in enumerate(charts)

@@ -23,6 +23,8 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("devices", "The devices that are known, and their figures with sources."),
     ("bench", "Measure latency, throughput and memory of packages."),
     ("compare", "Show or compare result files; fail on a regression; write the HTML report."),
+    ("matrix", "Models x recipes x devices, built and measured: on this machine, or on a cluster of Dask's."),
+    ("worker", "Work for a matrix on a cluster, and offer the devices that this machine reaches."),
     ("targets", "The targets and the schemes they take."),
     ("doctor", "What is installed, what is missing and how to get it."),
     ("cache", "Where the cache is, what it holds of which model; make it smaller."),

@@ -24,15 +24,23 @@ def is_emulated(text: str) -> bool:
     return text.partition(":")[0] in _EMULATED
 
 
+def require_transport(text: str) -> str:
+    """The module of the transport that a device is named by.
+
+    Raises:
+        UnusableInput: there is no such transport.
+    """
+    module = dict(DEVICES).get(text.partition(":")[0])
+    if module is None:
+        raise UnusableInput(f"There is no device {text!r}. Devices are: {', '.join(name for name, _ in DEVICES)}.")
+    return module
+
+
 def open_device(text: str) -> Device:
     """The device that `TRANSPORT` or `TRANSPORT:ADDRESS` names.
 
     Raises:
         UnusableInput: there is no such transport, or nothing at that address.
     """
-    name, _, address = text.partition(":")
-    module = dict(DEVICES).get(name)
-    if module is None:
-        raise UnusableInput(f"There is no device {text!r}. Devices are: {', '.join(name for name, _ in DEVICES)}.")
-    device: Device = importlib.import_module(module).open_device(address)
+    device: Device = importlib.import_module(require_transport(text)).open_device(text.partition(":")[2])
     return device

@@ -33,7 +33,9 @@ def encoder_inputs(package: Package, workload: Workload, fixed_length: int | Non
     if find_task(package.model.task).takes == "image":
         shape = tuple(size if isinstance(size, int) else 1 for size in package.lowered.main.inputs[0].shape)
         return {"pixel_values": generator.standard_normal(shape, np.float32)}
-    words = read_object(package.folder / "config.json").get("vocab_size")
+    config = package.folder / "config.json"
+    # A GGUF package has none: llama.cpp's file is all that it needs.
+    words = read_object(config).get("vocab_size") if config.is_file() else None
     last = min(_LAST_ID, words) if isinstance(words, int) and words > 0 else _LAST_ID
     ids = generator.integers(min(_FIRST_ID, last - 1), last, fixed_length or workload.sequence_length or 1)
     return text_arrays(ids.tolist())

@@ -1,0 +1,43 @@
+"""Begins a matrix: opens its models, plans its cells, runs them, and writes what came of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import edgec
+from benchmarks.matrix.cell import Result
+from benchmarks.matrix.file import read_matrix
+from benchmarks.matrix.outputs import write_outputs
+from benchmarks.matrix.run import Told, plan_work, run_here, run_on_cluster
+from benchmarks.matrix.work import recipe_of
+from compiler.errors import missing_extra
+from compiler.inputs.identity import digest_model
+from runtimes.devices.registry import require_transport
+
+_FLOAT_BYTES = 4
+
+
+def begin(file: Path, out: Path, cluster: str | None, store: str | None, tell: Told) -> list[Result]:
+    """Run the matrix of a file; what a store has already is not done again.
+
+    Raises:
+        UnusableInput: the file, a model, a recipe, a device or the cluster cannot be used.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise missing_extra("pyarrow", "fleet") from error
+    matrix = read_matrix(file)
+    for device in matrix.devices:
+        require_transport(device)
+    opened = {name: edgec.open_model(name) for name in matrix.models}
+    digests = {name: digest_model(model) for name, model in opened.items()}
+    weights = {name: _FLOAT_BYTES * model.parameters for name, model in opened.items()}
+    work = plan_work(matrix, digests, weights)
+    for build in dict.fromkeys(order.build for order in work.orders):
+        recipe_of(build)
+    out.mkdir(parents=True, exist_ok=True)
+    address = store or str(out.resolve())
+    results = run_on_cluster(work, address, cluster, tell) if cluster else run_here(work, address, tell)
+    write_outputs(out, results)
+    return results

@@ -1,0 +1,84 @@
+"""A cell of a matrix, and what came of it: one JSON file each, written when it is done and never again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from benchmarks.measurement import Measurement
+from compiler.digest import digest_json
+from compiler.errors import UnusableInput
+from compiler.records import from_json
+
+Status = Literal["measured", "refused", "failed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model in a recipe on a device, by their names in the matrix file."""
+
+    model: str
+    recipe: str
+    device: str
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.model.rpartition('/')[2]} {self.recipe} on {self.device}"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a plan says of a package on that device; None where nothing is known."""
+
+    package_bytes: int
+    memory_bytes: float | None
+    tok_per_s: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a cell.
+
+    Attributes:
+        cell: which.
+        status: `refused` where the recipe does not suit the model or the device, `failed` where something went wrong.
+        reason: a sentence; empty where it was measured.
+        package: the package's digest; None where there is none.
+        predicted: told before it was measured.
+        measurement: what was measured.
+        computes_the_same: whether an emulated or distant device computes what the building machine does; None where not asked.
+        seconds: that building and measuring took here.
+    """
+
+    cell: Cell
+    status: Status
+    reason: str = ""
+    package: str | None = None
+    predicted: Predicted | None = None
+    measurement: Measurement | None = None
+    computes_the_same: bool | None = None
+    seconds: float = 0.0
+
+
+def key_of(cell: Cell, model_digest: str, recipe_full: dict[str, Any], workload: dict[str, Any], code: str) -> str:
+    """What tells a cell's result from others: all that has a say."""
+    return digest_json([asdict(cell), model_digest, recipe_full, workload, code])[:32]
+
+
+def to_text(result: Result) -> str:
+    """As a file holds it."""
+    return json.dumps(asdict(result), ensure_ascii=False) + "\n"
+
+
+def from_text(text: str, name: str) -> Result:
+    """The inverse.
+
+    Raises:
+        UnusableInput: it is of another form.
+    """
+    try:
+        return from_json(Result, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise UnusableInput(f"The result {name} is damaged. Remove it, and the cell is measured again.") from error

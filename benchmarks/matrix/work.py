@@ -1,0 +1,198 @@
+"""What a matrix has done, on whichever machine: build a package, measure a cell. Each looks first whether it is done.
+
+What is passed between machines is data alone: names, numbers and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import edgec
+from benchmarks.history import read_history
+from benchmarks.matrix.cell import Cell, Predicted, Result, from_text, key_of, to_text
+from benchmarks.matrix.store import RESULTS, Store
+from benchmarks.prediction import predict_memory, predict_tok_per_s, read_bytes_of, runtime_for
+from benchmarks.profiling import measure_profile, profile_for
+from compiler.digest import digest_code, digest_json
+from compiler.errors import EdgecError, UnusableInput
+from compiler.model import Model
+from compiler.package import Package
+from compiler.quantize.options import QuantizationOptions
+from compiler.recipe import Recipe, Shapes, parse_recipe
+from compiler.records import from_json
+from compiler.stages.cache import cache_folder
+from compiler.target import reason_against
+from runtimes.context import DEFAULT_CONTEXT
+from runtimes.devices.profile import DeviceProfile
+from runtimes.workload import Workload
+from targets.registry import TARGET_NAMES, load_target, schemes_of
+
+BUILDS = "builds"
+_LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class BuildOrder:
+    """A package to build.
+
+    Attributes:
+        model: as the matrix file names it.
+        digest: of its content, which another machine's must equal.
+        recipe: its short form.
+        shapes, quantization: of the matrix file.
+        verify: whether it is held to the fp32 model.
+        allow: checks whose failure is accepted.
+    """
+
+    model: str
+    digest: str
+    recipe: str
+    shapes: Shapes
+    quantization: QuantizationOptions
+    verify: bool
+    allow: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came of a BuildOrder: the package's name in the store, or why there is none."""
+
+    status: Literal["built", "refused", "failed"]
+    reason: str
+    package: str | None
+    seconds: float
+
+
+def recipe_of(order: BuildOrder) -> Recipe:
+    """The recipe with what the matrix file says."""
+    parsed = parse_recipe(order.recipe, TARGET_NAMES, schemes_of)
+    return edgec.with_options(replace(parsed, shapes=order.shapes), order.quantization)
+
+
+def build_one(order: BuildOrder, address: str) -> Built:
+    """Build and verify a package, and bring it into the store."""
+    store, key = Store(address), f"{BUILDS}/{digest_json([asdict(order), digest_code()])[:32]}.json"
+    known = store.read(key)
+    if known is not None:
+        return _read(Built, known, key)
+    began = time.monotonic()
+    try:
+        built = _build(order, store)
+        made = Built(*built, round(time.monotonic() - began, 1))
+    except EdgecError as error:
+        made = Built("failed", str(error), None, round(time.monotonic() - began, 1))
+    store.write(key, json.dumps(asdict(made)) + "\n")
+    return made
+
+
+def _build(order: BuildOrder, store: Store) -> tuple[Literal["built", "refused"], str, str | None]:
+    recipe, model = recipe_of(order), opened(order.model, order.digest)
+    reason = reason_against(load_target(recipe.target), model, recipe)
+    if reason is not None:
+        return "refused", reason, None
+    with tempfile.TemporaryDirectory(prefix="edgec-matrix-") as work:
+        package = edgec.build(model, [recipe], work).packages[0]
+        if order.verify:
+            found = edgec.verify([package], model=model, allow=order.allow)[0]
+            # How near it is to the fp32 model is for the reader of the table to weigh.
+            left = [each for each in found.failures if each.check not in ("quality", "thresholds", *found.accepted)]
+            if left:
+                raise UnusableInput(f"verify found {left[0].check}: {left[0].sentence}")
+        return "built", "", store.put_package(edgec.open_package(package.folder))
+
+
+@lru_cache(maxsize=8)
+def opened(name: str, digest: str) -> Model:
+    """The model of that name, which must be the one that the matrix was begun with.
+
+    Raises:
+        UnusableInput: this machine has another one under that name.
+    """
+    from compiler.inputs.identity import digest_model
+
+    model = edgec.open_model(name)
+    if digest_model(model) != digest:
+        raise UnusableInput(f"{name} is another model on this machine than where the matrix was started.")
+    return model
+
+
+@dataclass(frozen=True)
+class MeasureOrder:
+    """A cell to measure."""
+
+    cell: Cell
+    build: BuildOrder
+    workload: Workload
+
+
+def result_key(order: MeasureOrder) -> str:
+    """The name of the cell's result in the store."""
+    code = digest_code()
+    return f"{RESULTS}/{key_of(order.cell, order.build.digest, asdict(order.build), asdict(order.workload), code)}.json"
+
+
+def measure_one(order: MeasureOrder, built: Built, address: str) -> str:
+    """Measure a cell and write its result; its name in the store."""
+    store, key = Store(address), result_key(order)
+    if store.read(key) is None:
+        began = time.monotonic()
+        result = _measured(order, built, store)
+        seconds = round(time.monotonic() - began + built.seconds, 1)
+        store.write(key, to_text(Result(**{**vars(result), "seconds": seconds})))
+    return key
+
+
+def read_result(key: str, address: str) -> Result:
+    """A result that is there."""
+    text = Store(address).read(key)
+    if text is None:
+        raise UnusableInput(f"The result {key} is gone from the store.")
+    return from_text(text, key)
+
+
+def _measured(order: MeasureOrder, built: Built, store: Store) -> Result:
+    cell = order.cell
+    if built.package is None:
+        return Result(cell, "refused" if built.status == "refused" else "failed", built.reason)
+    try:
+        package = store.get_package(built.package, cache_folder("fleet"))
+        predicted = _predicted(order, package)
+        measurement = edgec.bench([package], order.workload, device=cell.device)[0]
+        same = None
+        if cell.device != _LOCAL and order.build.verify:
+            same = edgec.verify_on([package], cell.device, threads=order.workload.threads)[0].passed
+    except EdgecError as error:
+        return Result(cell, "failed", str(error))
+    return Result(cell, "measured", "", package.digest, predicted, measurement, same)
+
+
+def _predicted(order: MeasureOrder, package: Package) -> Predicted | None:
+    """What a plan says, by the figures of the device itself."""
+    recipe, model = recipe_of(order.build), opened(order.build.model, order.build.digest)
+    nbytes = load_target(recipe.target).nbytes(model, recipe)
+    if nbytes is None:
+        return None
+    profile, read = _profile(order.cell.device), read_bytes_of(model, recipe, nbytes)
+    history = [each for each in read_history() if each.machine == profile.title]
+    runtime, work = runtime_for(recipe.target, model), order.workload
+    context = work.context_length or max(DEFAULT_CONTEXT, (work.prompt_tokens or 0) + (work.generated_tokens or 0))
+    memory = predict_memory(model, order.build.digest, recipe, read, runtime, context, history)
+    speed = predict_tok_per_s(profile, recipe, read, runtime, history)
+    return Predicted(nbytes, memory.middle if memory else None, speed.middle if speed else None)
+
+
+@lru_cache(maxsize=64)
+def _profile(device: str) -> DeviceProfile:
+    return profile_for(device) if device == _LOCAL else measure_profile(device, device, 2)
+
+
+def _read(kind: type[Built], text: str, name: str) -> Built:
+    try:
+        return from_json(kind, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise UnusableInput(f"{name} in the store is damaged. Remove it, and it is made again.") from error
