@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from benchmarks.matrix.cell import Result
     from benchmarks.measurement import Measurement
     from benchmarks.plan import Plan, Wishes
+    from benchmarks.sustain import Sustained
     from runtimes.devices.profile import DeviceProfile
 
 __all__ = [
@@ -50,8 +51,8 @@ __all__ = [
     "Package", "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification",
     "Watcher", "Workload", "add_device", "bench", "build", "compare", "inspect", "open_model", "open_package",
     "parse_recipe", "plan", "read_measurements", "read_recipes", "read_verification", "require_agreement",
-    "require_no_regression", "require_passed", "run_matrix", "task_of", "use", "verify", "verify_on", "with_options",
-    "write_measurements", "write_report",
+    "require_no_regression", "require_passed", "run_matrix", "sustain", "task_of", "use", "verify", "verify_on",
+    "with_options", "write_measurements", "write_report",
 ]  # fmt: skip
 
 Packages = Sequence[Package | Path | str]
@@ -122,6 +123,15 @@ def open_package(folder: Path | str) -> Package:
 def _opened(given: Package | Path | str) -> Package:
     """A package that the caller has, or a folder's, held to its hashes."""
     return given if isinstance(given, Package) else open_package(given)
+
+
+def _trusted(packages: Packages, trust: bool) -> list[Package]:
+    from runtimes.registry import require_trusted
+
+    opened = [_opened(each) for each in packages]
+    for each in opened:
+        require_trusted(each, trust)
+    return opened
 
 
 def verify(
@@ -225,21 +235,32 @@ def bench(
     trust: bool = False,
     on_progress: Progress | None = None,
 ) -> list[Measurement]:
-    """Measure packages on a device, each in an agent of its own, taking turns round by round.
-
-    With `trust`, native code of packages that another machine built is run.
-    """
+    """Measure packages on a device, each in an agent of its own, taking turns round by round; `trust` as in `verify`."""
     from benchmarks.harness import bench as measure
     from benchmarks.history import remember
-    from runtimes.registry import require_trusted
 
-    opened = [_opened(each) for each in packages]
-    for each in opened:
-        require_trusted(each, trust)
+    opened = _trusted(packages, trust)
     tell = on_progress or (lambda done, total: None)
     measured = measure(opened, workload or Workload(), device=device, on_progress=tell)
     remember(list(zip(opened, measured, strict=True)))
     return measured
+
+
+def sustain(
+    packages: Packages,
+    seconds: float,
+    workload: Workload | None = None,
+    *,
+    device: str = "local",
+    trust: bool = False,
+    on_progress: Progress | None = None,
+) -> list[Sustained]:
+    """Run packages without a rest, one after the other, so many seconds each: what they hold, and when heat slowed them."""
+    from benchmarks.sustain import sustain as run
+
+    opened = _trusted(packages, trust)
+    tell = on_progress or (lambda done, total: None)
+    return run(opened, workload or Workload(), seconds, device=device, on_progress=tell)
 
 
 def verify_on(
@@ -250,11 +271,8 @@ def verify_on(
     With `trust`, native code of packages that another machine built is run.
     """
     from benchmarks.agreement import compare_devices
-    from runtimes.registry import require_trusted
 
-    opened = [_opened(each) for each in packages]
-    for each in opened:
-        require_trusted(each, trust)
+    opened = _trusted(packages, trust)
     return compare_devices(opened, device, threads=threads, on_progress=on_progress or (lambda done, total: None))
 
 

@@ -55,7 +55,9 @@ class _Warm:
 
 
 @dataclass(frozen=True)
-class _Round:
+class Round:
+    """Seconds of one round by what was timed, and what else happened meanwhile."""
+
     round: dict[str, tuple[float, ...]]
     observed: Observed
 
@@ -85,6 +87,10 @@ class Runner:
         except UnusableInput as error:
             raise UnusableInput(f"{self.package.title} could not be measured: {error}") from error
 
+    def round(self) -> Round:
+        """One timed round."""
+        return self.told(Round, "round")
+
     def told(self, kind: type[T], line: str) -> T:
         """An answer of a form that is known."""
         try:
@@ -111,13 +117,7 @@ def bench(
     Raises:
         UnusableInput: a package cannot be run, or memory does not suffice to hold all of them.
     """
-    if not packages:
-        raise UnusableInput("There is no package to measure.")
-    for package in packages:
-        require_finished(package)
-        if device == "local":
-            require_usable(package)
-            require_measurable(package)
+    require_ready(packages, device)
     found = [read_verification(package) for package in packages]
     steps = len(packages) * (workload.rounds + 1)
     opened = open_device(device)
@@ -126,7 +126,7 @@ def bench(
         environment = _look_around(opened, packages, workload)
         for package in packages:
             runner = start_runner(opened, package, workload, stack)
-            _warm_up(runner)
+            warm_up(runner)
             runner.agent.pause()
             runners.append(runner)
             on_progress(len(runners), steps)
@@ -135,7 +135,7 @@ def bench(
             turn = number % len(runners)
             for place, runner in enumerate(runners[turn:] + runners[:turn]):
                 runner.agent.resume()
-                answer = runner.told(_Round, "round")
+                answer = runner.round()
                 runner.agent.pause()
                 runner.rounds.append(answer.round)
                 runner.observed.append(answer.observed)
@@ -145,6 +145,17 @@ def bench(
             runner.peak_rss_bytes = runner.told(_End, "end").peak_rss_bytes
     pairs = zip(runners, found, strict=True)
     return [_measurement(runner, opened.name, environment, quality, began) for runner, quality in pairs]
+
+
+def require_ready(packages: Sequence[Package], device: str) -> None:
+    """Raise UnusableInput where there is nothing to measure, or a package cannot be run."""
+    if not packages:
+        raise UnusableInput("There is no package to measure.")
+    for package in packages:
+        require_finished(package)
+        if device == "local":
+            require_usable(package)
+            require_measurable(package)
 
 
 def start_runner(device: Device, package: Package, workload: Workload, stack: ExitStack) -> Runner:
@@ -171,7 +182,7 @@ def _look_around(device: Device, packages: Sequence[Package], workload: Workload
     return environment
 
 
-def _warm_up(runner: Runner) -> None:
+def warm_up(runner: Runner) -> None:
     """Load and run untimed; memory is watched here, where that disturbs no sample."""
     loaded = runner.told(_Loaded, "load")
     runner.load_s, runner.imports_bytes, runner.workload = loaded.load_s, loaded.imports, loaded.workload

@@ -10,9 +10,11 @@ import click
 
 import edgec
 from benchmarks.measurement import Measurement
+from compiler.cli.bench_views import parse_seconds, show_endpoint, show_sustained
 from compiler.cli.display import format_bytes, print_json, print_table
 from compiler.cli.steps import shown_steps
 from compiler.cli.trust_option import trust_option
+from compiler.errors import UnusableInput
 from compiler.output_file import check_output
 from compiler.recipe import LARGEST
 from runtimes.kinds import find_kind, kind_of_task
@@ -24,7 +26,7 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
 
 
 @click.command("bench")
-@click.argument("packages", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("packages", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Result file: one JSON object a line.")
 @click.option("--prompt-tokens", type=click.IntRange(1, LARGEST), default=128, show_default=True)
 @click.option("--generated-tokens", type=click.IntRange(2, LARGEST), default=64, show_default=True)
@@ -34,7 +36,23 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
     "--repetitions", type=click.IntRange(1, LARGEST), default=20, show_default=True, help="Encoder runs in a round."
 )
 @click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
-@click.option("--device", default="local", show_default=True, metavar="DEVICE", help="local, or ssh://user@host.")
+@click.option(
+    "--device",
+    default="local",
+    show_default=True,
+    metavar="DEVICE",
+    help="local, ssh://user@host, qemu:aarch64, or http://host:port: an OpenAI-compatible server, without a package.",
+)
+@click.option(
+    "--sustain",
+    metavar="SECONDS",
+    help="Run each package so long without a rest, such as 600s or 10min; tell what it holds.",
+)
+@click.option("--requests", type=click.IntRange(1, LARGEST), default=10, show_default=True, help="To a server.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), default=1, show_default=True, help="Requests at the same time."
+)
+@click.option("--endpoint-model", metavar="NAME", help="The server's name of the model [its first].")
 @click.option(
     "--context-length",
     type=click.IntRange(1, LARGEST),
@@ -52,11 +70,22 @@ def command(
     repetitions: int,
     threads: int,
     device: str,
+    sustain: str | None,
+    requests: int,
+    concurrency: int,
+    endpoint_model: str | None,
     context_length: int | None,
     trust: bool,
     as_json: bool,
 ) -> None:
     """Measure each PACKAGE in a process of its own, taking turns round by round."""
+    if device.startswith(("http://", "https://")):
+        if packages or out is not None or sustain is not None:
+            raise UnusableInput("What a server serves is measured without packages, -o and --sustain. Leave them out.")
+        show_endpoint(device, prompt_tokens, generated_tokens, requests, concurrency, endpoint_model, as_json)
+        return
+    if not packages:
+        raise UnusableInput("There is no package to measure. Name one, or a server with --device http://host:port.")
     if out is not None:
         check_output(out)
     workload = Workload(
@@ -68,6 +97,11 @@ def command(
         threads=threads,
         context_length=context_length,
     )
+    if sustain is not None:
+        if out is not None:
+            raise UnusableInput("A sustained run is no measurement that is compared; leave -o out, and take --json.")
+        show_sustained(packages, workload, parse_seconds(sustain), device, trust, as_json)
+        return
     measurements = bench_with_bar(packages, workload, device, quiet=as_json, trust=trust)
     if out is not None:
         edgec.write_measurements(out, measurements)
