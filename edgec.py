@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.build import BUILD_CHECKS, BuildReport
 from compiler.build import build as _build
+from compiler.capabilities import Capability, Inspection
+from compiler.capabilities import inspect as _inspect
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.inputs.identity import check_identity, find_identified
 from compiler.inputs.open import open_model
@@ -34,7 +36,6 @@ from compiler.stages.worker import Progress
 from runtimes.kinds.kind import Outcome, Request
 from runtimes.verify.verification import Verification, read_verification
 from runtimes.workload import Workload
-from targets.capabilities import Capability, Inspection, inspect
 from targets.registry import TARGET_NAMES, load_target, schemes_of
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ __all__ = [
 ]  # fmt: skip
 
 Packages = Sequence[Package | Path | str]
+
+
+def inspect(model: Model | str) -> Inspection:
+    """Tell what a model is, its bytes at each scheme, and which targets take it; of a Model no weight is read."""
+    opened = open_model(model) if isinstance(model, str) else model
+    return _inspect(opened, [load_target(name) for name in TARGET_NAMES])
 
 
 def read_recipes(file: Path | str) -> list[Recipe]:
@@ -291,16 +298,11 @@ def run_matrix(
     store: str | None = None,
     tell: Callable[[str, int, int], None] = lambda title, done, total: None,
 ) -> list[Result]:
-    """Build and measure every model in every recipe on every device that a TOML file names; what is done already stays.
+    """Build and measure what the matrix of a TOML file names; what is done already stays.
 
-    Args:
-        file: the matrix file.
-        out: folder for cells.jsonl, cells.parquet, results.jsonl and report.html.
-        cluster: the address of a Dask scheduler; None for this machine alone.
-        store: where packages and results are kept, as fsspec names it; `out` without it.
-        tell: is told what is done.
+    `out` is the folder of the results, `cluster` a Dask scheduler's address, `store` where packages are kept (else `out`).
     """
-    from benchmarks.matrix.begin import begin
+    from compiler.cli.fleet.begin import begin
 
     return begin(Path(file), Path(out), cluster, store, tell)
 

@@ -107,7 +107,7 @@ def _families(modules: list[str]) -> list[str]:
         ("targets", _families([module for _, module in TARGETS]), {"registry"}),
         ("runtimes", _families([each.module for each in RUNTIMES]), _SHARED_BY_RUNTIMES),
         ("runtimes/kinds", [f"runtimes.kinds.{task.kind}" for task in TASKS], {"kind", "outputs"}),
-        ("runtimes/devices", [module for _, module in DEVICES], {"board", "device", "profile", "registry"}),
+        ("runtimes/devices", [module for _, module in DEVICES], {"board", "device", "emulated", "profile", "registry"}),
         ("compiler/networks/families", [_module(path) for path in _FAMILIES.glob("[a-z]*.py")], set()),
     ],
 )

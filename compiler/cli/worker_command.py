@@ -25,7 +25,7 @@ def command(address: str, offers: tuple[str, ...], memory: str | None) -> None:
 
     Whoever reaches the scheduler can run programs here: keep it inside a network that you trust.
     """
-    from benchmarks.matrix.worker import serve
+    from compiler.cli.fleet.worker import serve
 
     given = None if memory is None else 0 if memory == "0" else parse_bytes(memory)
     if memory is not None and given is None:

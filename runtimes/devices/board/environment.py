@@ -17,6 +17,7 @@ from pathlib import Path
 
 from compiler.digest import digest_json, tool_version
 from compiler.errors import UnusableInput, missing_extra
+from runtimes.devices.board import crossing
 from runtimes.devices.board.shell import Shell, ask
 
 _ROOMS = ("benchmarks", "compiler", "runtimes")
@@ -107,6 +108,13 @@ def _fetch_wheels(
     names = [f"manylinux_{major}_{minor}" for major, minor in _LIBRARIES if (major, minor) <= library]
     for name in (*names, "manylinux2014"):
         command += ["--platform", f"{name}_{machine}"]
+    if subprocess.run([*command, *pinned], capture_output=True, check=False).returncode == 0:
+        return True
+    own = next((each for each in pinned if each.startswith(f"{crossing.NAME}==")), None)
+    folder = crossing.wheels_for(machine, library, own.partition("==")[2]) if own else None
+    if folder is None:
+        return False
+    command += ["--platform", f"linux_{machine}", "--find-links", str(folder)]
     return subprocess.run([*command, *pinned], capture_output=True, check=False).returncode == 0
 
 

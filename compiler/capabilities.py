@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compiler.errors import EdgecError
 from compiler.estimate import Estimate, estimate
-from compiler.inputs.open import open_model
 from compiler.model import Model
 from compiler.quantization import Quantization
 from compiler.recipe import Recipe
 from compiler.scheme import find_scheme
-from compiler.target import reason_against
-from targets.registry import TARGET_NAMES, load_target
+from compiler.target import Target, reason_against
 
 
 @dataclass(frozen=True)
@@ -43,25 +42,23 @@ class Inspection:
     targets: tuple[Capability, ...]
 
 
-def inspect(model: Model | str) -> Inspection:
-    """Tell what a model is, its bytes at each scheme, and which targets take it; of a Model no weight is read."""
-    opened = open_model(model) if isinstance(model, str) else model
-    return Inspection(opened, estimate(opened), tuple(_capability(name, opened) for name in TARGET_NAMES))
+def inspect(model: Model, targets: Sequence[Target]) -> Inspection:
+    """Tell what a model is, its bytes at each scheme, and which of the targets take it; no weight is read."""
+    return Inspection(model, estimate(model), tuple(_capability(target, model) for target in targets))
 
 
-def _capability(target_name: str, model: Model) -> Capability:
+def _capability(target: Target, model: Model) -> Capability:
     """Ask a target about each of its schemes."""
-    target = load_target(target_name)
     taken, nbytes, reasons, falling_back = [], [], [], []
     for name in target.schemes:
         scheme = find_scheme(name)
         assert scheme is not None
         # A mixed scheme asks for a budget; that there is a budget which fits is not told here.
-        recipe = Recipe(target_name, scheme, quantization=Quantization(target_bpw=8.0 if scheme.mixed else None))
+        recipe = Recipe(target.name, scheme, quantization=Quantization(target_bpw=8.0 if scheme.mixed else None))
         try:
             reason = reason_against(target, model, recipe)
         except EdgecError as error:
-            return Capability(target_name, (), (), (), str(error))
+            return Capability(target.name, (), (), (), str(error))
         if reason is not None:
             reasons.append(reason)
             continue
@@ -70,4 +67,4 @@ def _capability(target_name: str, model: Model) -> Capability:
         if target.foresee(model, recipe):
             falling_back.append(name)
     why_not = None if taken else reasons[0]
-    return Capability(target_name, tuple(taken), tuple(nbytes), tuple(falling_back), why_not)
+    return Capability(target.name, tuple(taken), tuple(nbytes), tuple(falling_back), why_not)

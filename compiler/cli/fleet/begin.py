@@ -8,8 +8,8 @@ import edgec
 from benchmarks.matrix.cell import Result
 from benchmarks.matrix.file import read_matrix
 from benchmarks.matrix.outputs import write_outputs
-from benchmarks.matrix.run import Told, plan_work, run_here, run_on_cluster
-from benchmarks.matrix.work import recipe_of
+from compiler.cli.fleet.run import Told, plan_work, run_here, run_on_cluster
+from compiler.cli.fleet.work import recipe_of
 from compiler.errors import missing_extra
 from compiler.inputs.identity import digest_model
 from runtimes.devices.registry import require_transport

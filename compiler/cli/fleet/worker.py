@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from benchmarks.matrix.run import MEMORY, offer
+from compiler.cli.fleet.run import MEMORY, offer
 from compiler.errors import UnusableInput, missing_extra
 from runtimes.devices.registry import require_transport
 

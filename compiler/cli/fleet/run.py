@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.matrix.cell import Cell, Result
 from benchmarks.matrix.file import Matrix, cells_of
-from benchmarks.matrix.work import BuildOrder, Built, MeasureOrder, build_one, measure_one, read_result, result_key
+from compiler.cli.fleet.work import BuildOrder, Built, MeasureOrder, build_one, measure_one, read_result, result_key
 from compiler.digest import digest_code
 from compiler.errors import UnusableInput, missing_extra
 

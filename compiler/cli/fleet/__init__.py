@@ -1,0 +1,1 @@
+"""Runs a matrix: the top of all, which uses every room."""
