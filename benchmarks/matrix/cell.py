@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from benchmarks.agreement import Agreement
 from benchmarks.measurement import Measurement
 from compiler.digest import digest_json
 from compiler.errors import UnusableInput
@@ -48,7 +49,7 @@ class Result:
         package: the package's digest; None where there is none.
         predicted: told before it was measured.
         measurement: what was measured.
-        computes_the_same: whether an emulated or distant device computes what the building machine does; None where not asked.
+        agreement: how near an emulated or distant device computes to this machine; None where not asked.
         seconds: that building and measuring took here.
     """
 
@@ -58,7 +59,7 @@ class Result:
     package: str | None = None
     predicted: Predicted | None = None
     measurement: Measurement | None = None
-    computes_the_same: bool | None = None
+    agreement: Agreement | None = None
     seconds: float = 0.0
 
 

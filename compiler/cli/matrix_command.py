@@ -56,10 +56,15 @@ def command(file: Path, out: Path, cluster: str | None, store: str | None, as_js
         _print(rows)
         print(f"  cells.jsonl, cells.parquet, results.jsonl and report.html are in {out}")
     failed = [result for result in results if result.status == "failed"]
-    wrong = [result for result in results if result.computes_the_same is False]
+    wrong = [result for result in results if result.agreement is not None and not result.agreement.passed]
     if failed or wrong:
         first = (failed or wrong)[0]
-        reason = first.reason or "it does not compute there what it computes here."
+        told = first.agreement
+        reason = first.reason or (
+            f"it does not compute there what it computes here ({told.figure} {told.distance:.2g}, at most {told.limit:.2g})."
+            if told
+            else ""
+        )
         raise CheckFailed("matrix", f"{len(failed) + len(wrong)} cells failed, the first {first.cell.title}: {reason}")
 
 
@@ -85,6 +90,9 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
         titles = ["recipe", "device", "measured", "speed", "predicted", "peak memory", "predicted", "quality"]
         print_table(model.rpartition("/")[2], titles, cells)
     for row in rows:
+        if row["computes_the_same"] is False:
+            far = f"{row['distance']:.2g}, at most {row['most_distance']:.2g}"
+            print(f"  {row['recipe']} on {row['device']}: does not compute there what it computes here ({far})")
         if row["reason"]:
             print(f"  {row['recipe']} on {row['device']}: {row['status']}: {row['reason']}")
 

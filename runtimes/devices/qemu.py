@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +38,12 @@ def open_device(address: str) -> Device:
     """
     if address != _ARCHITECTURE:
         raise UnusableInput(f"There is no emulated board qemu:{address}; there is qemu:{_ARCHITECTURE}.")
+    return _board()
+
+
+@cache
+def _board() -> Device:
+    """The one that this process has."""
     made = image()
     held = made.file("lock").open("w")
     try:
@@ -47,7 +54,7 @@ def open_device(address: str) -> Device:
     machine = _start(made, port)
     options = (f"UserKnownHostsFile={made.file('hosts')}", "HostKeyAlias=edgec-arm64", "IdentitiesOnly=yes")
     client = ("ssh", "-F", "none", "-i", str(made.file("key")), *(word for each in options for word in ("-o", each)))
-    shell = shell_to(f"qemu:{address}", client, f"{USER}@127.0.0.1", port)
+    shell = shell_to(f"qemu:{_ARCHITECTURE}", client, f"{USER}@127.0.0.1", port)
     atexit.register(_stop, machine, shell, held)
     _await(machine, shell, made.file("log"))
     return Board(shell)

@@ -75,11 +75,11 @@ def recipe_of(order: BuildOrder) -> Recipe:
 
 
 def build_one(order: BuildOrder, address: str) -> Built:
-    """Build and verify a package, and bring it into the store."""
+    """Build and verify a package, and bring it into the store; what failed before is tried again."""
     store, key = Store(address), f"{BUILDS}/{digest_json([asdict(order), digest_code()])[:32]}.json"
     known = store.read(key)
-    if known is not None:
-        return _read(Built, known, key)
+    if known is not None and (before := _read(Built, known, key)).status != "failed":
+        return before
     began = time.monotonic()
     try:
         built = _build(order, store)
@@ -137,9 +137,10 @@ def result_key(order: MeasureOrder) -> str:
 
 
 def measure_one(order: MeasureOrder, built: Built, address: str) -> str:
-    """Measure a cell and write its result; its name in the store."""
+    """Measure a cell and write its result; its name in the store. What failed before is tried again."""
     store, key = Store(address), result_key(order)
-    if store.read(key) is None:
+    known = store.read(key)
+    if known is None or from_text(known, key).status == "failed":
         began = time.monotonic()
         result = _measured(order, built, store)
         seconds = round(time.monotonic() - began + built.seconds, 1)
@@ -165,7 +166,7 @@ def _measured(order: MeasureOrder, built: Built, store: Store) -> Result:
         measurement = edgec.bench([package], order.workload, device=cell.device)[0]
         same = None
         if cell.device != _LOCAL and order.build.verify:
-            same = edgec.verify_on([package], cell.device, threads=order.workload.threads)[0].passed
+            same = edgec.verify_on([package], cell.device, threads=order.workload.threads)[0]
     except EdgecError as error:
         return Result(cell, "failed", str(error))
     return Result(cell, "measured", "", package.digest, predicted, measurement, same)

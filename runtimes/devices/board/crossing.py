@@ -1,4 +1,4 @@
-"""llama-cpp-python for ARM64 boards: PyPI has no wheel of it, so it is compiled here once, by Debian's cross compiler, and kept.
+"""llama-cpp-python for ARM64 boards: PyPI has no wheel of it, so it is compiled here once by a cross compiler, and kept.
 
 On a board itself it takes the better part of an hour.
 """
