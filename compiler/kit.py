@@ -87,6 +87,11 @@ def type_name(model: str) -> str:
     return name if name and not name[0].isdigit() else f"Model{name}"
 
 
+def image_name(model: str) -> str:
+    """A name that Docker and Ollama take for a model: `all-MiniLM-L6-v2` is `all-minilm-l6-v2`."""
+    return "-".join(re.findall(r"[a-z0-9]+", model.lower())) or "model"
+
+
 def camel_case(name: str) -> str:
     """`input_ids` as `inputIds`."""
     first, *rest = name.split("_")

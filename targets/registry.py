@@ -26,6 +26,8 @@ KITS: tuple[Kit, ...] = (
     Kit("ios", ("coreml",), "targets.coreml.kit"),
     Kit("android", ("litert", "litertlm"), "targets.tflite.kit_android"),
     Kit("python", ("litert", "litertlm"), "targets.tflite.kit_python"),
+    Kit("docker", ("llamacpp",), "targets.gguf.kit_docker"),
+    Kit("ollama", ("llamacpp",), "targets.gguf.kit_ollama"),
 )
 
 

@@ -25,7 +25,7 @@ from targets.registry import KITS
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the kit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(package: Path, system: str | None, out: Path, as_json: bool) -> None:
-    """Put PACKAGE into what an app or a board takes: a Swift package, an Android library, a folder with a script."""
+    """Put PACKAGE into what an app or a board takes: a Swift package, an Android library, a container."""
     read = read_package(package)
     check_files(read)
     fill = importlib.import_module(_choose(read, system).module).fill_kit
