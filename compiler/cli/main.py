@@ -20,6 +20,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("verify", "Whether packages were lowered right, and their quality beside the fp32 model."),
     ("run", "Generate, chat, embed or classify with a package."),
     ("plan", "What to ship to a device: bytes, memory, speed and quality of every recipe, before anything is built."),
+    ("tune", "Build and measure recipes on a device until the fastest that holds every wish is found."),
     ("devices", "The devices that are known, and their figures with sources."),
     ("bench", "Measure latency, throughput and memory of packages."),
     ("compare", "Show or compare result files; fail on a regression; write the HTML report."),

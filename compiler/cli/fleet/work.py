@@ -178,7 +178,7 @@ def _predicted(order: MeasureOrder, package: Package) -> Predicted | None:
     nbytes = load_target(recipe.target).nbytes(model, recipe)
     if nbytes is None:
         return None
-    profile, read = _profile(order.cell.device), read_bytes_of(model, recipe, nbytes)
+    profile, read = device_profile(order.cell.device), read_bytes_of(model, recipe, nbytes)
     history = [each for each in read_history() if each.machine == profile.title]
     runtime, work = runtime_for(recipe.target, model), order.workload
     context = work.context_length or max(DEFAULT_CONTEXT, (work.prompt_tokens or 0) + (work.generated_tokens or 0))
@@ -188,7 +188,8 @@ def _predicted(order: MeasureOrder, package: Package) -> Predicted | None:
 
 
 @lru_cache(maxsize=64)
-def _profile(device: str) -> DeviceProfile:
+def device_profile(device: str) -> DeviceProfile:
+    """The profile of a device that is there, looked at once."""
     return profile_for(device) if device == _LOCAL else measure_profile(device, device, 2)
 
 
