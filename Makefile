@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
-.PHONY: demo test lint types docs check bench gate fuzz kills bare setup clean
+.PHONY: demo test lint types docs check bench gate fuzz kills bare board setup clean
 
 setup: $(READY)
 
@@ -63,6 +63,10 @@ fuzz: $(READY)
 # About an hour: builds, verifications and measurements killed at random moments.
 kills: $(READY)
 	$(BIN)/python tests/kills.py --kills 60
+
+# About 15 minutes: packages on an emulated ARM64 board; docs/devices.md names the programs of Debian's that it needs.
+board: $(READY)
+	EDGEC_EMULATED=1 $(BIN)/python -P -m pytest tests/test_qemu.py -n0
 
 # About 12 minutes: the README followed in a clean clone and a bare virtual environment.
 bare: $(READY)

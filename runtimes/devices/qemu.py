@@ -19,10 +19,10 @@ from typing import IO
 
 from compiler.errors import UnusableInput
 from runtimes.devices.board.board import Board
+from runtimes.devices.board.openssh import SshShell, shell_to
 from runtimes.devices.board.shell import ConnectionLostError
 from runtimes.devices.device import Device
 from runtimes.devices.emulated.image import USER, Image, image
-from runtimes.devices.ssh import SshShell, shell_to
 
 _ARCHITECTURE = "aarch64"
 _MEMORY_MIB, _CORES = 2560, 2
