@@ -88,9 +88,11 @@ def compare_devices(
                 f"{package.title} gives other outputs on {device} than here. Another edgec may run there."
             )
         kind = kind_of_task(package.model.task)
-        largest = max(float(np.abs(other[name] - own[name]).max(initial=0.0)) for name in own)
+        largest = float(np.max([np.abs(other[name] - own[name]).max(initial=0.0) for name in own]))
         figure = kind.stored.figure if kind.stored else "relative error"
-        found.append(Agreement(package.title, device, figure, max(0.0, kind.apart(own, other)), limit, largest))
+        found.append(
+            Agreement(package.title, device, figure, float(np.maximum(0.0, kind.apart(own, other))), limit, largest)
+        )
         on_progress(number + 1, len(packages))
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,9 @@ _WORDS = ("river", "stone", "light", "table", "green", "seven", "paper", "north"
 _TIMEOUT = httpx.Timeout(120.0, connect=10.0)
 _LONGEST_LINE, _MOST_BYTES = 1 << 20, 64 << 20
 _DONE = "[DONE]"
+_RUN = secrets.token_hex(3)
+# As many as are asked for: a queue of our own would count as the server's.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 _NEAR = 0.1
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -160,7 +164,11 @@ def _base(url: str) -> str:
     Raises:
         UnusableInput: it is no address of http or https, or has a name or password in it.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise UnusableInput(f"{url} is no endpoint. Write http://host:port or https://host/v1.") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UnusableInput(f"{url} is no endpoint. Write http://host:port or https://host/v1.")
     if parts.username or parts.password or parts.query:
@@ -175,7 +183,11 @@ def _client(base: str) -> Iterator[httpx.Client]:
     trusted = parts.scheme == "https" or parts.hostname in _LOOPBACK
     headers = {"Authorization": f"Bearer {key}"} if key and trusted else {}
     with httpx.Client(
-        headers=headers, timeout=_TIMEOUT, follow_redirects=False, trust_env=parts.hostname not in _LOOPBACK
+        headers=headers,
+        timeout=_TIMEOUT,
+        limits=_LIMITS,
+        follow_redirects=False,
+        trust_env=parts.hostname not in _LOOPBACK,
     ) as client:
         yield client
 
@@ -195,9 +207,9 @@ def _first_model(client: httpx.Client, base: str) -> str:
 
 
 def _prompt(words: int, number: int) -> str:
-    """Seeded words, others for each request, so that no cache of prompts answers."""
+    """Seeded words behind a number of this run, so that no server's cache of prompts answers."""
     chosen = random.Random(number)
-    return f"{number}. " + " ".join(chosen.choice(_WORDS) for _ in range(words))
+    return f"{_RUN}{number}. " + " ".join(chosen.choice(_WORDS) for _ in range(words))
 
 
 def _prompt_words(client: httpx.Client, base: str, model: str, asked: Asked) -> tuple[int, int]:
@@ -290,7 +302,7 @@ def _events(reply: httpx.Response, base: str) -> Iterator[dict[str, Any]]:
                 raise _nonsense(base) from error
             if not isinstance(event, dict):
                 raise _nonsense(base)
-            if "error" in event:
+            if event.get("error"):
                 raise UnusableInput(f"{base} broke a request off with an error of its own. Its log says which.")
             yield event
 

@@ -253,6 +253,14 @@ def test_a_device_that_nobody_offers_is_refused(models: Path, tmp_path: Path) ->
         run_on_cluster(elsewhere, str(tmp_path), address, lambda *told: None)
 
 
+def test_a_build_that_fits_no_worker_is_refused(models: Path, tmp_path: Path) -> None:
+    work = replace(
+        _work(models, ["tflite:int8"]), weight_bytes={str(models / name): 9 << 30 for name in ("llama", "bert")}
+    )
+    with _cluster(1, tmp_path) as (address, _), pytest.raises(UnusableInput, match="no worker has more than 8"):
+        run_on_cluster(work, str(tmp_path), address, lambda *told: None)
+
+
 def test_no_scheduler_is_a_sentence(models: Path, edgec: Run, tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from benchmarks.agreement import Agreement
 from benchmarks.measurement import Measurement
-from compiler.digest import digest_json
 from compiler.errors import UnusableInput
 from compiler.records import from_json
 
@@ -61,11 +60,6 @@ class Result:
     measurement: Measurement | None = None
     agreement: Agreement | None = None
     seconds: float = 0.0
-
-
-def key_of(cell: Cell, model_digest: str, recipe_full: dict[str, Any], workload: dict[str, Any], code: str) -> str:
-    """What tells a cell's result from others: all that has a say."""
-    return digest_json([asdict(cell), model_digest, recipe_full, workload, code])[:32]
 
 
 def to_text(result: Result) -> str:

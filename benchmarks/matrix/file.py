@@ -115,7 +115,7 @@ def _table(document: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]
     found = dict(table)
     named = found.get("calibration")
     if isinstance(named, str) and not named.startswith("hf:"):
-        found["calibration"] = str(path.parent / named)
+        found["calibration"] = str(path.parent.resolve() / Path(named).expanduser())
     return found
 
 

@@ -5,6 +5,7 @@ A file is written under a name of its own and moved into place, so that machines
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,11 +45,19 @@ class Store:
             return bytes(files.cat_file(f"{root}/{name}")).decode("utf-8")
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError as error:
+            raise UnusableInput(f"{name} in the store is damaged. Remove it, and it is made again.") from error
 
     def write(self, name: str, text: str) -> None:
         """Write a text, whole or not at all."""
         files, root = self._open()
         self._place(files, root, name, text.encode("utf-8"))
+
+    def remove(self, name: str) -> None:
+        """Take a text of ours away."""
+        files, root = self._open()
+        with suppress(FileNotFoundError):
+            files.rm_file(f"{root}/{name}")
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in a folder of the store."""
@@ -60,22 +69,31 @@ class Store:
     def put_package(self, package: Package) -> str:
         """Bring a package there, where it is not there; its name."""
         files, root = self._open()
-        name = f"{PACKAGES}/{package.name}-{package.digest[:16]}"
+        # What verify found is beside the manifest, and the manifest's digest says nothing of it.
+        found = package.folder / "verification.json"
+        seen = hashlib.sha256(found.read_bytes()).hexdigest()[:8] if found.is_file() else "none"
+        name = f"{PACKAGES}/{package.name}-{package.digest[:16]}-{seen}"
         if not files.exists(f"{root}/{name}{_WHOLE}"):
             for file in sorted(each for each in package.folder.rglob("*") if each.is_file()):
                 self._place(files, root, f"{name}/{file.relative_to(package.folder).as_posix()}", file)
             self._place(files, root, f"{name}{_WHOLE}", b"")
         return name
 
+    def has_package(self, name: str) -> bool:
+        """Whether a package of that name is there, whole."""
+        files, root = self._open()
+        return bool(files.exists(f"{root}/{name}{_WHOLE}"))
+
     def get_package(self, name: str, cache: Path) -> Package:
-        """The package of that name, brought here where it is not here yet, and hashed.
+        """The package of that name: where it lies on this machine, or brought here where it is not here yet, and hashed.
 
         Raises:
             UnusableInput: it is not there, or not whole.
         """
         files, root = self._open()
         here = Path(root) / name
-        if files.protocol == "file" or "file" in files.protocol:
+        protocols = files.protocol if isinstance(files.protocol, tuple) else (files.protocol,)
+        if "file" in protocols:
             return read_package(here)
         folder = cache / name
         if not folder.is_dir():

@@ -189,6 +189,8 @@ def refuse_rows(model: Model, recipe: Recipe, *, takes_act_order: bool = False) 
             f"{recipe.scheme.name} is not for every target; --portable-scales goes with symmetric codes of 4 or 8 bits, such "
             "as int4-gptq-g32."
         )
+    if recipe.quantization.portable_scales and recipe.scheme.method and own_codes(model):
+        return "it comes with codes and scales of its own, which stay as they are; drop --portable-scales."
     for entry in own_codes(model).values() if recipe.scheme.method else ():
         if "group_of_column" in entry.parts and not takes_act_order:
             return (

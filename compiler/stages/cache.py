@@ -183,7 +183,7 @@ def exchange() -> Iterator[None]:
 
 
 # Everything that edgec keeps in its cache; the folder may be one that holds other things too, under the same names.
-_SUBFOLDERS = ("stages", "partial", "digests", "models", "texts", "pictures", "tools")
+_SUBFOLDERS = ("stages", "partial", "digests", "models", "texts", "pictures", "arrays", "tools", "boards", "fleet")
 
 
 def clear_cache() -> list[str]:

@@ -8,6 +8,7 @@ is large all the same (Dettmers et al. 2022, LLM.int8(), section 4), the input s
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def measure_ranges(model: str, samples: str, out: str, task: str) -> dict[str, A
     """
     source = read_model(Path(model), task=task)
     family = encoder_family(source)
-    config = describe_encoder(source, family)
+    # Dense layers behind the network have no ranges.
+    config = replace(describe_encoder(source, family), sentence=None)
     with torch.device("meta"):
         network = build_encoder(config, "plain").eval()
     fill(network, source, encoder_sources(source, family, config))

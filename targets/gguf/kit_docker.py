@@ -128,11 +128,15 @@ def fill_kit(package: Package, folder: Path) -> None:
         "model": package.model.name, "recipe": package.recipe, "digest": package.digest, "short": package.digest[:12],
         "version": version, "file": _FILE, "port": PORT, "tokens": tokens, "name": image_name(package.model.name),
         "what": "chat/completions" if chats else "embeddings", "body": body,
-        "more": "" if chats else ', "--embedding", "true"',
+        "more": "" if chats else f', "--embedding", "true", "--n_batch", "{tokens}", "--n_ubatch", "{tokens}"',
     }  # fmt: skip
     texts = {"Dockerfile": _DOCKERFILE, "compose.yaml": _COMPOSE, "start.py": _START, "README.md": _README}
     for name, template in texts.items():
         (folder / name).write_text(template.substitute(given), encoding="utf-8")
     shutil.copyfile(package.artifact, folder / _FILE)
+    # The image's user is not who owns them.
+    for name in ("start.py", _FILE):
+        (folder / name).chmod(0o644)
     (folder / "SHA256SUMS").write_text(f"{package.files[own].sha256}  {_FILE}\n", encoding="ascii")
+    (folder / "SHA256SUMS").chmod(0o644)
     (folder / ".dockerignore").write_text(f"*\n!start.py\n!SHA256SUMS\n!{_FILE}\n", encoding="utf-8")

@@ -190,7 +190,8 @@ def _replaced(node: Any, matrices: Mapping[str, _Matrix]) -> list[Any]:
 
 def _block(origin: Origin) -> int:
     """Columns of a block: the operators have no scale for a whole row, which is given to each of its blocks."""
-    return origin.group_size if origin.group_size <= _LARGEST_BLOCK else TABLE_GROUP
+    size = origin.group_size
+    return size if size <= _LARGEST_BLOCK and size & (size - 1) == 0 else TABLE_GROUP
 
 
 def _values(tensor: Any, folder: Path) -> NDArray[np.float32] | None:

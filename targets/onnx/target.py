@@ -108,9 +108,11 @@ def _plan_builder(scheme: str, arguments: dict[str, Any]) -> Stage:
 
 
 def _says_more(recipe: Recipe) -> bool:
-    """Whether the recipe asks for what GenAI's builder cannot: a head, an embedding or groups of its own."""
+    """Whether the recipe asks for what GenAI's builder cannot: a head, an embedding, groups or scales of its own."""
     settings = recipe.quantization
-    return (settings.head, settings.embedding) != ("auto", "auto") or settings.smaller_groups
+    return (
+        (settings.head, settings.embedding) != ("auto", "auto") or settings.smaller_groups or settings.portable_scales
+    )
 
 
 TARGET = Target(

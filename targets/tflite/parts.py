@@ -18,7 +18,9 @@ _OPERATOR = schema.BuiltinOperator
 
 def _projection(lowering: Lowering, module: parts.Projection, x: Value) -> Value:
     ranges = lowering.ranges.get(lowering.prefix)
-    if ranges is not None and lowering.weights.codes_of(f"{lowering.prefix}.weight") is not None:
+    weight, weights = f"{lowering.prefix}.weight", lowering.weights
+    # A table that is the head too is cut for both.
+    if ranges is not None and weights.codes_of(weight) is not None and not weights.is_shared(weight):
         return project_static(lowering, module, x, ranges)
     function, matrix = lowering.function, lowering.matrix("weight", module.weight.shape)
     bias = lowering.vector("bias", module.weight.shape[0]) if module.bias is not None else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ def measure_ranges(model: str, samples: str, out: str, task: str) -> dict[str, A
     """Write the ranges of every projection; `samples` is the folder with `samples.npy`."""
     source = read_model(Path(model), task=task)
     family = encoder_family(source)
-    config = describe_encoder(source, family)
+    # Dense layers behind the network have no ranges.
+    config = replace(describe_encoder(source, family), sentence=None)
     with torch.device("meta"):
         network = build_encoder(config, "plain").eval()
     fill(network, source, encoder_sources(source, family, config))

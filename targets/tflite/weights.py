@@ -64,6 +64,10 @@ class Weights:
         source = self.sources[parameter]
         return self.codes.get(source.tensor) if source.plain else None
 
+    def is_shared(self, parameter: str) -> bool:
+        """Whether another parameter is the same tensor: a head that is the table of words too."""
+        return self._shared(self.sources[parameter])
+
     def vector(self, function: Function, parameter: str, size: int) -> Value:
         """A vector as a float32 constant."""
         source = self.sources[parameter]

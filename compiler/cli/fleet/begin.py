@@ -8,11 +8,13 @@ import edgec
 from benchmarks.matrix.cell import Result
 from benchmarks.matrix.file import read_matrix
 from benchmarks.matrix.outputs import write_outputs
+from compiler.build import BUILD_CHECKS
 from compiler.cli.fleet.run import Told, plan_work, run_here, run_on_cluster
 from compiler.cli.fleet.work import recipe_of
 from compiler.errors import missing_extra
 from compiler.inputs.identity import digest_model
 from runtimes.devices.registry import require_transport
+from runtimes.verify.verify import require_known_checks
 
 _FLOAT_BYTES = 4
 
@@ -34,10 +36,11 @@ def begin(file: Path, out: Path, cluster: str | None, store: str | None, tell: T
     digests = {name: digest_model(model) for name, model in opened.items()}
     weights = {name: _FLOAT_BYTES * model.parameters for name, model in opened.items()}
     work = plan_work(matrix, digests, weights)
+    require_known_checks(matrix.allow, BUILD_CHECKS)
     for build in dict.fromkeys(order.build for order in work.orders):
         recipe_of(build)
     out.mkdir(parents=True, exist_ok=True)
-    address = store or str(out.resolve())
+    address = str(Path(store or out).resolve()) if "://" not in (store or "") else str(store)
     results = run_on_cluster(work, address, cluster, tell) if cluster else run_here(work, address, tell)
     write_outputs(out, results)
     return results

@@ -7,21 +7,34 @@ the store, and is not done again.
 
 from __future__ import annotations
 
+import platform
+import secrets
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.matrix.cell import Cell, Result
 from benchmarks.matrix.file import Matrix, cells_of
-from compiler.cli.fleet.work import BuildOrder, Built, MeasureOrder, build_one, measure_one, read_result, result_key
+from benchmarks.matrix.store import Store
+from compiler.cli.fleet.work import (
+    LOCAL,
+    BuildOrder,
+    Built,
+    MeasureOrder,
+    build_one,
+    known_build,
+    measure_one,
+    read_result,
+)
 from compiler.digest import digest_code
 from compiler.errors import UnusableInput, missing_extra
 
 MEMORY = "memory"
 # Of a build, over the bytes of the weights, beside what libraries take.
 _OF_WEIGHTS, _LIBRARIES_BYTES = 3, 1_500_000_000
-_MOST_DEATHS = 3
 _LOOK_S = 5.0
 # How long a device may be offered by nobody.
 _PATIENCE_LOOKS = 24
@@ -46,7 +59,7 @@ def plan_work(matrix: Matrix, digests: dict[str, str], weight_bytes: dict[str, i
     """The orders of every cell; `digests` and `weight_bytes` by the model's name."""
     builds = {
         (model, recipe): BuildOrder(
-            model, digests[model], recipe, matrix.shapes, matrix.quantization, matrix.verify, matrix.allow
+            _resolved(model), digests[model], recipe, matrix.shapes, matrix.quantization, matrix.verify, matrix.allow
         )
         for model in matrix.models
         for recipe in matrix.recipes
@@ -56,6 +69,11 @@ def plan_work(matrix: Matrix, digests: dict[str, str], weight_bytes: dict[str, i
         for model, recipe, device in cells_of(matrix)
     ]
     return Work(tuple(orders), weight_bytes)
+
+
+def _resolved(model: str) -> str:
+    """A folder by its whole path: workers have folders of their own."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
 
 
 def run_here(work: Work, address: str, tell: Told) -> list[Result]:
@@ -80,19 +98,36 @@ def run_on_cluster(work: Work, address: str, cluster: str, tell: Told) -> list[R
     """
     with _client(cluster) as client:
         require_workers(client, sorted({order.cell.device for order in work.orders}))
+        _require_shared(client, address)
+        _require_memory(client, work, Store(address))
         builds: dict[BuildOrder, Any] = {}
-        cells: dict[str, Any] = {}
+        cells: dict[MeasureOrder, Any] = {}
         for order in work.orders:
             if order.build not in builds:
-                needed = _LIBRARIES_BYTES + _OF_WEIGHTS * work.weight_bytes[order.build.model]
-                builds[order.build] = client.submit(
-                    build_one, order.build, address, pure=False, retries=0, resources={MEMORY: needed}
+                needed = _memory_of(work.weight_bytes[order.cell.model])
+                known = known_build(order.build, Store(address))
+                builds[order.build] = known or client.submit(
+                    build_one, order.build, address, pure=False, resources={MEMORY: needed}
                 )
-            cells[result_key(order)] = client.submit(
-                measure_one, order, builds[order.build], address, pure=False, resources={offer(order.cell.device): 1}
+            cells[order] = client.submit(
+                measure_alone, order, builds[order.build], address, pure=False, resources={offer(order.cell.device): 1}
             )
-        _await(client, cells, work, tell)
-        return [_result(cells[result_key(order)], order, address) for order in work.orders]
+        try:
+            _await(client, cells, builds, work, tell)
+        except (CancelledError, OSError) as error:
+            raise UnusableInput(
+                f"The scheduler at {cluster} is gone. Start it, and run the same command: what is done is in the store."
+            ) from error
+        return [_result(cells[order], order, address) for order in work.orders]
+
+
+def measure_alone(order: MeasureOrder, built: Built, address: str) -> str:
+    """Measure a cell while no other worker measures on its device."""
+    from distributed import Lock
+
+    where = platform.node() if order.cell.device == LOCAL else ""
+    with Lock(f"{offer(order.cell.device)} {where}"):
+        return measure_one(order, built, address)
 
 
 def offer(device: str) -> str:
@@ -107,10 +142,18 @@ def require_workers(client: Any, devices: Sequence[str]) -> None:
         raise UnusableInput(
             "The cluster has no workers. Start one on each machine: edgec worker ADDRESS --offer DEVICE."
         )
-    codes = client.run(digest_code)
+    try:
+        codes = client.run(digest_code)
+    except (ImportError, AttributeError) as error:
+        raise UnusableInput("A worker has no edgec. Start workers with edgec worker ADDRESS.") from error
     if other := sorted(worker for worker, code in codes.items() if code != digest_code()):
         raise UnusableInput(f"The worker {other[0]} runs another edgec than this one. Install the same release there.")
     offered = {name for each in workers.values() for name in each["resources"]}
+    hosts = {each["host"] for each in workers.values() if offer(LOCAL) in each["resources"]}
+    if LOCAL in devices and len(hosts) > 1:
+        raise UnusableInput(
+            f"local is offered by {len(hosts)} machines, whose figures do not compare. Offer it on one, and the others by ssh."
+        )
     if missing := [device for device in devices if offer(device) not in offered]:
         raise UnusableInput(
             f"No worker offers the device {missing[0]}. Start one where it can be reached: edgec worker ADDRESS --offer "
@@ -118,47 +161,92 @@ def require_workers(client: Any, devices: Sequence[str]) -> None:
         )
 
 
-def _await(client: Any, cells: dict[str, Any], work: Work, tell: Told) -> None:
-    """Wait for all cells; those of a device that nobody offers any more are given up."""
+def _memory_of(weight_bytes: int) -> int:
+    """What a build takes, in bytes."""
+    return _LIBRARIES_BYTES + _OF_WEIGHTS * weight_bytes
+
+
+def _require_memory(client: Any, work: Work, store: Store) -> None:
+    """Raise UnusableInput where no worker has the memory for a build that is to do, which would wait for ever."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    most = max(each["resources"].get(MEMORY, 0.0) for each in workers)
+    for order in work.orders:
+        needed = _memory_of(work.weight_bytes[order.cell.model])
+        if needed > most and known_build(order.build, store) is None:
+            raise UnusableInput(
+                f"A build of {order.cell.model.rpartition('/')[2]} takes about {needed / 1e9:.1f} GB, and no worker has more "
+                f"than {most / 1e9:.1f} GB for builds. Start one where there is more: edgec worker ADDRESS --memory 16GB."
+            )
+
+
+def _require_shared(client: Any, address: str) -> None:
+    """Raise UnusableInput where a worker does not see the store."""
+    name = f"probe-{secrets.token_hex(4)}"
+    Store(address).write(name, name)
+    seen = client.run(_sees, address, name)
+    Store(address).remove(name)
+    if blind := sorted(worker for worker, sees in seen.items() if not sees):
+        raise UnusableInput(
+            f"The worker {blind[0]} does not see the store {address}. Name one with --store that all workers see: a folder of "
+            "a network drive, or s3://bucket/path."
+        )
+
+
+def _sees(address: str, name: str) -> bool:
+    try:
+        return Store(address).read(name) == name
+    except (OSError, UnusableInput):
+        return False
+
+
+def _await(client: Any, cells: dict[MeasureOrder, Any], builds: dict[BuildOrder, Any], work: Work, tell: Told) -> None:
+    """Wait for all cells; those that no worker can do any more are given up."""
     from distributed import wait
 
-    titles = {result_key(order): order for order in work.orders}
-    missed: dict[str, int] = {}
-    while pending := {key: future for key, future in cells.items() if not future.done()}:
+    missed: dict[MeasureOrder, int] = {}
+    while pending := {order: future for order, future in cells.items() if not future.done()}:
         tell(f"{len(pending)} cells to do", len(cells) - len(pending), len(cells))
         try:
             wait(list(pending.values()), timeout=_LOOK_S, return_when="FIRST_COMPLETED")
         except TimeoutError:
-            offered = {
-                name for each in client.scheduler_info(n_workers=-1)["workers"].values() for name in each["resources"]
-            }
-            for key, future in pending.items():
-                device = titles[key].cell.device
-                missed[key] = missed.get(key, 0) + 1 if offer(device) not in offered else 0
-                if missed[key] > _PATIENCE_LOOKS:
+            workers = [each["resources"] for each in client.scheduler_info(n_workers=-1)["workers"].values()]
+            for order, future in pending.items():
+                build, needed = builds[order.build], _memory_of(work.weight_bytes[order.cell.model])
+                waits = not isinstance(build, Built) and not build.done()
+                able = any(offer(order.cell.device) in each for each in workers)
+                able = able and (not waits or any(each.get(MEMORY, 0.0) >= needed for each in workers))
+                missed[order] = 0 if able else missed.get(order, 0) + 1
+                if missed[order] > _PATIENCE_LOOKS:
                     future.cancel()
     tell("done", len(cells), len(cells))
 
 
 def _result(future: Any, order: MeasureOrder, address: str) -> Result:
+    from distributed.scheduler import KilledWorker
+
     if future.status == "finished":
-        return read_result(future.result(), address)
-    reason = "no worker offers its device any more."
+        try:
+            return read_result(future.result(), address)
+        except UnusableInput as error:
+            return Result(order.cell, "failed", str(error))
     if future.status == "error":
-        reason = f"its worker died {_MOST_DEATHS} times while it had it, which want of memory does."
-    return Result(order.cell, "failed", reason)
+        raised = future.exception()
+        if isinstance(raised, KilledWorker):
+            reason = "workers died again and again while they had it, which want of memory does."
+        else:
+            reason = f"a worker ended it with an error that edgec does not know ({type(raised).__name__})."
+        return Result(order.cell, "failed", reason)
+    return Result(order.cell, "failed", "no worker offers its device, or has the memory for its build, any more.")
 
 
 @contextmanager
 def _client(cluster: str) -> Iterator[Any]:
     try:
-        import dask
         from distributed import Client
     except ModuleNotFoundError as error:
         raise missing_extra("distributed", "fleet") from error
     try:
-        with dask.config.set({"distributed.scheduler.allowed-failures": _MOST_DEATHS}):
-            client = Client(cluster, timeout=20)
+        client = Client(cluster, timeout=20)
     except (OSError, ValueError, TimeoutError) as error:
         raise UnusableInput(f"There is no cluster at {cluster}. Start one: dask scheduler --port 8786.") from error
     try:

@@ -7,6 +7,7 @@ measured stays in the folder, and a run that was broken off goes on.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,12 +96,13 @@ def tune(
     room = wishes.max_memory_bytes
     if room is None and profile.memory is not None:
         room = int(profile.memory.amount * _OF_MEMORY)
-    candidates = sorted((each for each in planned.options if _could(each, wishes, room)), key=_reach, reverse=True)
+    open_ones = [each for each in planned.options if _could(each, wishes, room)]
+    candidates = sorted(open_ones, key=lambda each: (-_reach(each), each.package_bytes))
     began, trials, best = time.monotonic(), list[Trial](), None
     ended: Ended = "none that is left can be better"
     shapes = Shapes(context_length=planned.context) if planned.context else Shapes()
     for number, option in enumerate(candidates):
-        if best is not None and model.is_decoder and _reach(option) <= best.worth:
+        if best is not None and _reach(option) <= best.worth:
             break
         if trials and time.monotonic() - began > budget_s:
             ended = "the budget is used up"
@@ -146,9 +148,9 @@ def _could(option: Option, wishes: Wishes, room: int | None) -> bool:
 
 
 def _reach(option: Option) -> float:
-    """The best that it could be: tokens a second; of encoders the smaller the package, the better."""
+    """The best that it could be: tokens a second; without an interval nothing bounds it."""
     reach: Range | None = option.tok_per_s
-    return reach.high if reach is not None else 1e9 / option.package_bytes
+    return reach.high if reach is not None else math.inf
 
 
 def _misses(result: Result, wishes: Wishes, room: int | None) -> tuple[str, ...]:

@@ -6,15 +6,16 @@ What is passed between machines is data alone: names, numbers and JSON.
 from __future__ import annotations
 
 import json
+import platform
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import edgec
 from benchmarks.history import read_history
-from benchmarks.matrix.cell import Cell, Predicted, Result, from_text, key_of, to_text
+from benchmarks.matrix.cell import Cell, Predicted, Result, from_text, to_text
 from benchmarks.matrix.store import RESULTS, Store
 from benchmarks.prediction import predict_memory, predict_tok_per_s, read_bytes_of, runtime_for
 from benchmarks.profiling import measure_profile, profile_for
@@ -33,7 +34,7 @@ from runtimes.workload import Workload
 from targets.registry import TARGET_NAMES, load_target, schemes_of
 
 BUILDS = "builds"
-_LOCAL = "local"
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,29 @@ def recipe_of(order: BuildOrder) -> Recipe:
     return edgec.with_options(replace(parsed, shapes=order.shapes), order.quantization)
 
 
+def _identity(order: BuildOrder) -> list[Any]:
+    """All that has a say in a package: a calibration text by its content, whatever its path."""
+    return [order.digest, recipe_of(order).full(), order.verify, order.allow, digest_code()]
+
+
+def build_key(order: BuildOrder) -> str:
+    """The name of the record of a build in the store."""
+    return f"{BUILDS}/{digest_json(_identity(order))[:32]}.json"
+
+
+def known_build(order: BuildOrder, store: Store) -> Built | None:
+    """What came of a build before, where it came to an end and its package is there."""
+    known = store.read(build_key(order))
+    before = _read(Built, known, build_key(order)) if known is not None else None
+    if before is None or before.status == "failed":
+        return None
+    return before if before.package is None or store.has_package(before.package) else None
+
+
 def build_one(order: BuildOrder, address: str) -> Built:
     """Build and verify a package, and bring it into the store; what failed before is tried again."""
-    store, key = Store(address), f"{BUILDS}/{digest_json([asdict(order), digest_code()])[:32]}.json"
-    known = store.read(key)
-    if known is not None and (before := _read(Built, known, key)).status != "failed":
+    store = Store(address)
+    if (before := known_build(order, store)) is not None:
         return before
     began = time.monotonic()
     try:
@@ -86,8 +105,15 @@ def build_one(order: BuildOrder, address: str) -> Built:
         made = Built(*built, round(time.monotonic() - began, 1))
     except EdgecError as error:
         made = Built("failed", str(error), None, round(time.monotonic() - began, 1))
-    store.write(key, json.dumps(asdict(made)) + "\n")
+    except Exception as error:
+        made = Built("failed", _unknown(error, "build"), None, round(time.monotonic() - began, 1))
+    store.write(build_key(order), json.dumps(asdict(made)) + "\n")
     return made
+
+
+def _unknown(error: Exception, what: str) -> str:
+    word = type(error).__name__
+    return f"the {what} ended in an error that edgec does not know ({word}). Do this one alone to see it: edgec {what}."
 
 
 def _build(order: BuildOrder, store: Store) -> tuple[Literal["built", "refused"], str, str | None]:
@@ -131,9 +157,10 @@ class MeasureOrder:
 
 
 def result_key(order: MeasureOrder) -> str:
-    """The name of the cell's result in the store."""
-    code = digest_code()
-    return f"{RESULTS}/{key_of(order.cell, order.build.digest, asdict(order.build), asdict(order.workload), code)}.json"
+    """The name of the cell's result in the store. The same word `local` is another device on another machine."""
+    where = f"{platform.node()} {platform.machine()}" if order.cell.device == LOCAL else ""
+    told = [asdict(order.cell), where, _identity(order.build), asdict(order.workload)]
+    return f"{RESULTS}/{digest_json(told)[:32]}.json"
 
 
 def measure_one(order: MeasureOrder, built: Built, address: str) -> str:
@@ -164,12 +191,17 @@ def _measured(order: MeasureOrder, built: Built, store: Store) -> Result:
         package = store.get_package(built.package, cache_folder("fleet"))
         predicted = _predicted(order, package)
         measurement = edgec.bench([package], order.workload, device=cell.device)[0]
-        same = None
-        if cell.device != _LOCAL and order.build.verify:
-            same = edgec.verify_on([package], cell.device, threads=order.workload.threads)[0]
     except EdgecError as error:
         return Result(cell, "failed", str(error))
-    return Result(cell, "measured", "", package.digest, predicted, measurement, same)
+    except Exception as error:
+        return Result(cell, "failed", _unknown(error, "bench"))
+    same, reason = None, ""
+    if cell.device != LOCAL and order.build.verify:
+        try:
+            same = edgec.verify_on([package], cell.device, threads=order.workload.threads)[0]
+        except EdgecError as error:
+            reason = f"measured, but not compared with this machine: {error}"
+    return Result(cell, "measured", reason, package.digest, predicted, measurement, same)
 
 
 def _predicted(order: MeasureOrder, package: Package) -> Predicted | None:
@@ -190,7 +222,7 @@ def _predicted(order: MeasureOrder, package: Package) -> Predicted | None:
 @lru_cache(maxsize=64)
 def device_profile(device: str) -> DeviceProfile:
     """The profile of a device that is there, looked at once."""
-    return profile_for(device) if device == _LOCAL else measure_profile(device, device, 2)
+    return profile_for(device) if device == LOCAL else measure_profile(device, device, 2)
 
 
 def _read(kind: type[Built], text: str, name: str) -> Built:

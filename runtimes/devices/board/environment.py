@@ -75,7 +75,7 @@ def install_environment(
         seconds=600,
         failed="Python makes no virtual environment there. Install what it lacks: apt install python3-venv",
     )
-    installed = f"{names} && : > {there}/whole"
+    installed = f"{names} && sync && : > {there}/whole"
     try:
         ask(
             shell, f"{alone} {{ {pip} --retries 1 --timeout 10 {installed}; }}", seconds=_INSTALL_S, failed="pip failed"

@@ -101,7 +101,12 @@ def image() -> Image:
             made = Path(work) / "made"
             made.mkdir(mode=0o700)
             _make(Path(work), made, {**os.environ, "PATH": path})
-            made.rename(place)
+            try:
+                made.rename(place)
+            except OSError:
+                # Another process was first.
+                if not place.is_dir():
+                    raise
     return Image(place)
 
 
@@ -128,7 +133,7 @@ def _make(work: Path, out: Path, environment: dict[str, str]) -> None:
         packed.extractall(root, members=_plain(packed), filter="tar")
     for name, kind in (("key", "client"), ("host", "server")):
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"edgec {kind}", "-f", str(work / name)]
-        subprocess.run(keygen, env=environment, check=True, capture_output=True)
+        _run(keygen, environment)
     (work / "key").rename(out / "key")
     # The name under which the client looks its key up.
     (out / "hosts").write_text(f"edgec-arm64 {(work / 'host.pub').read_text('ascii')}", "ascii")
@@ -141,7 +146,16 @@ def _make(work: Path, out: Path, environment: dict[str, str]) -> None:
     with disk.open("wb") as file:
         file.truncate(_DISK_BYTES)
     filled = ["mke2fs", "-q", "-t", "ext4", "-E", "root_owner=0:0", "-d", str(root), str(disk)]
-    subprocess.run(filled, env=environment, check=True, capture_output=True)
+    _run(filled, environment)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(command, env=environment, check=False, capture_output=True)
+    if done.returncode:
+        raise UnusableInput(
+            f"The emulated board's disk cannot be made: {command[0]} ended with {done.returncode}. See that the cache's disk "
+            "has room for 2 GB."
+        )
 
 
 def _plain(packed: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
