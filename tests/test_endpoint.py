@@ -154,6 +154,8 @@ def test_a_key_goes_to_this_machine_and_is_written_nowhere(monkeypatch: pytest.M
     ("url", "words"),
     [
         ("http://", "no endpoint"),
+        ("http://host:port", "no endpoint"),
+        ("http://[x", "no endpoint"),
         ("http://me:pw@host", "no password"),
         ("http://host/v1?key=1", "no password and no query"),
     ],

@@ -10,8 +10,9 @@ import click
 
 import edgec
 from compiler.cli.display import format_bytes, print_json, print_table
+from compiler.cli.fleet.folder import require_own
 from compiler.cli.steps import shown_steps
-from compiler.errors import CheckFailed, UnusableInput
+from compiler.errors import CheckFailed
 
 # Files of a matrix that a folder may have from an earlier run.
 _OWN = ("results", "packages", "builds", "cells.jsonl", "cells.parquet", "results.jsonl", "report.html")
@@ -38,8 +39,7 @@ def command(file: Path, out: Path, cluster: str | None, store: str | None, as_js
     """Build and measure every model in every recipe on every device that FILE (TOML) names; exit 1 when a cell failed."""
     from benchmarks.matrix.outputs import row_of
 
-    if out.exists() and (not out.is_dir() or {each.name for each in out.iterdir()} - set(_OWN)):
-        raise UnusableInput(f"{out} is there and has other things than a matrix leaves. Name another folder.")
+    require_own(out, _OWN)
     with shown_steps(quiet=as_json) as steps:
         progress: dict[str, Any] = {}
 

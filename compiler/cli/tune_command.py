@@ -13,9 +13,10 @@ import edgec
 from benchmarks.plan import Wishes
 from compiler.cli.bench_views import parse_seconds
 from compiler.cli.display import format_bytes, print_json, print_table
+from compiler.cli.fleet.folder import require_own
 from compiler.cli.quantize_options import ByteCount
 from compiler.cli.steps import shown_steps
-from compiler.errors import CheckFailed, UnusableInput
+from compiler.errors import CheckFailed
 from compiler.quality import QUALITIES
 from compiler.recipe import LARGEST
 from runtimes.workload import Workload
@@ -55,8 +56,7 @@ def command(
     """Build and measure recipes of MODEL on a device until the fastest that holds every wish is found; exit 1 without one."""
     from compiler.cli.fleet.tune import tune
 
-    if out.exists() and (not out.is_dir() or {each.name for each in out.iterdir()} - set(_OWN)):
-        raise UnusableInput(f"{out} is there and has other things than tune leaves. Name another folder.")
+    require_own(out, _OWN)
     seconds, opened = parse_seconds(budget), edgec.open_model(model)
     out.mkdir(parents=True, exist_ok=True)
     wishes = Wishes(context, max_memory, min_tok_per_s, max_kl, min_quality)
