@@ -49,6 +49,7 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.calibration
 	$(BIN)/python -P -m benchmarks.peers.litert
 	$(BIN)/python -P -m benchmarks.peers.litert_encoder
+	$(BIN)/python -P -m benchmarks.peers.fleet
 
 # About half an hour: a fixed set of packages from a commit and from the working tree, compared file by file.
 gate: $(READY)
