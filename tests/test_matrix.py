@@ -82,9 +82,12 @@ def test_results_compare_and_the_report_has_a_heat_map(run: Path) -> None:
 
 
 def test_what_is_done_is_not_done_again(run: Path, models: Path, edgec_here: Run, tmp_path: Path) -> None:
-    before = {file: file.stat().st_mtime_ns for file in (run / "results").iterdir()}
+    """But for what failed, which is tried again."""
+    ended = [file for file in (run / "results").iterdir() if '"status": "failed"' not in file.read_text()]
+    before = {file: file.stat().st_mtime_ns for file in ended}
+    assert len(before) == 5
     done = edgec_here("matrix", run.parent / "matrix.toml", "-o", run, "--json")
-    assert {file: file.stat().st_mtime_ns for file in (run / "results").iterdir()} == before
+    assert {file: file.stat().st_mtime_ns for file in ended} == before
     assert len(json.loads(done.stdout)) == 6
 
 
