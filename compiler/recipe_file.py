@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
-from compiler.formats.json_file import read_regular
+from compiler.formats.toml_file import read_toml
 from compiler.quality import QUALITIES
 from compiler.quantize.options import QuantizationOptions, require_mixed, with_options
 from compiler.recipe import LARGEST, Recipe, Shapes, parse_recipe
 from compiler.records import from_json
 
 _LIMIT = re.compile(r"(max|min)_[a-z0-9_]+")
-_LIMIT_BYTES = 1 << 20
 _TABLES = ("thresholds", "quantization")
 _SHAPES = tuple(field.name for field in fields(Shapes))
 _KEYS = ("recipe", "task", "min_quality", *_SHAPES, *_TABLES)
@@ -43,19 +41,7 @@ def read_recipe_file(
     Raises:
         UnusableInput: the file cannot be read, or has a key or value that means nothing here.
     """
-    where = f"Recipe file {path}"
-    try:
-        document = tomllib.loads(read_regular(path, where, _LIMIT_BYTES).decode("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UnusableInput(f"There is no recipe file {path}.") from None
-    except RecursionError:
-        raise UnusableInput(f"{where} cannot be read: it is nested too deep.") from None
-    except ValueError as error:
-        place = re.search(r"at line \d+, column \d+|at end of document", str(error))
-        raise UnusableInput(
-            f"{where} cannot be read: it is not TOML in UTF-8. The error is {place[0] if place else 'in its bytes'}. The "
-            "README shows what a recipe file looks like."
-        ) from error
+    document, _ = read_toml(path, f"Recipe file {path}")
     tables = document.get("recipe")
     if not isinstance(tables, list) or not tables:
         raise UnusableInput(f"Recipe file {path} has no [[recipe]] table. Write one for each package.")

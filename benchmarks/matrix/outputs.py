@@ -43,7 +43,7 @@ def row_of(result: Result) -> dict[str, Any]:
 
 
 def write_outputs(out: Path, results: Sequence[Result]) -> None:
-    """Write all four; the result file and the report only where something was measured."""
+    """Write all four; where nothing was measured, an earlier run's result file and report go."""
     rows = [row_of(result) for result in results]
     write_output(out / "cells.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     _write_parquet(out / "cells.parquet", rows)
@@ -51,6 +51,9 @@ def write_outputs(out: Path, results: Sequence[Result]) -> None:
     if measured:
         write_measurements(out / "results.jsonl", measured)
         write_page(out / "report.html", measured, fleet_sections(rows))
+    else:
+        for name in ("results.jsonl", "report.html"):
+            (out / name).unlink(missing_ok=True)
 
 
 def _write_parquet(file: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput, missing_extra
@@ -58,13 +58,6 @@ class Store:
         files, root = self._open()
         with suppress(FileNotFoundError):
             files.rm_file(f"{root}/{name}")
-
-    def names(self, folder: str) -> list[str]:
-        """Names of the files in a folder of the store."""
-        files, root = self._open()
-        with suppress(FileNotFoundError):
-            return sorted(PurePosixPath(str(each)).name for each in files.ls(f"{root}/{folder}", detail=False))
-        return []
 
     def put_package(self, package: Package) -> str:
         """Bring a package there, where it is not there; its name."""

@@ -54,7 +54,8 @@ def command(file: Path, out: Path, cluster: str | None, store: str | None, as_js
         print_json(rows)
     else:
         _print(rows)
-        print(f"  cells.jsonl, cells.parquet, results.jsonl and report.html are in {out}")
+        written = [name for name in _OWN if (out / name).is_file()]
+        print(f"  {', '.join(written)}: in {out}")
     failed = [result for result in results if result.status == "failed"]
     wrong = [result for result in results if result.agreement is not None and not result.agreement.passed]
     if failed or wrong:

@@ -10,14 +10,13 @@ import difflib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
-from compiler.formats.json_file import read_regular
+from compiler.formats.toml_file import read_toml
 from compiler.stages.cache import write_atomically
 
 KINDS = ("measured", "datasheet", "derived", "secondary")
@@ -37,7 +36,6 @@ FIGURES: Mapping[str, Mapping[str, float]] = {
     "int8": _COMPUTE,
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}")
-_LIMIT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -187,12 +185,7 @@ def read_profile_file(file: Path) -> list[DeviceProfile]:
     Raises:
         UnusableInput: it is not of the form; the sentence names the device and the figure.
     """
-    try:
-        document = tomllib.loads(read_regular(file, file.name, _LIMIT_BYTES).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UnusableInput(
-            f"{file.name} cannot be read as TOML: {error}." if str(error) else f"{file.name} is no TOML."
-        ) from error
+    document, _ = read_toml(file, file.name)
     devices = document.get("device")
     if (
         set(document) != {"device"}

@@ -8,20 +8,15 @@ is large all the same (Dettmers et al. 2022, LLM.int8(), section 4), the input s
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from compiler.model import read_model
-from compiler.networks.encoder import build_encoder
-from compiler.networks.encoder_family import describe_encoder, encoder_sources
-from compiler.networks.families import encoder_family
+from compiler.networks.filled import filled_encoder, run_encoder, spread_samples
 from compiler.networks.parts import Projection
-from compiler.networks.weights import fill
 from targets.coreml.target import RANGES
 
 _LARGEST_CODE = 127
@@ -38,13 +33,7 @@ def measure_ranges(model: str, samples: str, out: str, task: str) -> dict[str, A
 
     `samples` is the folder with `samples.npy`.
     """
-    source = read_model(Path(model), task=task)
-    family = encoder_family(source)
-    # Dense layers behind the network have no ranges.
-    config = replace(describe_encoder(source, family), sentence=None)
-    with torch.device("meta"):
-        network = build_encoder(config, "plain").eval()
-    fill(network, source, encoder_sources(source, family, config))
+    network, config = filled_encoder(read_model(Path(model), task=task))
     given: dict[str, list[Tensor]] = {}
 
     def watch(name: str) -> Any:
@@ -56,13 +45,8 @@ def measure_ranges(model: str, samples: str, out: str, task: str) -> dict[str, A
     for name, module in network.named_modules():
         if isinstance(module, Projection):
             module.register_forward_pre_hook(watch(name))
-    kept = torch.from_numpy(np.load(Path(samples) / "samples.npy"))
-    for sample in kept[torch.linspace(0, len(kept) - 1, min(len(kept), _SAMPLES)).long()]:
-        batch = sample[None]
-        if config.image:
-            network(batch)
-        else:
-            network(batch, torch.ones_like(batch), *([torch.zeros_like(batch)] if config.segments else []))
+    for sample in spread_samples(Path(samples), _SAMPLES):
+        run_encoder(network, config, sample)
     fitted = {name: fit_scale(torch.cat(parts)) for name, parts in sorted(given.items())}
     ranges = {
         "scales": {name: scale for name, (scale, error) in fitted.items() if error <= _MOST_ERROR},

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compiler.formats.json_file import read_object
 from compiler.model import read_model
-from compiler.networks.encoder import build_encoder
-from compiler.networks.encoder_family import describe_encoder, encoder_sources
-from compiler.networks.families import encoder_family
+from compiler.networks.filled import filled_encoder, run_encoder, spread_samples
 from compiler.networks.parts import Projection
-from compiler.networks.weights import fill
 from targets.tflite.target import RANGES
 
 _SAMPLES = 64
@@ -58,22 +54,14 @@ def read_ranges(folder: Path) -> Mapping[str, ProductRange]:
 @torch.inference_mode()
 def measure_ranges(model: str, samples: str, out: str, task: str) -> dict[str, Any]:
     """Write the ranges of every projection; `samples` is the folder with `samples.npy`."""
-    source = read_model(Path(model), task=task)
-    family = encoder_family(source)
-    # Dense layers behind the network have no ranges.
-    config = replace(describe_encoder(source, family), sentence=None)
-    with torch.device("meta"):
-        network = build_encoder(config, "plain").eval()
-    fill(network, source, encoder_sources(source, family, config))
+    network, config = filled_encoder(read_model(Path(model), task=task))
     found: dict[str, _Seen] = {}
     for name, module in network.named_modules():
         if isinstance(module, Projection):
             module.register_forward_hook(_watch(found.setdefault(name, _Seen())))
-    kept = torch.from_numpy(np.load(Path(samples) / "samples.npy"))
-    for sample in kept[torch.linspace(0, len(kept) - 1, min(len(kept), _SAMPLES)).long()]:
-        for batch in (sample[None],) if config.image else _whole_and_short(sample):
-            segments = [] if config.image or not config.segments else [torch.zeros_like(batch)]
-            network(batch) if config.image else network(batch, torch.ones_like(batch), *segments)
+    for sample in spread_samples(Path(samples), _SAMPLES):
+        for each in (sample,) if config.image else _whole_and_short(sample):
+            run_encoder(network, config, each)
     ranges = {name: asdict(_range_of(seen)) for name, seen in sorted(found.items())}
     (Path(out) / RANGES).write_text(json.dumps(ranges) + "\n", encoding="utf-8")
     return {"projections": len(ranges)}
@@ -105,9 +93,9 @@ def _wider(before: Tensor | None, values: Tensor) -> Tensor:
 
 def _whole_and_short(ids: Tensor) -> Iterator[Tensor]:
     """The text, and its beginning with the token that ends it."""
-    yield ids[None]
+    yield ids
     if len(ids) > _SHORT:
-        yield torch.cat([ids[: _SHORT - 1], ids[-1:]])[None]
+        yield torch.cat([ids[: _SHORT - 1], ids[-1:]])
 
 
 def _range_of(seen: _Seen) -> ProductRange:
