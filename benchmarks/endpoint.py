@@ -27,7 +27,6 @@ _WORDS = ("river", "stone", "light", "table", "green", "seven", "paper", "north"
 _TIMEOUT = httpx.Timeout(120.0, connect=10.0)
 _LONGEST_LINE, _MOST_BYTES = 1 << 20, 64 << 20
 _DONE = "[DONE]"
-_RUN = secrets.token_hex(3)
 # As many as are asked for: a queue of our own would count as the server's.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 _NEAR = 0.1
@@ -102,13 +101,14 @@ def measure_endpoint(
     base = _base(url)
     with _client(base) as client:
         model = asked.model or _first_model(client, base)
-        words, tokens = _prompt_words(client, base, model, asked)
-        _request(client, base, model, _prompt(words, 0), 2)
+        run = secrets.token_hex(3)
+        words, tokens = _prompt_words(client, base, model, asked, run)
+        _request(client, base, model, _prompt(run, words, 0), 2)
         began = time.perf_counter()
         answers: list[Answer] = []
 
         def one(number: int) -> Answer:
-            return _request(client, base, model, _prompt(words, number), asked.generated_tokens)
+            return _request(client, base, model, _prompt(run, words, number), asked.generated_tokens)
 
         with ThreadPoolExecutor(asked.concurrency) as pool:
             for answer in pool.map(one, range(1, asked.requests + 1)):
@@ -206,22 +206,22 @@ def _first_model(client: httpx.Client, base: str) -> str:
     return found
 
 
-def _prompt(words: int, number: int) -> str:
-    """Seeded words behind a number of this run, so that no server's cache of prompts answers."""
+def _prompt(run: str, words: int, number: int) -> str:
+    """Seeded words behind the name of this run, so that no server's cache of prompts answers."""
     chosen = random.Random(number)
-    return f"{_RUN}{number}. " + " ".join(chosen.choice(_WORDS) for _ in range(words))
+    return f"{run}{number}. " + " ".join(chosen.choice(_WORDS) for _ in range(words))
 
 
-def _prompt_words(client: httpx.Client, base: str, model: str, asked: Asked) -> tuple[int, int]:
+def _prompt_words(client: httpx.Client, base: str, model: str, asked: Asked, run: str) -> tuple[int, int]:
     """How many words make the tokens that are asked for, since a template adds some, and the tokens of such a prompt.
 
     0 tokens where the endpoint counts none; a token a word is taken then.
     """
-    few, many = (_prompt_tokens(client, base, model, _prompt(words, -words)) for words in (8, 40))
+    few, many = (_prompt_tokens(client, base, model, _prompt(run, words, -words)) for words in (8, 40))
     if not few or not many:
         return asked.prompt_tokens, 0
     words = max(1, round(8 + (asked.prompt_tokens - few) / max((many - few) / 32, 0.25)))
-    return words, _prompt_tokens(client, base, model, _prompt(words, -1))
+    return words, _prompt_tokens(client, base, model, _prompt(run, words, -1))
 
 
 def _prompt_tokens(client: httpx.Client, base: str, model: str, prompt: str) -> int:

@@ -77,8 +77,10 @@ def test_figures_follow_from_the_answers() -> None:
 
 
 @contextmanager
-def _server(chat: bytes, *, code: int = 200, cut: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """A server whose answer to every chat is given, and what keys it was sent."""
+def _server(
+    chat: bytes, *, code: int = 200, cut: bool = False, prompts: list[str] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """A server whose answer to every chat is given, and what keys it was sent; streamed prompts go into `prompts`."""
     keys: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -88,6 +90,8 @@ def _server(chat: bytes, *, code: int = 200, cut: bool = False) -> Iterator[tupl
         def do_POST(self) -> None:
             keys.append(self.headers.get("Authorization") or "")
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if prompts is not None and asked.get("stream"):
+                prompts.append(asked["messages"][0]["content"])
             self._send(chat if asked.get("stream") else b'{"usage": {"prompt_tokens": 9}}', code)
 
         def _send(self, body: bytes, status: int) -> None:
@@ -141,6 +145,15 @@ def test_events_are_counted_where_a_server_counts_nothing() -> None:
     with _server(_TOKEN * 4 + b"data: [DONE]\n\n") as (url, _):
         found = measure_endpoint(url, Asked(prompt_tokens=9, requests=3, generated_tokens=4))
     assert [each.generated_tokens for each in found.answers] == [4, 4, 4] and not found.notes
+
+
+def test_no_two_prompts_are_the_same_in_one_run_or_in_two() -> None:
+    """A server that keeps prompts would answer from what it kept, and be called fast."""
+    prompts: list[str] = []
+    with _server(_TOKEN, prompts=prompts) as (url, _):
+        for _ in range(2):
+            measure_endpoint(url, Asked(requests=3, generated_tokens=1))
+    assert len(prompts) == 8 and len(set(prompts)) == 8 and len({prompt[:8] for prompt in prompts}) == 8
 
 
 def test_a_key_goes_to_this_machine_and_is_written_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
