@@ -125,7 +125,11 @@ def plan(
     history = [each for each in history if each.machine == profile.title]
     options, refused = [], []
     for name in profile.targets:
-        target = load_target(name)
+        try:
+            target = load_target(name)
+        except KeyError:
+            refused.append(f"{name}: edgec makes no packages for it.")
+            continue
         made, reason = _options(target, model, digest, profile, wishes, context, history)
         options += made
         if not made:

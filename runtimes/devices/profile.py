@@ -32,6 +32,7 @@ FIGURES: Mapping[str, Mapping[str, float]] = {
     "bandwidth_peak": _RATE,
     "ane_bandwidth": _RATE,
     "fp32": _COMPUTE,
+    "fp16": _COMPUTE,
     "fp64": _COMPUTE,
     "int8": _COMPUTE,
 }
@@ -76,7 +77,7 @@ class DeviceProfile:
         copy_bandwidth: bytes read and written by a copy.
         bandwidth_peak: what the memory's rate and width allow.
         ane_bandwidth: of Apple's Neural Engine.
-        fp32, fp64, int8: operations a second of products.
+        fp32, fp16, fp64, int8: operations a second of products.
     """
 
     name: str
@@ -91,6 +92,7 @@ class DeviceProfile:
     bandwidth_peak: Figure | None = None
     ane_bandwidth: Figure | None = None
     fp32: Figure | None = None
+    fp16: Figure | None = None
     fp64: Figure | None = None
     int8: Figure | None = None
 
