@@ -245,10 +245,11 @@ def bench(
     """Measure packages on a device, each in an agent of its own, taking turns round by round; `trust` as in `verify`."""
     from benchmarks.harness import bench as measure
     from benchmarks.history import remember
+    from benchmarks.predicted import with_predictions
 
     opened = _trusted(packages, trust)
     tell = on_progress or (lambda done, total: None)
-    measured = measure(opened, workload or Workload(), device=device, on_progress=tell)
+    measured = with_predictions(opened, measure(opened, workload or Workload(), device=device, on_progress=tell))
     remember(list(zip(opened, measured, strict=True)))
     return measured
 

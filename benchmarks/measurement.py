@@ -24,6 +24,25 @@ SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """What was to be expected; None where too little is known (benchmarks/prediction.py).
+
+    Attributes:
+        package_bytes: told from shapes; None where the package was there.
+        memory_bytes: the largest resident set.
+        tok_per_s: of decode.
+        ttft_s: seconds to the first token.
+        latency_s: seconds of an encoder's input.
+    """
+
+    package_bytes: int | None
+    memory_bytes: float | None
+    tok_per_s: float | None
+    ttft_s: float | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One line of a result file.
 
@@ -44,6 +63,7 @@ class Measurement:
         verdict: whether the figures can be believed.
         disturbance: what else happened meanwhile.
         absent: reasons for the nulls of `summary`.
+        predicted: what was to be expected; None where nothing is known of the model, as of a server's.
     """
 
     package: str
@@ -63,6 +83,7 @@ class Measurement:
     measured: str
     edgec: str
     schema_version: int = SCHEMA_VERSION
+    predicted: Predicted | None = None
 
     @property
     def title(self) -> str:

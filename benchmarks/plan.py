@@ -14,6 +14,7 @@ from benchmarks.prediction import (
     Range,
     bound_tok_per_s,
     predict_memory,
+    predict_seconds,
     predict_tok_per_s,
     read_bytes_of,
     runtime_for,
@@ -33,6 +34,7 @@ from runtimes.verify.verify import quality_of
 
 _EXPECTED = Path(__file__).with_name("expected_quality.toml")
 _BUDGETS = (5.5, 4.5)
+PROMPT_TOKENS = 128
 _OF_MEMORY = 0.8  # what a system leaves to one program
 Known = Literal["measured", "expected", "unknown"]
 
@@ -66,6 +68,8 @@ class Option:
         memory: the largest resident set in bytes; None where nothing is known of its runtime.
         bound_tok_per_s: what the device's memory allows at most.
         tok_per_s: of decode; None for encoders, or where nothing is known.
+        first_s: seconds of 128 tokens at once: a prompt up to the first token, or an encoder's input; None where too little is
+            known.
         quality: a word; None where nothing is known.
         figures: what it follows from.
         known: whether that was measured of this model, or is what others had by this recipe.
@@ -78,6 +82,7 @@ class Option:
     memory: Range | None
     bound_tok_per_s: float | None
     tok_per_s: Range | None
+    first_s: Range | None
     quality: str | None
     figures: dict[str, float]
     known: Known
@@ -148,9 +153,15 @@ def _context(model: Model, asked: int | None) -> int:
 
 
 def _worth(option: Option) -> tuple[float, float]:
-    """The fastest, and of equal ones the smallest in memory; of encoders the smallest."""
-    speed = option.tok_per_s.middle if option.tok_per_s is not None else 0.0
-    return speed, -(option.memory.middle if option.memory is not None else float(option.package_bytes))
+    """The fastest, and of equal ones the smallest in memory."""
+    return _speed(option), -(option.memory.middle if option.memory is not None else float(option.package_bytes))
+
+
+def _speed(option: Option) -> float:
+    """Tokens a second of what decodes, else inputs a second; 0 where it is not known."""
+    if option.tok_per_s is not None:
+        return option.tok_per_s.middle
+    return 1 / option.first_s.middle if option.first_s is not None and option.bound_tok_per_s is None else 0.0
 
 
 def _options(
@@ -222,6 +233,7 @@ def _option(
         predict_memory(model, digest, recipe, read, runtime, context, history),
         bound,
         speed,
+        predict_seconds(profile, model, recipe, PROMPT_TOKENS, runtime, history),
         quality_of(dict(figures), kind_of_task(model.task)) if figures else None,
         figures,
         known,
@@ -275,9 +287,8 @@ def _front(options: Sequence[Option]) -> list[Option]:
 
     def marks(each: Option) -> tuple[float, float, float]:
         memory = each.memory.middle if each.memory is not None else float(each.package_bytes)
-        speed = each.tok_per_s.middle if each.tok_per_s is not None else 0.0
         assert each.distance is not None
-        return memory, -speed, each.distance
+        return memory, -_speed(each), each.distance
 
     def beaten(each: Option) -> bool:
         own = marks(each)

@@ -1,8 +1,9 @@
 """What a package will take and do on a device, told before it is built: from shapes, the device's figures, and what was seen.
 
 The factors were taken on one x86-64 machine of two cores with SmolLM2-135M and MiniLM (docs/peers.md, the demo's table):
-largest resident set without imports, over the bytes of weights that are read, keys and values aside; and the share of a plain
-read's bandwidth that decoding reached. Measurements of the user's own (benchmarks/history.py) take their place.
+largest resident set without imports, over the bytes of weights that are read, keys and values aside; the share of a plain
+read's bandwidth that decoding reached; and the operations a second of a prompt or an input, over those of numpy's products of
+float32 matrices there. Measurements of the user's own (benchmarks/history.py) take their place.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from benchmarks.history import Seen
 from compiler.model import Model
+from compiler.operations import operations
 from compiler.recipe import Recipe
 from compiler.size import is_tied, matrices_of, vector_weights
 from runtimes.devices.profile import DeviceProfile
@@ -21,6 +23,8 @@ from runtimes.devices.profile import DeviceProfile
 # Of the theoretical bandwidth of memory, what decoding reaches on a processor (Pi 5: 0.62 and 0.65; OnePlus 12: 0.57 to 0.74).
 _OF_PEAK = 0.6
 _UNSURE_MEMORY, _UNSURE_SPEED, _UNSURE_PEAK = 0.2, 0.3, 0.45
+# Operations of float32 over those of float64.
+_OF_DOUBLE = 2.0
 _FEWEST = 3
 _TABLE_BITS = 8.5
 
@@ -47,6 +51,7 @@ class RuntimeCost:
         base_bytes: whatever the package.
         factors: of the bytes of weights that are read, in memory, by class of bits.
         cache_element_bytes: of a key or value.
+        products: operations a second over those of numpy's float32 products, of many tokens at once, by class of bits.
         shares: of the bandwidth of memory while decoding, by class of bits; None for what does not decode.
     """
 
@@ -54,15 +59,22 @@ class RuntimeCost:
     base_bytes: int
     factors: tuple[float, float, float, float, float]
     cache_element_bytes: int
+    products: tuple[float, float, float, float, float]
     shares: tuple[float, float, float, float, float] | None = None
 
 
 COSTS: dict[str, RuntimeCost] = {
-    "llamacpp": RuntimeCost(54_000_000, 33_000_000, (1.7, 1.2, 1.0, 1.0, 1.0), 2, (0.48, 0.40, 0.55, 0.60, 0.65)),
-    "ortgenai": RuntimeCost(68_000_000, 0, (2.55, 2.4, 1.9, 1.35, 1.25), 4, (0.45, 0.45, 0.62, 0.62, 0.85)),
-    "onnxruntime": RuntimeCost(74_000_000, 0, (1.6, 1.6, 1.6, 2.2, 1.5), 4),
-    "litertlm": RuntimeCost(69_000_000, 0, (2.95, 2.9, 2.7, 3.0, 2.5), 4, (0.53, 0.55, 0.60, 0.60, 0.87)),
-    "litert": RuntimeCost(55_000_000, 0, (1.4, 1.4, 1.25, 3.5, 1.0), 4),
+    "llamacpp": RuntimeCost(
+        54_000_000, 33_000_000, (1.7, 1.2, 1.0, 1.0, 1.0), 2, (1.0, 1.0, 0.75, 0.7, 0.7), (0.48, 0.40, 0.55, 0.60, 0.65)
+    ),
+    "ortgenai": RuntimeCost(
+        68_000_000, 0, (2.55, 2.4, 1.9, 1.35, 1.25), 4, (0.8, 0.8, 0.8, 0.75, 0.75), (0.45, 0.45, 0.62, 0.62, 0.85)
+    ),
+    "onnxruntime": RuntimeCost(74_000_000, 0, (1.6, 1.6, 1.6, 2.2, 1.5), 4, (0.9, 0.9, 1.2, 0.9, 0.9)),
+    "litertlm": RuntimeCost(
+        69_000_000, 0, (2.95, 2.9, 2.7, 3.0, 2.5), 4, (1.6, 1.6, 1.9, 0.9, 0.9), (0.53, 0.55, 0.60, 0.60, 0.87)
+    ),
+    "litert": RuntimeCost(55_000_000, 0, (1.4, 1.4, 1.25, 3.5, 1.0), 4, (1.2, 1.2, 1.4, 0.8, 0.8)),
 }
 
 
@@ -155,6 +167,26 @@ def predict_tok_per_s(
     else:
         return None
     return Range(*(bandwidth * each / read_bytes for each in (around.low, around.middle, around.high)))
+
+
+def predict_seconds(
+    profile: DeviceProfile, model: Model, recipe: Recipe, tokens: int, runtime: str | None, history: Sequence[Seen]
+) -> Range | None:
+    """Seconds of that many tokens at once: a prompt up to the first token, or an input; None where too little is known."""
+    if runtime is None or model.takes != "text":
+        return None
+    learned = _learned(history, runtime, str(recipe), lambda each: each.ops_per_s)
+    if profile.fp32 is not None:
+        given, unsure = profile.fp32.amount, _UNSURE_SPEED
+    elif profile.fp64 is not None:
+        given, unsure = profile.fp64.amount * _OF_DOUBLE, _UNSURE_PEAK
+    elif learned:
+        given, unsure = learned[-1], _UNSURE_SPEED
+    else:
+        return None
+    around = _around(given * COSTS[runtime].products[_class_of(bits_of(recipe))], learned, unsure)
+    work = operations(model, tokens)
+    return Range(*(work / each for each in (around.high, around.middle, around.low)))
 
 
 def _learned(history: Sequence[Seen], runtime: str, recipe: str, figure: Callable[[Seen], float | None]) -> list[float]:

@@ -19,7 +19,7 @@ def profile_for(device: str) -> DeviceProfile:
     Raises:
         UnusableInput: there is none.
     """
-    return _profile(LOCAL, read_environment(_THREADS, ())) if device == LOCAL else find_profile(device)
+    return profile_of(LOCAL, read_environment(_THREADS, ())) if device == LOCAL else find_profile(device)
 
 
 def measure_profile(name: str, device: str, threads: int) -> DeviceProfile:
@@ -33,9 +33,10 @@ def measure_profile(name: str, device: str, threads: int) -> DeviceProfile:
         found = agent.ask("look")
     finally:
         agent.close()
-    return _profile(name, from_json(Environment, found["environment"]), float(found["fp32"]))
+    return profile_of(name, from_json(Environment, found["environment"]))
 
 
-def _profile(name: str, here: Environment, fp32: float | None = None) -> DeviceProfile:
-    rate, cores = here.memory_read_bytes_per_s, here.logical_cores
-    return profile_of_machine(name, here.cpu, here.machine, _TARGETS, cores, here.memory_bytes, rate, fp32)
+def profile_of(name: str, here: Environment) -> DeviceProfile:
+    """The profile of a machine that an agent looked at."""
+    rates = here.memory_read_bytes_per_s, here.fp32_ops_per_s
+    return profile_of_machine(name, here.cpu, here.machine, _TARGETS, here.logical_cores, here.memory_bytes, *rates)

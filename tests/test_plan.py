@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
+import transformers
 from conftest import Run, assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.history import Seen, history_file, read_history, settings_of
 from benchmarks.plan import Option, Plan, Wishes, _front, expected_quality
@@ -19,9 +22,11 @@ from benchmarks.prediction import COSTS, Range
 from compiler.errors import UnusableInput
 from compiler.inputs.open import open_model
 from compiler.model import Model
+from compiler.operations import operations
 from compiler.recipe import parse_recipe
 from runtimes.devices.profile import (
     KINDS,
+    Figure,
     find_profile,
     own_folder,
     profile_of_machine,
@@ -208,6 +213,34 @@ def test_what_decoding_reached_is_not_discounted_again(model: Model) -> None:
     assert found.tok_per_s.middle > profile.decode_bandwidth.amount / found.package_bytes
 
 
+def test_the_first_token_follows_from_what_is_computed(model: Model) -> None:
+    """Twice the products a second halve it; where only float64 is known the interval is wider; else nothing is told."""
+    slow, fast = (
+        make_plan(model, "d" * 64, replace(_HERE, fp32=figure), Wishes(256), load_target, [])
+        for figure in (_figure(1e10), _figure(2e10))
+    )
+    first, second = (_option(each, "gguf:Q8_0").first_s for each in (slow, fast))
+    assert first is not None and second is not None
+    assert first.middle == pytest.approx(2 * second.middle)
+    pi = _option(_planned(model, "pi-5-8gb"), "gguf:Q8_0").first_s
+    assert pi is not None and pi.high / pi.low > first.high / first.low
+    assert _option(_planned_here(model, []), "gguf:Q8_0").first_s is None
+    learned = _option(_planned_here(model, [_seen(ops_per_s=1e9)] * 5), "gguf:Q8_0").first_s
+    assert learned is not None and learned.middle == pytest.approx(operations(model, 128) / 1e9)
+
+
+def test_operations_are_those_of_the_matrices(model: Model) -> None:
+    """Against torch's own count of a forward pass, but for what attention computes beside its matrices."""
+    network = transformers.AutoModelForCausalLM.from_pretrained(model.folder, attn_implementation="eager")
+    with FlopCounterMode(display=False) as counter:
+        network(torch.ones((1, 64), dtype=torch.int64), logits_to_keep=1)
+    assert operations(model, 64) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def _figure(amount: float) -> Figure:
+    return Figure(amount / 1e9, "GFLOPS", "measured", "a test", amount)
+
+
 _AMOUNT = st.integers(1, 6).map(float)
 
 
@@ -216,7 +249,16 @@ def test_the_front_holds_the_best_of_everything(marks: list[tuple[float, float, 
     def option(number: int, memory: float, speed: float, distance: float) -> Option:
         around = Range(speed, speed, speed)
         return Option(
-            str(number), (), 1, Range(memory, memory, memory), None, around, "good", {"mean_kl": distance}, "expected"
+            str(number),
+            (),
+            1,
+            Range(memory, memory, memory),
+            None,
+            around,
+            None,
+            "good",
+            {"mean_kl": distance},
+            "expected",
         )
 
     options = [option(number, *each) for number, each in enumerate(marks)]
@@ -242,6 +284,12 @@ def test_what_bench_measures_is_remembered_without_names(
     if measured["verdict"]["word"] != "invalid":
         (line,) = file.read_text().splitlines()
         assert json.loads(line)["recipe"] == "tflite:fp32" and "secret" not in line
+        assert json.loads(line)["ops_per_s"] > 0
+    assert measured["predicted"]["latency_s"] > 0 and measured["predicted"]["tok_per_s"] is None
+    result, page = tmp_path / "result.jsonl", tmp_path / "page.html"
+    result.write_text(json.dumps(measured) + "\n")
+    assert edgec("compare", result, "--html", page).returncode == 0
+    assert "Measured / predicted" in page.read_text() and "latency ms p50" in page.read_text()
 
 
 def test_a_history_that_is_damaged_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

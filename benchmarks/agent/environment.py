@@ -18,6 +18,7 @@ from compiler.digest import tool_version
 
 _BANDWIDTH_BYTES = 256 * 1024 * 1024
 _BANDWIDTH_REPEATS = 5
+_PRODUCT_ROWS, _PRODUCTS_S = 1024, 0.3
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Environment:
     """Attributes as named; `absent` gives the reason for each that is None.
 
     `allowed_cores` are those that the process may use, by its affinity and its control group's share of time.
-    `memory_read_bytes_per_s` is measured: the best of a few passes of `threads` threads over a buffer that no cache holds.
+    `memory_read_bytes_per_s` is measured: the best of a few passes of `threads` threads over a buffer that no cache holds;
+    `fp32_ops_per_s` too, by numpy's product of matrices of 1024 rows, on the threads that numpy takes.
     """
 
     machine: str
@@ -43,6 +45,7 @@ class Environment:
     tools: dict[str, str]
     absent: dict[str, str]
     allowed_cores: float | None = None
+    fp32_ops_per_s: float | None = None
 
 
 def read_environment(threads: int, distributions: Sequence[str]) -> Environment:
@@ -74,6 +77,7 @@ def read_environment(threads: int, distributions: Sequence[str]) -> Environment:
         tools=tools,
         absent=absent,
         allowed_cores=_allowed_cores(),
+        fp32_ops_per_s=measure_fp32(),
     )
 
 
@@ -97,6 +101,18 @@ def measure_read_bandwidth(threads: int) -> float:
             started = time.perf_counter()
             list(pool.map(_read_once, parts))
             best = max(best, sum(part.nbytes for part in parts) / (time.perf_counter() - started))
+    return best
+
+
+def measure_fp32() -> float:
+    """Operations a second of numpy's product of two float32 matrices: the best of a few tenths of a second."""
+    generator = np.random.default_rng(0)
+    first, second = (generator.standard_normal((_PRODUCT_ROWS, _PRODUCT_ROWS), np.float32) for _ in range(2))
+    best, begun = 0.0, time.perf_counter()
+    while time.perf_counter() - begun < _PRODUCTS_S:
+        started = time.perf_counter()
+        np.matmul(first, second)
+        best = max(best, 2 * _PRODUCT_ROWS**3 / (time.perf_counter() - started))
     return best
 
 

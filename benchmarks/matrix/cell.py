@@ -29,15 +29,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What a plan says of a package on that device; None where nothing is known."""
-
-    package_bytes: int
-    memory_bytes: float | None
-    tok_per_s: float | None
-
-
-@dataclass(frozen=True)
 class Result:
     """What came of a cell.
 
@@ -46,8 +37,7 @@ class Result:
         status: `refused` where the recipe does not suit the model or the device, `failed` where something went wrong.
         reason: a sentence; empty where it was measured.
         package: the package's digest; None where there is none.
-        predicted: told before it was measured.
-        measurement: what was measured.
+        measurement: what was measured, and what was to be expected.
         agreement: how near an emulated or distant device computes to this machine; None where not asked.
         seconds: that building and measuring took here.
     """
@@ -56,7 +46,6 @@ class Result:
     status: Status
     reason: str = ""
     package: str | None = None
-    predicted: Predicted | None = None
     measurement: Measurement | None = None
     agreement: Agreement | None = None
     seconds: float = 0.0

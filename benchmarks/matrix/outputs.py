@@ -16,7 +16,8 @@ from compiler.output_file import write_output
 
 def row_of(result: Result) -> dict[str, Any]:
     """A cell as one flat row; what is not known is null."""
-    found, predicted = result.measurement, result.predicted
+    found = result.measurement
+    predicted = found.predicted if found else None
     return {
         "model": result.cell.model,
         "recipe": result.cell.recipe,
@@ -38,6 +39,8 @@ def row_of(result: Result) -> dict[str, Any]:
         "predicted_package_bytes": predicted.package_bytes if predicted else None,
         "predicted_peak_rss_bytes": predicted.memory_bytes if predicted else None,
         "predicted_tok_per_s": predicted.tok_per_s if predicted else None,
+        "predicted_ttft_s": predicted.ttft_s if predicted else None,
+        "predicted_latency_ms": predicted.latency_s * 1e3 if predicted and predicted.latency_s else None,
         "seconds": result.seconds,
     }
 

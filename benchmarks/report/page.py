@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.measurement import Measurement
 from benchmarks.report.charts import key_of, latency_chart, memory_chart, numbers_of, quality_chart
+from benchmarks.report.predicted import predicted_rows
 from compiler.errors import missing_extra
 from compiler.output_file import write_output
 from runtimes.kinds import kind_of_task
@@ -145,7 +146,8 @@ def _part(kind: Kind, group: Sequence[Measurement], identity: str) -> str:
         for index, (form, chart) in enumerate(charts)
         if chart is not None
     ]
-    tables = _quality_table(kind, group) + _speed_table(kind, group) + _memory_table(group) + _reasons(group)
+    tables = _quality_table(kind, group) + _speed_table(kind, group) + _memory_table(group) + _predicted_table(group)
+    tables += _reasons(group)
     return f"<div class='charts'>{''.join(drawn)}</div>{tables}"
 
 
@@ -185,6 +187,15 @@ def _memory_table(group: Sequence[Measurement]) -> str:
     columns = _told((*_SIZE, *_MEMORY), group)
     rows = [(_named(each, group), _cells(each, columns)) for each in group]
     return _table("Size and memory", [column.title for column in columns], rows)
+
+
+def _predicted_table(group: Sequence[Measurement]) -> str:
+    """Measured beside predicted, where anything was."""
+    titles, rows = predicted_rows(group)
+    if not titles:
+        return ""
+    lines = [(_named(each, group), [f"<td>{cell}</td>" for cell in row]) for each, row in zip(group, rows, strict=True)]
+    return _table("Measured / predicted", titles, lines)
 
 
 def _told(columns: Sequence[Column], group: Sequence[Measurement]) -> list[Column]:

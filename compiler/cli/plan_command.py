@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 import edgec
-from benchmarks.plan import Option, Plan, Wishes
+from benchmarks.plan import PROMPT_TOKENS, Option, Plan, Wishes
 from benchmarks.prediction import Range
 from compiler.cli.display import format_bytes, print_json, print_table
 from compiler.cli.quantize_options import ByteCount
@@ -61,7 +61,8 @@ def command(
         return
     words = ["edgec", "build", model, "-r", found.chosen.recipe, *found.chosen.flags, "--min-quality", min_quality]
     words += ["--context-length", str(found.context)] if found.context else []
-    which = "Fastest" if found.chosen.tok_per_s is not None else "Smallest"
+    known = found.chosen.tok_per_s or (found.chosen.first_s if found.context is None else None)
+    which = "Fastest" if known is not None else "Smallest"
     print(f"{which} of those that hold it all: {found.chosen.recipe}. Make it, and hold it to that quality:")
     print(f"  {shlex.join([*words, '-o', 'packages', '--verify'])}")
     if found.chosen.memory is None:
@@ -72,20 +73,27 @@ def command(
 
 def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
     shown: Sequence[Option] = found.options if show_all else found.front
-    columns = ["recipe", "package", "memory", "tok/s", "at most", "quality", ""]
+    decodes = found.context is not None
+    columns = ["recipe", "package", "memory", "first token ms" if decodes else "latency ms"]
+    columns += [*(["tok/s", "at most"] if decodes else []), "quality", ""]
     rows = [
         [
             " ".join((each.recipe, *each.flags)),
             format_bytes(each.package_bytes),
             _range(each.memory, 1e6, "MB"),
-            _range(each.tok_per_s, 1.0, ""),
-            "-" if each.bound_tok_per_s is None else f"{each.bound_tok_per_s:.0f}",
+            _range(each.first_s, 1e-3, ""),
+            *([_range(each.tok_per_s, 1.0, ""), _bound(each.bound_tok_per_s)] if decodes else []),
             "not known" if each.quality is None else f"{each.quality} ({each.known})",
             "chosen" if each == found.chosen else "; ".join(each.misses),
         ]
         for each in shown
     ]
     print_table(f"{model} on {device}, predicted", columns, rows)
+    print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens.")
+
+
+def _bound(found: float | None) -> str:
+    return "-" if found is None else f"{found:.0f}"
 
 
 def _range(found: Range | None, unit: float, name: str) -> str:

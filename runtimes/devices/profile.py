@@ -125,7 +125,9 @@ def find_profile(name: str) -> DeviceProfile:
     """
     known = read_profiles()
     if name not in known:
-        nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+        # What was begun is meant before what looks alike.
+        begun = [each for each in known if name and each.startswith(name.lower())]
+        nearest = begun or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise UnusableInput(f"There is no device {name!r:.60}.{hint} `edgec devices` lists those that there are.")
     return known[name]

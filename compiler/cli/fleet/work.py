@@ -14,21 +14,18 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import edgec
-from benchmarks.history import read_history
-from benchmarks.matrix.cell import Cell, Predicted, Result, from_text, to_text
+from benchmarks.matrix.cell import Cell, Result, from_text, to_text
 from benchmarks.matrix.store import RESULTS, Store
-from benchmarks.prediction import predict_memory, predict_tok_per_s, read_bytes_of, runtime_for
+from benchmarks.measurement import Measurement
 from benchmarks.profiling import measure_profile, profile_for
 from compiler.digest import digest_code, digest_json
 from compiler.errors import EdgecError, UnusableInput
 from compiler.model import Model
-from compiler.package import Package
 from compiler.quantize.options import QuantizationOptions
 from compiler.recipe import Recipe, Shapes, parse_recipe
 from compiler.records import from_json
 from compiler.stages.cache import cache_folder
 from compiler.target import reason_against
-from runtimes.context import DEFAULT_CONTEXT
 from runtimes.devices.profile import DeviceProfile
 from runtimes.workload import Workload
 from targets.registry import TARGET_NAMES, load_target, schemes_of
@@ -189,8 +186,7 @@ def _measured(order: MeasureOrder, built: Built, store: Store) -> Result:
         return Result(cell, "refused" if built.status == "refused" else "failed", built.reason)
     try:
         package = store.get_package(built.package, cache_folder("fleet"))
-        predicted = _predicted(order, package)
-        measurement = edgec.bench([package], order.workload, device=cell.device)[0]
+        measurement = _with_bytes(order.build, edgec.bench([package], order.workload, device=cell.device)[0])
     except EdgecError as error:
         return Result(cell, "failed", str(error))
     except Exception as error:
@@ -201,22 +197,16 @@ def _measured(order: MeasureOrder, built: Built, store: Store) -> Result:
             same = edgec.verify_on([package], cell.device, threads=order.workload.threads)[0]
         except EdgecError as error:
             reason = f"measured, but not compared with this machine: {error}"
-    return Result(cell, "measured", reason, package.digest, predicted, measurement, same)
+    return Result(cell, "measured", reason, package.digest, measurement, same)
 
 
-def _predicted(order: MeasureOrder, package: Package) -> Predicted | None:
-    """What a plan says, by the figures of the device itself."""
-    recipe, model = recipe_of(order.build), opened(order.build.model, order.build.digest)
+def _with_bytes(order: BuildOrder, measured: Measurement) -> Measurement:
+    """With what the package was to have in bytes, told from shapes."""
+    recipe, model = recipe_of(order), opened(order.model, order.digest)
     nbytes = load_target(recipe.target).nbytes(model, recipe)
-    if nbytes is None:
-        return None
-    profile, read = device_profile(order.cell.device), read_bytes_of(model, recipe, nbytes)
-    history = [each for each in read_history() if each.machine == profile.title]
-    runtime, work = runtime_for(recipe.target, model), order.workload
-    context = work.context_length or max(DEFAULT_CONTEXT, (work.prompt_tokens or 0) + (work.generated_tokens or 0))
-    memory = predict_memory(model, order.build.digest, recipe, read, runtime, context, history)
-    speed = predict_tok_per_s(profile, recipe, read, runtime, history)
-    return Predicted(nbytes, memory.middle if memory else None, speed.middle if speed else None)
+    if measured.predicted is None or nbytes is None:
+        return measured
+    return replace(measured, predicted=replace(measured.predicted, package_bytes=nbytes))
 
 
 @lru_cache(maxsize=64)
