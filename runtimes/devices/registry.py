@@ -11,6 +11,7 @@ from runtimes.devices.device import Device
 DEVICES: tuple[tuple[str, str], ...] = (
     ("local", "runtimes.devices.local"),
     ("ssh", "runtimes.devices.ssh"),
+    ("adb", "runtimes.devices.adb"),
     ("qemu", "runtimes.devices.qemu"),
 )
 

@@ -20,7 +20,7 @@ from compiler.errors import UnusableInput
 from compiler.package import Package
 from runtimes.devices.board.agent import RemoteAgent
 from runtimes.devices.board.copying import copy_package
-from runtimes.devices.board.environment import install_code, install_environment
+from runtimes.devices.board.environment import install_code, install_environment, install_on_android
 from runtimes.devices.board.shell import ConnectionLostError, Shell, ask, nonsense
 from runtimes.devices.device import Agent
 from runtimes.registry import runtime_of
@@ -31,6 +31,9 @@ _PYTHONS = ("python3.13", "python3.12", "python3.11", "python3", "python3.14")
 # board no more.
 _SIGN_S = 20.0
 _STALE_MIN = 4
+# Android's kernel is Linux, but what is made for Linux does not run on it.
+ANDROID = "Android"
+_SYSTEM = f"uname -o 2>/dev/null | grep -x {ANDROID} || uname -s"
 _BOOT = "cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo -"
 
 
@@ -79,7 +82,7 @@ class Board:
         """
         tell = shlex.quote("import sys; print(sys.executable, *sys.version_info[:2])")
         pythons = "".join(f"command -v {each} >/dev/null && {each} -c {tell}\n" for each in _PYTHONS)
-        told = ask(self._shell, f"uname -s\nuname -m\n{_BOOT}\n{pythons}true").splitlines()
+        told = ask(self._shell, f"{_SYSTEM}\nuname -m\n{_BOOT}\n{pythons}true").splitlines()
         if len(told) < 3:
             raise nonsense(self.name)
         system, machine, boot, *found = told
@@ -114,6 +117,8 @@ class Board:
 
     def _environment(self, distributions: Sequence[str], extra: str) -> str:
         machine = self.machine
+        if machine.system == ANDROID:
+            return install_on_android(self._shell, self.root, machine.python, distributions, extra)
         return install_environment(
             self._shell, self.root, machine.python, machine.version, machine.machine, distributions, extra
         )

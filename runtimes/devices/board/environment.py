@@ -93,6 +93,31 @@ def install_environment(
     return f"{place}/bin/python"
 
 
+def install_on_android(shell: Shell, root: str, python: str, distributions: Sequence[str], extra: str) -> str:
+    """Make a virtual environment in Termux with what Termux has of the distributions, and what pip can add; its Python.
+
+    Wheels for Linux do not install on Android, so versions are Termux's own; measurements name them.
+
+    Raises:
+        UnusableInput: one is neither there nor can be installed.
+    """
+    names = sorted({*_ALWAYS, *distributions})
+    place = f"{root}/environments/{digest_json([names, python])[:16]}"
+    there, alone = (
+        shlex.quote(place),
+        f"umask 077; exec 8>{shlex.quote(place)}.lock && flock 8; [ -f {place}/whole ] ||",
+    )
+    made = f"rm -rf {there} && {shlex.quote(python)} -m venv --system-site-packages {there}"
+    ask(shell, f"{alone} {{ {made}; }}", seconds=600, failed="Python makes no virtual environment there")
+    for name in names:
+        has = f"{there}/bin/python -c {shlex.quote(f'import importlib.metadata as m; m.version({name!r})')} 2>/dev/null"
+        pip = f"{there}/bin/python -m pip --disable-pip-version-check --no-input install --quiet {shlex.quote(name)}"
+        failed = f"{name} is not there, and pip cannot install it. Termux may have it: pkg install python-{name}"
+        ask(shell, f"{has} || {pip}", seconds=_INSTALL_S, failed=failed)
+    ask(shell, f"sync; : > {there}/whole")
+    return f"{place}/bin/python"
+
+
 def _library_of(shell: Shell) -> tuple[int, int]:
     """The version of the C library there; the oldest where it does not tell."""
     found = re.search(r"(\d+)\.(\d+)\s*$", ask(shell, "ldd --version 2>/dev/null | head -n 1; true"))

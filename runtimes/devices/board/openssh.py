@@ -7,13 +7,13 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from compiler.errors import UnusableInput
+from runtimes.devices.board.client import BEGIN, Reason, follow_client, run_client
 from runtimes.devices.board.shell import ConnectionLostError, nonsense, printable
 
 _OPTIONS = (
@@ -21,48 +21,36 @@ _OPTIONS = (
     "ControlMaster=auto", "ControlPersist=60", "LogLevel=ERROR",
 )  # fmt: skip
 _LOST = 255
-_MOST_BYTES = 1 << 20
 _PATIENCE_S = 5.0
-# Before what a script prints: a login shell may print something of its own.
-_BEGIN = "edgec-begins-here"
-
-
-@dataclass(frozen=True)
-class _Reason:
-    """What OpenSSH's client says, and what it means; what is `passing` counts only where nothing ever ran there."""
-
-    said: str
-    means: str
-    passing: bool = False
 
 
 _REASONS = (
-    _Reason(
+    Reason(
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "its key is not the one that known_hosts has, so it may be another machine. Where you know why (a board that was set "
         "up anew), remove the old one with `ssh-keygen -R {host}` and trust the new one as below: connect once with `{ssh}`, "
         "compare the fingerprint that it shows with the board's own, and answer yes",
     ),
-    _Reason(
+    Reason(
         "Host key verification failed",
         "its key is not known here. Connect once with `{ssh}`, compare the fingerprint that it shows with the board's own "
         "(`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` there), and answer yes",
     ),
-    _Reason(
+    Reason(
         "Permission denied",
         "it does not let you in, and edgec asks for no password. Give it your key with `ssh-copy-id`, or load your key into "
         "ssh-agent",
     ),
-    _Reason("Could not resolve hostname", "there is no such host. Look for a slip in its name", passing=True),
-    _Reason(
+    Reason("Could not resolve hostname", "there is no such host. Look for a slip in its name", passing=True),
+    Reason(
         "Connection refused",
         "nothing listens there. Start its SSH server, or name its port: ssh://user@host:2222",
         passing=True,
     ),
-    _Reason("No route to host", "it cannot be reached. See that it is on and in the same network", passing=True),
-    _Reason("Network is unreachable", "it cannot be reached. See that this machine has a network", passing=True),
-    _Reason("timed out", "it does not answer. See that it is on and in the same network", passing=True),
-    _Reason(
+    Reason("No route to host", "it cannot be reached. See that it is on and in the same network", passing=True),
+    Reason("Network is unreachable", "it cannot be reached. See that this machine has a network", passing=True),
+    Reason("timed out", "it does not answer. See that it is on and in the same network", passing=True),
+    Reason(
         "Bad configuration option", "OpenSSH's configuration here has a line that it does not take. `{ssh}` says which"
     ),
 )
@@ -85,53 +73,22 @@ class SshShell:
     done: list[int] = field(default_factory=list)
 
     def run(self, script: str, given: bytes | tuple[Path, int] = b"", *, seconds: float = 60) -> tuple[int, bytes, str]:
-        with tempfile.TemporaryFile() as complaint, tempfile.TemporaryFile() as kept:
-            source = kept
-            if isinstance(given, tuple):
-                source = given[0].open("rb")  # type: ignore[assignment]
-                source.seek(given[1])
-            else:
-                kept.write(given)
-                kept.seek(0)
-            process = subprocess.Popen(self._line(script), stdin=source, stdout=subprocess.PIPE, stderr=complaint)
-            source.close()
-            late = threading.Timer(seconds, process.kill)
-            late.start()
-            try:
-                assert process.stdout is not None
-                out = process.stdout.read(_MOST_BYTES + 1)
-                if len(out) > _MOST_BYTES:
-                    raise nonsense(self.title)
-                code = process.wait()
-            finally:
-                late.cancel()
-                process.kill()
-                process.wait()
-                assert process.stdout is not None
-                process.stdout.close()
-            complaint.seek(0)
-            said = complaint.read(_MOST_BYTES).decode("utf-8", "replace")
+        code, out, said = run_client(self.title, self._line(script), given, seconds)
         if code == _LOST or code < 0:
             self._refuse(said)
             raise ConnectionLostError
         self.done[:] = [code]
-        _, begun, out = out.partition(f"{_BEGIN}\n".encode())
+        _, begun, out = out.partition(f"{BEGIN}\n".encode())
         if not begun and not code:
             raise nonsense(self.title)
         return code, out, printable(said) if "\n" not in said else said
 
     def follow(self, script: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            self._line(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert process.stdout is not None
-        while (line := process.stdout.readline(_MOST_BYTES)) and line != f"{_BEGIN}\n".encode():
-            pass
-        return process
+        return follow_client(self._line(script))
 
     def _line(self, script: str) -> list[str]:
         # The user's shell over there may be any; it is given one word to run.
-        return [*self.command, "--", self.host, f"exec sh -c {shlex.quote(f'echo {_BEGIN}; {script}')}"]
+        return [*self.command, "--", self.host, f"exec sh -c {shlex.quote(f'echo {BEGIN}; {script}')}"]
 
     def _refuse(self, said: str) -> None:
         """Raise where the client says that it never got in."""
