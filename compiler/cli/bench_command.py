@@ -41,7 +41,7 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
     default="local",
     show_default=True,
     metavar="DEVICE",
-    help="local, ssh://user@host, adb:SERIAL, qemu:aarch64, or http://host:port: an OpenAI-compatible server, without a package.",
+    help="local, ssh://user@host, adb:SERIAL, qemu:aarch64, or http://host:port: an OpenAI-compatible server, no package.",
 )
 @click.option(
     "--sustain",

@@ -26,7 +26,9 @@ _OWN = ("results", "packages", "builds")
 
 @click.command("tune")
 @click.argument("model")
-@click.option("--device", default="local", show_default=True, help="local, ssh://user@host or adb:SERIAL: it is measured there.")
+@click.option(
+    "--device", default="local", show_default=True, help="local, ssh://user@host or adb:SERIAL: it is measured there."
+)
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of packages; a broken run goes on."
 )

@@ -47,7 +47,7 @@ Found = Sequence[tuple[Package, Verification]]
     default="local",
     show_default=True,
     metavar="DEVICE",
-    help="ssh://user@host, adb:SERIAL or qemu:aarch64: only compare what each package computes there with what it computes here.",
+    help="ssh://user@host, adb:SERIAL or qemu:aarch64: only compare what packages compute there with what they compute here.",
 )
 @min_quality_option
 @allow_option
