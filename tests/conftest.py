@@ -29,6 +29,8 @@ from compiler.stages.worker import Finished, run_in_child
 from compiler.task import find_task
 from runtimes.verify.verification import Verification, read_verification
 
+# As in stages: the tests' processes run side by side, and in each torch has a thread for every processor.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -75,7 +75,8 @@ def remember(what: str) -> list[str]:
 
 def situation() -> dict[str, object]:
     loaded = "transformers.modeling_utils" in sys.modules
-    return {"loaded": loaded, "folder": str(Path.cwd()), "said": os.environ.get("EDGEC_SAID"), "pid": os.getpid()}
+    said, spins = os.environ.get("EDGEC_SAID"), os.environ.get("GOMP_SPINCOUNT")
+    return {"loaded": loaded, "folder": str(Path.cwd()), "said": said, "pid": os.getpid(), "spins": spins}
 
 
 def last(what: str) -> None:
@@ -189,6 +190,15 @@ def test_a_forked_child_has_what_takes_long_loaded_and_is_where_its_parent_is(
     second = _run("situation", True)
     assert first["loaded"] and second["loaded"] and not _run("situation", False)["loaded"]
     assert (first["said"], second["said"], second["folder"]) == (None, "later", str(tmp_path))
+
+
+def test_threads_that_wait_let_a_stage_beside_them_work(forked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user has said how they are to wait."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert _run("situation", forked)["spins"] == "1000"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert _run("situation", forked)["spins"] is None
 
 
 def test_another_environment_takes_another_server(monkeypatch: pytest.MonkeyPatch) -> None:

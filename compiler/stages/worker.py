@@ -35,6 +35,9 @@ from compiler.stages.fork_server import ForkServer, NotStartedError, can_fork, e
 _PROGRESS_FD = "EDGEC_PROGRESS_FD"
 # No stage fetches anything of a model, and transformers takes no kernels of the hub.
 _CLOSED = {"HF_HUB_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
+# How long OpenMP's threads spin when they wait: so many rounds, as GCC's library takes where there are more threads than
+# processors, which it does not see of two stages side by side. They took 13 s so, 36 to 129 s with its usual 300,000.
+_SPINS, _WAITS = {"GOMP_SPINCOUNT": "1000"}, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 _MEBIBYTE = 1024 * 1024
 
 Progress = Callable[[int, int], None]
@@ -136,7 +139,7 @@ def run_in_child(
         request.write_text(json.dumps({"calls": called, "out": arguments.get("out")}), encoding="utf-8")
         started = time.perf_counter()
         with log.open("wb") as output, _followed(on_progress) as progress:
-            own = {**(environment or {}), _PROGRESS_FD: str(progress), "TMPDIR": str(folder / "tmp"), **_CLOSED}
+            own = {**(environment or {}), _PROGRESS_FD: str(progress), "TMPDIR": str(folder / "tmp"), **_variables()}
             ended = None
             if forked and can_fork(environment or {}):
                 ended = _fork(request, output.fileno(), progress, own, children)
@@ -176,6 +179,11 @@ def _followed(on_progress: Progress | None) -> Iterator[int]:
         reader.join(timeout=5)
 
 
+def _variables() -> dict[str, str]:
+    """What every stage's process gets."""
+    return {**({} if any(name in os.environ for name in _WAITS) else _SPINS), **_CLOSED}
+
+
 def _spawn(
     request: Path, output: Any, progress: int, environment: Mapping[str, str], children: Children
 ) -> tuple[int, int]:
@@ -205,7 +213,7 @@ def _fork(
     request: Path, log: int, progress: int, environment: Mapping[str, str], children: Children
 ) -> tuple[int, int] | None:
     """As `_spawn`, of a child that is forked; None where the server ended before it had forked."""
-    server = take_server(_CLOSED)
+    server = take_server(_variables())
     children.add(server)
     try:
         call = (f"{__name__}:run_request", {"request": str(request)})

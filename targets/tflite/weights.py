@@ -50,7 +50,7 @@ class Weights:
     sources: Mapping[str, Source]
     codes: Mapping[str, QuantizedInfo] = field(default_factory=dict)
     halves: bool = False
-    widest: int = 512
+    widest: int = 384
     widest_head: int = 192
     most_pieces: int | None = None
     scales: dict[str, Shared] = field(default_factory=dict)
