@@ -122,7 +122,7 @@ def test_the_bundle_holds_our_codes_and_scales_to_the_bit(
     with open_litertlm(package.artifact) as sections:
         model = parse_tflite(bytes(find_section(sections, MODEL, package.artifact)), package.artifact.name)
     names = {tensor.name.decode() for tensor in model.subgraphs[-1].tensors}
-    assert "model.embed_tokens.weight[0:192]" in names and "model.layers.0.mlp.down_proj.weight[0:512]" in names
+    assert "model.embed_tokens.weight[0:192]" in names and "model.layers.0.mlp.down_proj.weight[0:384]" in names
 
 
 def test_pieces_cut_no_group_and_leave_nothing_out() -> None:
