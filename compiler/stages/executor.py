@@ -70,6 +70,7 @@ class StageReport:
     """What a stage cost. `seconds` and `peak_rss_bytes` are None when its result came from the cache."""
 
     label: str
+    work: str
     recipe: str
     cached: bool
     seconds: float | None
@@ -262,7 +263,7 @@ class LocalExecutor:
         entry = find_entry(key)
         if entry is not None:
             touch(entry.files.parent)
-            return entry, StageReport(stage.label, title, True, None, None)
+            return entry, StageReport(stage.label, stage.work, title, True, None, None)
         _require_machine(stage)
         inputs = inputs_of()
         _require_inputs(stage, inputs)
@@ -291,7 +292,7 @@ class LocalExecutor:
             for name in stage.sources:
                 _require_unchanged(sources[name])
             entry = store_entry(folder, key, finished.value, [sources[name].digest for name in stage.sources])
-        return entry, StageReport(stage.label, title, False, finished.seconds, finished.peak_rss_bytes)
+        return entry, StageReport(stage.label, stage.work, title, False, finished.seconds, finished.peak_rss_bytes)
 
 
 def _require_machine(stage: Stage) -> None:

@@ -52,6 +52,12 @@ class Stage:
     platform: str | None = None
     memory_bytes: int = 0
 
+    @property
+    def work(self) -> str:
+        """What is done: the function, and how it quantizes where it does."""
+        method = self.arguments.get("method")
+        return f"{self.function} {method}" if isinstance(method, str) else self.function
+
     def __post_init__(self) -> None:
         """Hold what is required of inputs to what they ensure.
 
