@@ -21,6 +21,8 @@ from benchmarks.prediction import (
 )
 from compiler.errors import EdgecError, UnusableInput
 from compiler.model import Model
+from compiler.needs import Need, build_need
+from compiler.pace import pace
 from compiler.quality import is_at_least
 from compiler.quantization import Quantization
 from compiler.recipe import Recipe, Shapes
@@ -73,6 +75,7 @@ class Option:
         quality: a word; None where nothing is known.
         figures: what it follows from.
         known: whether that was measured of this model, or is what others had by this recipe.
+        build: what building it takes of this machine, after what it learned from its own builds; None where that is unknown.
         misses: which wishes it fails, as sentences.
     """
 
@@ -86,6 +89,7 @@ class Option:
     quality: str | None
     figures: dict[str, float]
     known: Known
+    build: Need | None = None
     misses: tuple[str, ...] = ()
 
     @property
@@ -174,7 +178,7 @@ def _options(
     history: Sequence[Seen],
 ) -> tuple[list[Option], str]:
     shapes = Shapes(context_length=context) if model.is_decoder else Shapes()
-    made, reason = [], "nothing is known of its bytes."
+    made, reason, rate = [], "nothing is known of its bytes.", pace()
     for name in target.schemes:
         scheme = find_scheme(name)
         assert scheme is not None
@@ -184,6 +188,7 @@ def _options(
                 against = reason_against(target, model, recipe)
                 forced = 0 if against else len(target.foresee(model, recipe))
                 nbytes = None if against else _nbytes(target, model, recipe)
+                build = None if nbytes is None else _needed(target, model, recipe, rate)
             except EdgecError as error:
                 against, nbytes = str(error), None
             if nbytes is None:
@@ -192,8 +197,14 @@ def _options(
             flags = ("--target-bpw", f"{budget:g}") if budget else ()
             option = _option(model, digest, profile, recipe, flags, nbytes, context, history)
             other = (f"stores {forced} tensors in another type",) if forced else ()
-            made.append(replace(option, misses=(*other, *_misses(option, profile, wishes))))
+            made.append(replace(option, build=build, misses=(*other, *_misses(option, profile, wishes))))
     return made, reason
+
+
+def _needed(target: Target, model: Model, recipe: Recipe, rate: float) -> Need | None:
+    """What building takes where this machine's pace is `rate`."""
+    need = build_need(target.plan(model, recipe), model)
+    return None if need is None else replace(need, seconds=rate * need.seconds)
 
 
 def _nbytes(target: Target, model: Model, recipe: Recipe) -> int | None:

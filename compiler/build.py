@@ -14,6 +14,8 @@ from compiler.digest import digest_code, digest_json
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.inputs.identity import identify, remember_model
 from compiler.model import Model, model_files
+from compiler.needs import stage_need, with_memory
+from compiler.pace import pace, remember_pace
 from compiler.package import (
     Deviation,
     FileRecord,
@@ -30,7 +32,7 @@ from compiler.records import from_json
 from compiler.scheme import find_scheme
 from compiler.stages.cache import Entry, drop_entry, new_folder
 from compiler.stages.executor import Executor, LocalExecutor, Source, StageReport, stamp_of
-from compiler.stages.stage import Stage
+from compiler.stages.stage import Stage, each_stage
 from compiler.target import Target, check_taken, reason_against
 from compiler.trust import remember_built
 
@@ -106,7 +108,7 @@ def build(
     memo = digest_json([identity.digest, model.task, digest_code()])
     check = ("compiler.inputs.check:check_model", {"task": model.task, "memo": memo})
     sources = {"model": Source(model.folder, identity.digest, stamp, check)}
-    planned = [(recipe, targets[recipe.target].plan(model, recipe)) for recipe in recipes]
+    planned = [(recipe, with_memory(targets[recipe.target].plan(model, recipe), model)) for recipe in recipes]
     results = executor.run([(str(recipe), stage) for recipe, stage in planned], sources)
     made = []
     for recipe, stage in planned:
@@ -133,7 +135,24 @@ def build(
         _move(kept, out, temporary if force else None)
     final = tuple(replace(package, folder=out / package.name) for package in kept)
     dropped = tuple(package for package, good in zip(packages, passed, strict=True) if not good)
-    return BuildReport(final, results.reports, dropped)
+    return BuildReport(final, _with_expected(results.reports, [stage for _, stage in planned], model), dropped)
+
+
+def _with_expected(reports: Sequence[StageReport], planned: Sequence[Stage], model: Model) -> tuple[StageReport, ...]:
+    """Reports with what was expected of each stage; what is learned of this machine's pace is kept."""
+    known = {(each.label, each.work): each for stage in planned for each in each_stage(stage)}
+    stages = [known.get((report.label, report.work)) for report in reports]
+    needs = [None if stage is None else stage_need(stage, model) for stage in stages]
+    usual = pace()
+    told = [
+        report
+        if need is None
+        else replace(report, expected_seconds=usual * need.seconds, expected_peak_bytes=need.memory_bytes)
+        for report, need in zip(reports, needs, strict=True)
+    ]
+    pairs = zip(reports, needs, strict=True)
+    remember_pace([(each.seconds, need.seconds) for each, need in pairs if each.seconds is not None and need])
+    return tuple(told)
 
 
 def _move(packages: Sequence[Package], out: Path, aside: Path | None) -> None:

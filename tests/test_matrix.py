@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from cluster import cluster
 from conftest import Run, assert_refused
 
 import edgec
@@ -22,7 +18,7 @@ from benchmarks.matrix.cell import Cell, Result, from_text, to_text
 from benchmarks.matrix.file import read_matrix
 from benchmarks.matrix.store import Store
 from benchmarks.measurement import read_measurements
-from compiler.cli.fleet.run import Work, run_on_cluster
+from compiler.cli.fleet.run import Work
 from compiler.cli.fleet.work import BuildOrder, MeasureOrder, build_one, measure_one, result_key
 from compiler.errors import UnusableInput
 from compiler.inputs.identity import digest_model
@@ -143,40 +139,6 @@ def test_a_store_of_another_machine_gives_packages_back_whole(run: Path, tmp_pat
         store.get_package("packages/never", tmp_path)
 
 
-@contextmanager
-def _cluster(workers: int, folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and workers of `edgec worker` on the loopback."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    address, environment = f"tcp://127.0.0.1:{port}", {**os.environ, "EDGEC_CACHE": str(folder / "cache")}
-    scheduler = [
-        sys.executable,
-        "-P",
-        "-m",
-        "distributed.cli.dask_scheduler",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    processes = [subprocess.Popen([*scheduler, "--no-dashboard"], stderr=subprocess.DEVNULL)]
-    script = str(Path(sys.executable).with_name("edgec"))
-    try:
-        for _ in range(workers):
-            command = [script, "worker", address, "--offer", "local", "--memory", "8GB"]
-            processes.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-            )
-        for process in processes[1:]:
-            assert process.stdout is not None and b"works for" in process.stdout.readline()
-        yield address, processes[1:]
-    finally:
-        for process in reversed(processes):
-            process.kill()
-            process.wait()
-
-
 def _work(tiny_models: Path, recipes: list[str]) -> Work:
     workload = Workload(prompt_tokens=8, generated_tokens=4, sequence_length=32, rounds=3, repetitions=3)
     orders = []
@@ -200,7 +162,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(tiny_models: 
     work = _work(tiny_models, ["onnx:int4-rtn-g32", "tflite:int8", "gguf:Q8_0"])
     store = tmp_path / "store"
     store.mkdir()
-    with _cluster(2, tmp_path) as (address, workers):
+    with cluster(2, tmp_path) as (address, workers):
         seen: list[int] = []
 
         def tell(title: str, done: int, total: int) -> None:
@@ -240,7 +202,7 @@ def test_a_device_that_nobody_offers_is_refused(tiny_models: Path, tmp_path: Pat
         tuple(replace(each, cell=replace(each.cell, device="ssh://pi")) for each in work.orders), work.weight_bytes
     )
     with (
-        _cluster(1, tmp_path) as (address, _),
+        cluster(1, tmp_path) as (address, _),
         pytest.raises(UnusableInput, match="No worker offers the device ssh://pi"),
     ):
         run_on_cluster(elsewhere, str(tmp_path), address, lambda *told: None)
@@ -251,7 +213,7 @@ def test_a_build_that_fits_no_worker_is_refused(tiny_models: Path, tmp_path: Pat
         _work(tiny_models, ["tflite:int8"]),
         weight_bytes={str(tiny_models / name): 9 << 30 for name in ("llama", "bert")},
     )
-    with _cluster(1, tmp_path) as (address, _), pytest.raises(UnusableInput, match="no worker has more than 8"):
+    with cluster(1, tmp_path) as (address, _), pytest.raises(UnusableInput, match="no worker has more than 8"):
         run_on_cluster(work, str(tmp_path), address, lambda *told: None)
 
 

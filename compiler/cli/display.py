@@ -100,8 +100,10 @@ def print_stages(stages: Sequence[StageReport]) -> None:
             stage.label,
             stage.recipe,
             "cached" if stage.cached else f"{stage.seconds:.1f}",
+            "-" if stage.expected_seconds is None else f"{stage.expected_seconds:.1f}",
             "-" if stage.peak_rss_bytes is None else f"{stage.peak_rss_bytes / _MIB:,.0f}",
+            "-" if stage.expected_peak_bytes is None else f"{stage.expected_peak_bytes / _MIB:,.0f}",
         ]
         for stage in stages
     ]
-    print_table("Stages", ["stage", "first for", "seconds", "peak MiB"], rows)
+    print_table("Stages", ["stage", "first for", "seconds", "expected", "peak MiB", "expected"], rows)

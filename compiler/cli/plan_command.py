@@ -14,6 +14,7 @@ from benchmarks.prediction import Range
 from compiler.cli.display import format_bytes, print_json, print_table
 from compiler.cli.quantize_options import ByteCount
 from compiler.cli.steps import ShownStages, shown_steps
+from compiler.needs import Need
 from compiler.quality import QUALITIES
 from compiler.recipe import LARGEST
 from compiler.stages.executor import LocalExecutor
@@ -75,7 +76,7 @@ def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
     shown: Sequence[Option] = found.options if show_all else found.front
     decodes = found.context is not None
     columns = ["recipe", "package", "memory", "first token ms" if decodes else "latency ms"]
-    columns += [*(["tok/s", "at most"] if decodes else []), "quality", ""]
+    columns += [*(["tok/s", "at most"] if decodes else []), "quality", "to build it", ""]
     rows = [
         [
             " ".join((each.recipe, *each.flags)),
@@ -84,12 +85,20 @@ def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
             _range(each.first_s, 1e-3, ""),
             *([_range(each.tok_per_s, 1.0, ""), _bound(each.bound_tok_per_s)] if decodes else []),
             "not known" if each.quality is None else f"{each.quality} ({each.known})",
+            _build(each.build),
             "chosen" if each == found.chosen else "; ".join(each.misses),
         ]
         for each in shown
     ]
     print_table(f"{model} on {device}, predicted", columns, rows)
-    print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens.")
+    print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens. To build it: memory and time on this machine.")
+
+
+def _build(need: Need | None) -> str:
+    if need is None:
+        return "-"
+    minutes = f"{need.seconds / 60:.0f} min" if need.seconds >= 90 else f"{need.seconds:.0f} s"
+    return f"{format_bytes(need.memory_bytes)}, {minutes}"
 
 
 def _bound(found: float | None) -> str:

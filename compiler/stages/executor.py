@@ -67,7 +67,7 @@ Sources = Mapping[str, Source]
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage cost. `seconds` and `peak_rss_bytes` are None when its result came from the cache."""
+    """What a stage cost, and what was expected (compiler/needs.py). What it cost is None when it came from the cache."""
 
     label: str
     work: str
@@ -75,6 +75,8 @@ class StageReport:
     cached: bool
     seconds: float | None
     peak_rss_bytes: int | None
+    expected_seconds: float | None = None
+    expected_peak_bytes: int | None = None
 
 
 class Watcher:
@@ -186,6 +188,10 @@ class LocalExecutor:
 
         for title, last in wanted:
             collect(last, title)
+        to_do = [stage for key, (_, stage, _) in ordered.items() if find_entry(key) is None]
+        for stage in to_do:
+            _require_machine(stage)
+        jobs = _jobs_within_memory(to_do, self.jobs)
         futures: dict[str, Future[Entry]] = {}
         reports: list[StageReport] = []
         lock = threading.Lock()
@@ -231,7 +237,7 @@ class LocalExecutor:
                 self.watcher.finished(stage, report)
             return entry
 
-        with ThreadPoolExecutor(max_workers=max(1, self.jobs)) as pool:
+        with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
             try:
                 for key, (_, stage, title) in sorted(ordered.items(), key=lambda item: item[1][0]):
                     futures[key] = pool.submit(work, key, stage, title)
@@ -264,7 +270,6 @@ class LocalExecutor:
         if entry is not None:
             touch(entry.files.parent)
             return entry, StageReport(stage.label, stage.work, title, True, None, None)
-        _require_machine(stage)
         inputs = inputs_of()
         _require_inputs(stage, inputs)
         with new_entry_folder() as folder:
@@ -307,6 +312,14 @@ def _require_machine(stage: Stage) -> None:
             f"The stage '{stage.label}' needs {stage.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
             f"{memory / 1e9:.1f} GB. Use a larger machine."
         )
+
+
+def _jobs_within_memory(stages: Sequence[Stage], jobs: int) -> int:
+    """How many of the stages may run at a time, so that the largest of them fit into memory together."""
+    import psutil
+
+    needs, free = sorted((stage.memory_bytes for stage in stages), reverse=True), psutil.virtual_memory().available
+    return next((count for count in range(max(1, jobs), 1, -1) if sum(needs[:count]) <= free), 1)
 
 
 def _checks(stage: Stage, sources: Sources) -> list[tuple[str, Mapping[str, Any]]]:

@@ -1,0 +1,45 @@
+"""A scheduler and workers of `edgec worker` on the loopback, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def cluster(workers: int, folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """Their address, and the workers; all share one cache in the folder."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    address, environment = f"tcp://127.0.0.1:{port}", {**os.environ, "EDGEC_CACHE": str(folder / "cache")}
+    scheduler = [
+        sys.executable,
+        "-P",
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    processes = [subprocess.Popen([*scheduler, "--no-dashboard"], stderr=subprocess.DEVNULL)]
+    script = str(Path(sys.executable).with_name("edgec"))
+    try:
+        for _ in range(workers):
+            command = [script, "worker", address, "--offer", "local", "--memory", "8GB"]
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            )
+        for process in processes[1:]:
+            assert process.stdout is not None and b"works for" in process.stdout.readline()
+        yield address, processes[1:]
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
