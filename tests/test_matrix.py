@@ -18,7 +18,7 @@ from benchmarks.matrix.cell import Cell, Result, from_text, to_text
 from benchmarks.matrix.file import read_matrix
 from benchmarks.matrix.store import Store
 from benchmarks.measurement import read_measurements
-from compiler.cli.fleet.run import Work
+from compiler.cli.fleet.run import Work, run_on_cluster
 from compiler.cli.fleet.work import BuildOrder, MeasureOrder, build_one, measure_one, result_key
 from compiler.errors import UnusableInput
 from compiler.inputs.identity import digest_model

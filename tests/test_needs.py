@@ -83,16 +83,16 @@ def test_fewer_stages_run_at_a_time_where_memory_is_short(monkeypatch: pytest.Mo
     assert _jobs_within_memory(stages, 1) == 1
     monkeypatch.setattr(psutil, "virtual_memory", lambda: _Memory(8 * 10**9, 10**9))
     assert _jobs_within_memory(stages, 4) == 1
-    with pytest.raises(UnusableInput, match="needs 9.0 GB"):
+    with pytest.raises(UnusableInput, match=r"needs 9\.0 GB"):
         LocalExecutor().run(
             [("a", Stage("large", "m:f", memory_bytes=9 * 10**9))],
-            {"model": Source(Path(), "0" * 64, None)},
+            {"model": Source(Path(), "0" * 64, ())},
         )
 
 
 def test_memory_that_is_known_does_not_change_a_key(model: Model) -> None:
     """What was built before stays in the cache when the figures change."""
-    stage, sources = _planned(model, "gguf:int4-gptq-g32"), {"model": Source(model.folder, "0" * 64, None)}
+    stage, sources = _planned(model, "gguf:int4-gptq-g32"), {"model": Source(model.folder, "0" * 64, ())}
     told = with_memory(stage, model)
     assert all(each.memory_bytes > 0 for each in each_stage(told) if each.work in costs())
     assert LocalExecutor().key(stage, sources) == LocalExecutor().key(told, sources)
