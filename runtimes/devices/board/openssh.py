@@ -28,7 +28,7 @@ _REASONS = (
     Reason(
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "its key is not the one that known_hosts has, so it may be another machine. Where you know why (a board that was set "
-        "up anew), remove the old one with `ssh-keygen -R {host}` and trust the new one as below: connect once with `{ssh}`, "
+        "up anew), remove the old one with `ssh-keygen -R {known}` and trust the new one as below: connect once with `{ssh}`, "
         "compare the fingerprint that it shows with the board's own, and answer yes",
     ),
     Reason(
@@ -90,12 +90,19 @@ class SshShell:
         # The user's shell over there may be any; it is given one word to run.
         return [*self.command, "--", self.host, f"exec sh -c {shlex.quote(f'echo {BEGIN}; {script}')}"]
 
+    @property
+    def _known_name(self) -> str:
+        """The host as known_hosts names it."""
+        host = self.host.rpartition("@")[2]
+        port = self.command[self.command.index("-p") + 1] if "-p" in self.command else None
+        return host if port in (None, "22") else shlex.quote(f"[{host}]:{port}")
+
     def _refuse(self, said: str) -> None:
         """Raise where the client says that it never got in."""
         for reason in _REASONS:
             if reason.said in said and not (reason.passing and self.done):
                 by_hand = shlex.join([word for word in self.command if "=" not in word and word != "-o"] + [self.host])
-                means = reason.means.format(host=self.host.rpartition("@")[2], ssh=by_hand)
+                means = reason.means.format(known=self._known_name, ssh=by_hand)
                 raise UnusableInput(f"{self.title} cannot be used: {means}.")
 
 
