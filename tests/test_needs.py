@@ -112,7 +112,7 @@ def test_the_pace_is_learned_from_builds(tmp_path: Path, monkeypatch: pytest.Mon
 def test_plan_and_build_tell_what_was_expected(model: Model, edgec: Run, tmp_path: Path) -> None:
     told = json.loads(edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256, "--json").stdout)
     assert all(each["build"]["memory_bytes"] > 0 for each in told["options"] if each["recipe"].startswith("gguf:Q"))
-    assert "to build it" in edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256).stdout
+    assert "Build: memory and time" in edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256).stdout
     done = edgec("build", model.folder, "-r", "gguf:Q8_0", "-o", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     for stage in json.loads(done.stdout)["stages"]:

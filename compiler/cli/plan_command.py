@@ -75,15 +75,15 @@ def command(
 def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
     shown: Sequence[Option] = found.options if show_all else found.front
     decodes = found.context is not None
-    columns = ["recipe", "package", "memory", "first token ms" if decodes else "latency ms"]
-    columns += [*(["tok/s", "at most"] if decodes else []), "quality", "to build it", ""]
+    columns = ["recipe", "package", "memory MB", "first token ms" if decodes else "latency ms"]
+    columns += [*(["tok/s", "at most"] if decodes else []), "quality", "build", ""]
     rows = [
         [
             " ".join((each.recipe, *each.flags)),
             format_bytes(each.package_bytes),
-            _range(each.memory, 1e6, "MB"),
-            _range(each.first_s, 1e-3, ""),
-            *([_range(each.tok_per_s, 1.0, ""), _bound(each.bound_tok_per_s)] if decodes else []),
+            _range(each.memory, 1e6),
+            _range(each.first_s, 1e-3),
+            *([_range(each.tok_per_s, 1.0), _bound(each.bound_tok_per_s)] if decodes else []),
             "not known" if each.quality is None else f"{each.quality} ({each.known})",
             _build(each.build),
             "chosen" if each == found.chosen else "; ".join(each.misses),
@@ -91,7 +91,7 @@ def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
         for each in shown
     ]
     print_table(f"{model} on {device}, predicted", columns, rows)
-    print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens. To build it: memory and time on this machine.")
+    print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens. Build: memory and time that it takes on this machine.")
 
 
 def _build(need: Need | None) -> str:
@@ -105,8 +105,10 @@ def _bound(found: float | None) -> str:
     return "-" if found is None else f"{found:.0f}"
 
 
-def _range(found: Range | None, unit: float, name: str) -> str:
+def _range(found: Range | None, unit: float) -> str:
+    """The figure, and between what it is likely to lie."""
     if found is None:
         return "-"
-    low, middle, high = (f"{value / unit:,.0f}" for value in (found.low, found.middle, found.high))
-    return f"{middle} ({low} to {high}){f' {name}' if name else ''}"
+    low, middle, high = (value / unit for value in (found.low, found.middle, found.high))
+    digits = 1 if middle < 10 else 0
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}\N{EN DASH}{high:,.{digits}f})"
