@@ -50,6 +50,9 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.litert
 	$(BIN)/python -P -m benchmarks.peers.litert_encoder
 	$(BIN)/python -P -m benchmarks.peers.fleet
+	$(BIN)/python -P tests/fleet.py
+	$(BIN)/python -P -m benchmarks.peers.needs
+	$(BIN)/python -P -m benchmarks.peers.billion
 
 # About half an hour: a fixed set of packages from a commit and from the working tree, compared file by file.
 gate: $(READY)

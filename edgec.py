@@ -316,8 +316,8 @@ def plan(model: Model | str, device: str, wishes: Wishes | None = None) -> Plan:
     from benchmarks.profiling import profile_for
     from compiler.inputs.identity import digest_model
 
-    opened = open_model(model) if isinstance(model, str) else model
-    return make(opened, digest_model(opened), profile_for(device), wishes or Wishes(), load_target, read_history())
+    opened, seen = open_model(model) if isinstance(model, str) else model, read_history()
+    return make(opened, digest_model(opened), profile_for(device), wishes or Wishes(), load_target, seen, TARGET_NAMES)
 
 
 def add_device(name: str, device: str, threads: int = 4) -> DeviceProfile:

@@ -106,7 +106,8 @@ class Plan:
         options: every recipe whose runtime exists there, the smallest first.
         front: those that no other beats in memory, speed and quality at once.
         chosen: the fastest that holds every wish; None where none does.
-        refused: a sentence for each target that makes nothing for it.
+        refused: a sentence for each target that makes nothing for it, or whose runtime does not exist there.
+        unfit: a sentence for each other recipe that the model cannot have.
         context: tokens of the cache that memory was told for; None for encoders.
     """
 
@@ -114,6 +115,7 @@ class Plan:
     front: tuple[Option, ...]
     chosen: Option | None
     refused: tuple[str, ...]
+    unfit: tuple[str, ...]
     context: int | None
 
 
@@ -124,29 +126,40 @@ def plan(
     wishes: Wishes,
     load_target: Callable[[str], Target],
     history: Sequence[Seen],
+    others: Sequence[str] = (),
 ) -> Plan:
-    """Every recipe of the targets that a device runs, held to the wishes.
+    """Every recipe of the targets that a device runs, held to the wishes; `others` are all targets that there are.
 
     Raises:
         UnusableInput: a longer context is wished for than the model takes.
     """
     context = _context(model, wishes.context)
     history = [each for each in history if each.machine == profile.title]
-    options, refused = [], []
+    options, refused, unfit = [], list[str](), list[str]()
     for name in profile.targets:
         try:
             target = load_target(name)
         except KeyError:
             refused.append(f"{name}: edgec makes no packages for it.")
             continue
-        made, reason = _options(target, model, digest, profile, wishes, context, history)
+        made, against = _options(target, model, digest, profile, wishes, context, history)
         options += made
-        if not made:
-            refused.append(f"{name}: {reason}")
+        if made:
+            unfit += [f"{recipe}: {reason}" for recipe, reason in against]
+        else:
+            refused.append(f"{name}: {against[-1][1] if against else 'nothing is known of its bytes.'}")
+    refused += [f"{name}: there is no runtime of it for this device." for name in others if name not in profile.targets]
     options.sort(key=lambda each: (each.package_bytes, each.recipe))
     held = [each for each in options if not each.misses]
     chosen = max(held, key=_worth, default=None)
-    return Plan(tuple(options), tuple(_front(options)), chosen, tuple(refused), context if model.is_decoder else None)
+    return Plan(
+        tuple(options),
+        tuple(_front(options)),
+        chosen,
+        tuple(refused),
+        tuple(unfit),
+        context if model.is_decoder else None,
+    )
 
 
 def _context(model: Model, asked: int | None) -> int:
@@ -176,9 +189,10 @@ def _options(
     wishes: Wishes,
     context: int,
     history: Sequence[Seen],
-) -> tuple[list[Option], str]:
+) -> tuple[list[Option], list[tuple[str, str]]]:
+    """Recipes that can be had, and why others cannot."""
     shapes = Shapes(context_length=context) if model.is_decoder else Shapes()
-    made, reason, rate = [], "nothing is known of its bytes.", pace()
+    made, refused, rate = [], list[tuple[str, str]](), pace()
     for name in target.schemes:
         scheme = find_scheme(name)
         assert scheme is not None
@@ -192,13 +206,13 @@ def _options(
             except EdgecError as error:
                 against, nbytes = str(error), None
             if nbytes is None:
-                reason = against or reason
+                refused.append((str(recipe), against or "nothing is known of its bytes."))
                 continue
             flags = ("--target-bpw", f"{budget:g}") if budget else ()
             option = _option(model, digest, profile, recipe, flags, nbytes, context, history)
             other = (f"stores {forced} tensors in another type",) if forced else ()
             made.append(replace(option, build=build, misses=(*other, *_misses(option, profile, wishes))))
-    return made, reason
+    return made, refused
 
 
 def _needed(target: Target, model: Model, recipe: Recipe, rate: float) -> Need | None:

@@ -90,6 +90,10 @@ def judge(
     for flag in flags or ():
         word = "invalid" if flag in _INVALID_FLAGS or word == "invalid" else "suspect"
         reasons.append(f"the board's firmware reported: {flag}")
+    governors = disturbance.conditions.governors if disturbance.conditions is not None else ()
+    if len(governors) > 1:
+        word = "suspect" if word == "valid" else word
+        reasons.append(f"the governor of the clocks was not one and the same: {', '.join(governors)}")
     if allowed_cores is not None and threads > allowed_cores:
         word = "suspect" if word == "valid" else word
         reasons.append(f"{threads} threads ran on the {allowed_cores:g} cores that the process may use")

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,3 +43,13 @@ def cluster(workers: int, folder: Path) -> Iterator[tuple[str, list[subprocess.P
         for process in reversed(processes):
             process.kill()
             process.wait()
+
+
+def lines_of(workers: Sequence[subprocess.Popen[bytes]]) -> list[str]:
+    """What the workers say that they did, without how long it took; they are ended."""
+    found = []
+    for worker in workers:
+        worker.kill()
+        told, _ = worker.communicate(timeout=30)
+        found += [line.rpartition(" in ")[0] for line in told.decode().splitlines()]
+    return found

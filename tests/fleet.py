@@ -19,12 +19,12 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT))
 
-from cluster import cluster  # noqa: E402
+from cluster import cluster, lines_of  # noqa: E402
 
 from benchmarks.matrix.cell import Cell  # noqa: E402
 from benchmarks.peers.timing import carried_file, print_ratio  # noqa: E402
-from compiler.cli.fleet.run import Work, run_on_cluster  # noqa: E402
-from compiler.cli.fleet.work import BuildOrder, MeasureOrder, build_one  # noqa: E402
+from compiler.cli.fleet.run import Work, build_there, run_on_cluster  # noqa: E402
+from compiler.cli.fleet.work import BuildOrder, MeasureOrder  # noqa: E402
 from compiler.inputs.identity import digest_model  # noqa: E402
 from compiler.inputs.open import open_model  # noqa: E402
 from compiler.quantize.options import QuantizationOptions  # noqa: E402
@@ -60,7 +60,7 @@ def build_all(work: Work, workers: int, folder: Path) -> float:
     with cluster(workers, folder) as (address, _), Client(address) as client:
         client.wait_for_workers(workers)
         began = time.monotonic()
-        futures = [client.submit(build_one, each.build, str(store), pure=False) for each in work.orders]
+        futures = [client.submit(build_there, each.build, str(store), pure=False) for each in work.orders]
         status = Counter(each.status for each in client.gather(futures))
         seconds = time.monotonic() - began
     print(f"{workers} workers: {seconds:.0f} s, {dict(status)}", flush=True)
@@ -77,9 +77,10 @@ def measure_all(work: Work, folder: Path) -> None:
                 workers[0].send_signal(signal.SIGKILL)
 
         results = run_on_cluster(work, str(store), address, tell)
+        done = [line for line in lines_of(workers) if line.startswith("measured ")]
     status = Counter(each.status for each in results)
-    files = len(list((store / "results").iterdir()))
-    print(f"one of two workers killed: {dict(status)}, {files} results of {len(work.orders)} cells")
+    twice = len(done) - len(set(done))
+    print(f"one of two workers killed: {dict(status)} of {len(work.orders)} cells, {twice} measured twice")
     for each in results:
         if each.status != "measured":
             print(f"  {each.cell.title}: {each.status}: {each.reason}")

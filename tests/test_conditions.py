@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
+from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,10 +77,14 @@ def test_the_kernels_files_are_read(tmp_path: Path) -> None:
             "sys/class/thermal/thermal_zone1/temp": 48000,
             "sys/class/devfreq/dmc/cur_freq": 528000000,
             "sys/class/hwmon/hwmon0/power1_input": 4500000,
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "ondemand",
             "proc/meminfo": "MemTotal: 100 kB\nMemAvailable:     2048 kB",
         },
     )
     seen = _seen(root)
+    assert seen.governors == ("ondemand",)
+    other = replace(seen, governors=("performance",))
+    assert join(seen, other).governors == ("ondemand", "performance")
     assert (seen.lowest_mhz, seen.hottest_c, seen.memory_mhz, seen.power_w) == (2400.0, 61.25, 528.0, 4.5)
     assert seen.available_bytes == 2048 * 1024 and seen.flags is None and seen.looks == 1
 
@@ -188,3 +199,45 @@ def test_the_verdict_knows_them(conditions: Conditions, word: str, reason: str) 
     verdict = judge(rounds, Disturbance(0.0, 0.0, 0, None, conditions))
     assert verdict.word == word
     assert reason in "; ".join(verdict.reasons)
+
+
+def test_a_governor_that_changed_makes_it_suspect() -> None:
+    rounds = [[1.0], [1.0], [1.0]]
+    for governors, word in ((("performance",), "valid"), (("ondemand", "performance"), "suspect")):
+        conditions = Conditions(governors=governors)
+        assert judge(rounds, Disturbance(0.0, 0.0, 0, None, conditions)).word == word
+
+
+@pytest.fixture(scope="module")
+def package(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("disturbed")
+    model = tiny.save_encoder("bert", minilm_folder, root / "tiny-bert")
+    done = edgec_here("build", model, "-r", "tflite:fp32", "--sequence-length", 16, "-o", root / "out")
+    assert done.returncode == 0, done.stderr
+    return root / "out" / "tflite-fp32"
+
+
+def _verdict(edgec: Run, package: Path, **environment: str) -> dict[str, Any]:
+    done = edgec("bench", package, "--rounds", 3, "--repetitions", 200, "--threads", 1, "--json", **environment)
+    assert done.returncode == 0, done.stderr
+    (measured,) = json.loads(done.stdout)
+    verdict: dict[str, Any] = measured["verdict"]
+    return verdict
+
+
+def test_neighbours_that_are_busy_are_seen_in_a_real_run(package: Path, edgec: Run) -> None:
+    spin = [sys.executable, "-c", "while True: pass"]
+    neighbours = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
+    try:
+        verdict = _verdict(edgec, package)
+    finally:
+        for each in neighbours:
+            each.kill()
+            each.wait()
+    assert verdict["word"] != "valid" and any("other programs" in reason for reason in verdict["reasons"])
+
+
+def test_a_board_that_is_throttled_meanwhile_is_seen_in_a_real_run(package: Path, edgec: Run, path: Path) -> None:
+    _firmware(path, "0x4")
+    verdict = _verdict(edgec, package, PATH=os.environ["PATH"])
+    assert verdict["word"] == "invalid" and "the board's firmware reported: throttled" in verdict["reasons"]

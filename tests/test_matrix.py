@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from cluster import cluster
+from cluster import cluster, lines_of
 from conftest import Run, assert_refused
 
 import edgec
@@ -171,9 +171,12 @@ def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(tiny_models: 
                 workers[0].send_signal(signal.SIGKILL)
 
         results = run_on_cluster(work, str(store), address, tell)
+        said = lines_of(workers)
     assert workers[0].wait(10) == -signal.SIGKILL and min(seen) < 6
     assert [result.status for result in results] == ["measured"] * 6, [result.reason for result in results]
-    # One file a cell and one a build, each written once: a file that is there is never written again.
+    # What was finished is in the store, and no worker did it a second time.
+    done = [line for line in said if line.startswith(("built ", "measured "))]
+    assert len(set(done)) == len(done) and len([line for line in done if line.startswith("measured ")]) in (5, 6)
     assert len(list((store / "results").iterdir())) == 6 and len(list((store / "builds").iterdir())) == 6
     assert not list(store.rglob("*.part"))
 
@@ -199,7 +202,7 @@ def test_a_model_that_is_another_one_elsewhere_fails_its_cells(tiny_models: Path
 def test_a_device_that_nobody_offers_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     work = _work(tiny_models, ["tflite:int8"])
     elsewhere = Work(
-        tuple(replace(each, cell=replace(each.cell, device="ssh://pi")) for each in work.orders), work.weight_bytes
+        tuple(replace(each, cell=replace(each.cell, device="ssh://pi")) for each in work.orders), work.memory_bytes
     )
     with (
         cluster(1, tmp_path) as (address, _),
@@ -211,7 +214,7 @@ def test_a_device_that_nobody_offers_is_refused(tiny_models: Path, tmp_path: Pat
 def test_a_build_that_fits_no_worker_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     work = replace(
         _work(tiny_models, ["tflite:int8"]),
-        weight_bytes={str(tiny_models / name): 9 << 30 for name in ("llama", "bert")},
+        memory_bytes={str(tiny_models / name): 9 << 30 for name in ("llama", "bert")},
     )
     with cluster(1, tmp_path) as (address, _), pytest.raises(UnusableInput, match="no worker has more than 8"):
         run_on_cluster(work, str(tmp_path), address, lambda *told: None)

@@ -319,6 +319,18 @@ def test_the_command_names_the_build(model: Model, edgec: Run) -> None:
     )
 
 
+def test_what_cannot_be_had_is_told(edgec: Run, model: Model) -> None:
+    told = json.loads(edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256, "--json").stdout)
+    assert any(each.startswith("coreml: there is no runtime") for each in told["refused"])
+    named = {each["recipe"] for each in told["options"]} | {
+        each.split(":")[0] + ":" + each.split(":")[1] for each in told["unfit"]
+    }
+    for target in ("gguf", "onnx", "tflite"):
+        assert {f"{target}:{scheme}" for scheme in load_target(target).schemes} <= named
+    shown = edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256, "--all").stdout
+    assert all(each.split(":")[1] in shown for each in told["unfit"])
+
+
 def test_what_recipes_cost_was_measured_for_both_kinds() -> None:
     known = expected_quality()
     assert known["language"]["gguf:Q8_0"]["mean_kl"] < known["language"]["gguf:Q4_0"]["mean_kl"]

@@ -18,6 +18,7 @@ from benchmarks.agent.watch import Watch
 
 # https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
 _FLAGS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+_GOVERNORS = "devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"
 _PAUSE_S = 1.0
 _PATIENCE_S = 2.0
 # What a Pi 5 takes by its power chip's rails: pi-top's fit to a meter at the plug. It leaves out what hangs on USB.
@@ -35,6 +36,7 @@ class Conditions:
         memory_mhz: the lowest clock of the memory.
         power_w: the mean of what it took meanwhile.
         available_bytes: the least free memory.
+        governors: what decided on the clocks, before, meanwhile and after.
         looks: how often was looked meanwhile; before and after it only flags, heat and memory are.
     """
 
@@ -46,6 +48,7 @@ class Conditions:
     power_w: float | None = None
     available_bytes: int | None = None
     looks: int = 0
+    governors: tuple[str, ...] = ()
 
 
 def watch_conditions(root: Path = Path("/")) -> Watch[Conditions]:
@@ -59,7 +62,8 @@ def watch_conditions(root: Path = Path("/")) -> Watch[Conditions]:
     def read(found: Any) -> Conditions:
         if found is None:
             return Conditions()
-        return Conditions(**{**found, "flags": None if found["flags"] is None else tuple(found["flags"])})
+        flags = None if found["flags"] is None else tuple(found["flags"])
+        return Conditions(**{**found, "flags": flags, "governors": tuple(found["governors"])})
 
     return Watch(look, read, _PAUSE_S)
 
@@ -81,6 +85,7 @@ def join(first: Conditions, second: Conditions) -> Conditions:
         sum(power * count for power, count in powers) / max(1, sum(count for _, count in powers)) if powers else None,
         None if (least := _least(first.available_bytes, second.available_bytes)) is None else int(least),
         looks,
+        tuple(sorted({*first.governors, *second.governors})),
     )
 
 
@@ -100,6 +105,7 @@ def _look(root: Path, firmware: str | None, inside: bool) -> Conditions:
         _power_w(sys, firmware) if inside else None,
         _available(root),
         int(inside),
+        tuple(sorted({_text(file) or "" for file in sys.glob(_GOVERNORS)} - {""})),
     )
 
 

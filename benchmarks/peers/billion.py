@@ -29,6 +29,7 @@ from benchmarks.peers.timing import Cost, carried_file, edgec_script, parse_with
 from compiler.formats.safetensors import write_tensors
 from compiler.inputs.open import open_model
 from compiler.model import Model, read_model
+from compiler.stages.stage import Stage
 from targets.gguf.converter import converter_folder
 
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS = 22, 2048, 5632, 32, 4
@@ -101,7 +102,7 @@ def compare_ours(model: Model, out: Path, calibration: list[str], samples: int, 
     """Build all recipes in one command; print every stage against its goal."""
     records = measure_stages(model, RECIPES, out, calibration, samples)
     add_records(file, records)
-    imports = {key: _imports_of(stage.function) for key, stage in planned_stages(model, RECIPES).items()}
+    imports = {key: _imports_of(stage) for key, stage in planned_stages(model, RECIPES).items()}
     nbytes = sum(tensor.nbytes for tensor in model.tensors)
     for each in records:
         print(
@@ -112,11 +113,12 @@ def compare_ours(model: Model, out: Path, calibration: list[str], samples: int, 
         print_ratio("    memory beyond the imports / bf16 bytes", beyond / 1e6, nbytes / 1e6, "MB", goal)
 
 
-def _imports_of(function: str) -> int:
-    """Bytes that the module of a stage takes when it is imported, and torch with transformers, which stages start with."""
+def _imports_of(stage: Stage) -> int:
+    """Bytes that the module of a stage takes when it is imported, with what the stage's process starts with."""
+    begun = "transformers.modeling_utils, " if "transformers" in stage.tools else ""
     script = (
-        f"import sys, resource; sys.modules['tensorflow'] = None; import transformers.modeling_utils, "
-        f"{function.partition(':')[0]}; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        f"import sys, resource; sys.modules['tensorflow'] = None; import {begun}{stage.function.partition(':')[0]}; "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])

@@ -13,6 +13,8 @@ _PREDICTED = (
     ("package_bytes", "predicted_package_bytes", "package MB", 1e-6),
     ("peak_rss_bytes", "predicted_peak_rss_bytes", "peak memory MB", 1e-6),
     ("decode_tok_per_s", "predicted_tok_per_s", "tokens a second", 1.0),
+    ("ttft_s", "predicted_ttft_s", "ms to the first token", 1e3),
+    ("latency_ms_p50", "predicted_latency_ms", "ms for an input", 1.0),
 )
 Row = Mapping[str, Any]
 

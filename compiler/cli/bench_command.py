@@ -10,6 +10,7 @@ import click
 
 import edgec
 from benchmarks.measurement import Measurement
+from benchmarks.report.predicted import predicted_rows
 from compiler.cli.bench_views import parse_seconds, show_endpoint, show_sustained
 from compiler.cli.display import format_bytes, print_json, print_table
 from compiler.cli.steps import shown_steps
@@ -145,3 +146,7 @@ def _print_kind(kind: Kind, measurements: Sequence[Measurement]) -> None:
     rows = [[each.title, *(format_bytes(each.figure(name)) for name in _MEMORY)] for each in measurements]
     titles = [name.removesuffix("_bytes").replace("_", " ") for name in _MEMORY]
     print_table(f"{kind.title}: memory", ["package", *titles], rows)
+    figures, expected = predicted_rows(measurements)
+    if figures:
+        rows = [[each.title, *cells] for each, cells in zip(measurements, expected, strict=True)]
+        print_table(f"{kind.title}: measured / predicted", ["package", *figures], rows)

@@ -28,7 +28,9 @@ from compiler.stages.executor import LocalExecutor
 @click.option("--min-tok-per-s", type=click.FloatRange(0), help="Tokens a second at least.")
 @click.option("--max-kl", type=click.FloatRange(0), help="Mean KL to the fp32 model at most.")
 @click.option("--min-quality", type=click.Choice(QUALITIES), default="good", show_default=True)
-@click.option("--all", "show_all", is_flag=True, help="Show every recipe, not only those that no other beats.")
+@click.option(
+    "--all", "show_all", is_flag=True, help="Show every recipe, with what it misses, and why others cannot be had."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def command(
@@ -55,7 +57,7 @@ def command(
         print_json(asdict(found))
         return
     _print(found, opened.name, device, show_all)
-    for reason in found.refused:
+    for reason in (*found.refused, *(found.unfit if show_all else ())):
         print(f"  {reason}")
     if found.chosen is None:
         print("No recipe holds all of it. --all shows what each misses.")

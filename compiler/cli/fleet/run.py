@@ -33,8 +33,6 @@ from compiler.digest import digest_code
 from compiler.errors import UnusableInput, missing_extra
 
 MEMORY = "memory"
-# Of a build, over the bytes of the weights, beside what libraries take.
-_OF_WEIGHTS, _LIBRARIES_BYTES = 3, 1_500_000_000
 _LOOK_S = 5.0
 # How long a device may be offered by nobody.
 _PATIENCE_LOOKS = 24
@@ -48,15 +46,15 @@ class Work:
 
     Attributes:
         orders: of cells, in the order of the file.
-        weight_bytes: of each model, by its name.
+        memory_bytes: that a build of each model takes at most, by its name.
     """
 
     orders: tuple[MeasureOrder, ...]
-    weight_bytes: dict[str, int]
+    memory_bytes: dict[str, int]
 
 
-def plan_work(matrix: Matrix, digests: dict[str, str], weight_bytes: dict[str, int]) -> Work:
-    """The orders of every cell; `digests` and `weight_bytes` by the model's name."""
+def plan_work(matrix: Matrix, digests: dict[str, str], memory_bytes: dict[str, int]) -> Work:
+    """The orders of every cell; `digests` and `memory_bytes` by the model's name."""
     builds = {
         (model, recipe): BuildOrder(
             _resolved(model), digests[model], recipe, matrix.shapes, matrix.quantization, matrix.verify, matrix.allow
@@ -68,7 +66,7 @@ def plan_work(matrix: Matrix, digests: dict[str, str], weight_bytes: dict[str, i
         MeasureOrder(Cell(model, recipe, device), builds[model, recipe], matrix.workload)
         for model, recipe, device in cells_of(matrix)
     ]
-    return Work(tuple(orders), weight_bytes)
+    return Work(tuple(orders), memory_bytes)
 
 
 def _resolved(model: str) -> str:
@@ -104,10 +102,10 @@ def run_on_cluster(work: Work, address: str, cluster: str, tell: Told) -> list[R
         cells: dict[MeasureOrder, Any] = {}
         for order in work.orders:
             if order.build not in builds:
-                needed = _memory_of(work.weight_bytes[order.cell.model])
+                needed = work.memory_bytes[order.cell.model]
                 known = known_build(order.build, Store(address))
                 builds[order.build] = known or client.submit(
-                    build_one, order.build, address, pure=False, resources={MEMORY: needed}
+                    build_there, order.build, address, pure=False, resources={MEMORY: needed}
                 )
             cells[order] = client.submit(
                 measure_alone, order, builds[order.build], address, pure=False, resources={offer(order.cell.device): 1}
@@ -127,7 +125,17 @@ def measure_alone(order: MeasureOrder, built: Built, address: str) -> str:
 
     where = platform.node() if order.cell.device == LOCAL else ""
     with Lock(f"{offer(order.cell.device)} {where}"):
-        return measure_one(order, built, address)
+        return measure_one(order, built, address, _say)
+
+
+def build_there(order: BuildOrder, address: str) -> Built:
+    """Build on a worker, which says so."""
+    return build_one(order, address, _say)
+
+
+def _say(done: str) -> None:
+    """For whoever looks at a worker's terminal."""
+    print(done, flush=True)
 
 
 def offer(device: str) -> str:
@@ -161,17 +169,12 @@ def require_workers(client: Any, devices: Sequence[str]) -> None:
         )
 
 
-def _memory_of(weight_bytes: int) -> int:
-    """What a build takes, in bytes."""
-    return _LIBRARIES_BYTES + _OF_WEIGHTS * weight_bytes
-
-
 def _require_memory(client: Any, work: Work, store: Store) -> None:
     """Raise UnusableInput where no worker has the memory for a build that is to do, which would wait for ever."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     most = max(each["resources"].get(MEMORY, 0.0) for each in workers)
     for order in work.orders:
-        needed = _memory_of(work.weight_bytes[order.cell.model])
+        needed = work.memory_bytes[order.cell.model]
         if needed > most and known_build(order.build, store) is None:
             raise UnusableInput(
                 f"A build of {order.cell.model.rpartition('/')[2]} takes about {needed / 1e9:.1f} GB, and no worker has more "
@@ -211,7 +214,7 @@ def _await(client: Any, cells: dict[MeasureOrder, Any], builds: dict[BuildOrder,
         except TimeoutError:
             workers = [each["resources"] for each in client.scheduler_info(n_workers=-1)["workers"].values()]
             for order, future in pending.items():
-                build, needed = builds[order.build], _memory_of(work.weight_bytes[order.cell.model])
+                build, needed = builds[order.build], work.memory_bytes[order.cell.model]
                 waits = not isinstance(build, Built) and not build.done()
                 able = any(offer(order.cell.device) in each for each in workers)
                 able = able and (not waits or any(each.get(MEMORY, 0.0) >= needed for each in workers))

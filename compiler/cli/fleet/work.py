@@ -9,6 +9,7 @@ import json
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -31,6 +32,7 @@ from runtimes.workload import Workload
 from targets.registry import TARGET_NAMES, load_target, schemes_of
 
 BUILDS = "builds"
+Tell = Callable[[str], None]
 LOCAL = "local"
 
 
@@ -91,8 +93,8 @@ def known_build(order: BuildOrder, store: Store) -> Built | None:
     return before if before.package is None or store.has_package(before.package) else None
 
 
-def build_one(order: BuildOrder, address: str) -> Built:
-    """Build and verify a package, and bring it into the store; what failed before is tried again."""
+def build_one(order: BuildOrder, address: str, tell: Tell = lambda done: None) -> Built:
+    """Build and verify a package, and bring it into the store; what failed before is tried again. For `tell` see `measure_one`."""
     store = Store(address)
     if (before := known_build(order, store)) is not None:
         return before
@@ -105,6 +107,7 @@ def build_one(order: BuildOrder, address: str) -> Built:
     except Exception as error:
         made = Built("failed", _unknown(error, "build"), None, round(time.monotonic() - began, 1))
     store.write(build_key(order), json.dumps(asdict(made)) + "\n")
+    tell(f"{made.status} {order.model.rpartition('/')[2]} {order.recipe} in {made.seconds:.0f} s")
     return made
 
 
@@ -160,8 +163,11 @@ def result_key(order: MeasureOrder) -> str:
     return f"{RESULTS}/{digest_json(told)[:32]}.json"
 
 
-def measure_one(order: MeasureOrder, built: Built, address: str) -> str:
-    """Measure a cell and write its result; its name in the store. What failed before is tried again."""
+def measure_one(order: MeasureOrder, built: Built, address: str, tell: Tell = lambda done: None) -> str:
+    """Measure a cell and write its result; its name in the store. What failed before is tried again.
+
+    `tell` hears of what was done now, and not of what was there.
+    """
     store, key = Store(address), result_key(order)
     known = store.read(key)
     if known is None or from_text(known, key).status == "failed":
@@ -169,6 +175,7 @@ def measure_one(order: MeasureOrder, built: Built, address: str) -> str:
         result = _measured(order, built, store)
         seconds = round(time.monotonic() - began + built.seconds, 1)
         store.write(key, to_text(Result(**{**vars(result), "seconds": seconds})))
+        tell(f"{result.status} {order.cell.title} in {seconds:.0f} s")
     return key
 
 
