@@ -218,7 +218,7 @@ _ABSENT = {
     **dict.fromkeys(("latency_ms_p90", "tpot_ms_p90"), "it takes 10 samples"),
     **dict.fromkeys(("latency_ms_p99", "tpot_ms_p99"), "it takes 100 samples"),
     "import_rss_bytes": "the system does not tell resident memory",
-    "power_w": "no sensor tells it",
+    "power_w": "no sensor tells it, or several do and none says that it is the whole",
     "decode_bandwidth_fraction": "the bytes that a token reads, or the memory's bandwidth, are not known",
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.measurement import Measurement
 from compiler.digest import digest_json
-from compiler.errors import UnusableInput
+from compiler.errors import EdgecError
 from compiler.inputs.identity import find_identified
 from compiler.operations import operations
 from compiler.package import Package
@@ -40,7 +40,7 @@ class Seen:
         context_length: tokens that the cache held; None for encoders.
         bandwidth_share: bytes of weights read a second over what memory gives.
         figures: what verify found of it.
-        ops_per_s: additions and multiplications a second of a prompt or an input.
+        products_share: additions and multiplications a second of a prompt or an input, over those of numpy's float32 products.
     """
 
     machine: str
@@ -54,7 +54,7 @@ class Seen:
     context_length: int | None
     bandwidth_share: float | None
     figures: dict[str, float]
-    ops_per_s: float | None = None
+    products_share: float | None = None
 
 
 def history_file() -> Path:
@@ -89,23 +89,24 @@ def _seen(package: Package, measurement: Measurement) -> Seen:
         context_length=measurement.workload.context_length,
         bandwidth_share=measurement.figure("decode_bandwidth_fraction"),
         figures={name: float(value) for name, value in told.items() if isinstance(value, int | float)},
-        ops_per_s=_ops_per_s(package, measurement),
+        products_share=_products_share(package, measurement),
     )
 
 
-def _ops_per_s(package: Package, measurement: Measurement) -> float | None:
-    """Additions and multiplications a second of a prompt or an input; None where the model is gone."""
+def _products_share(package: Package, measurement: Measurement) -> float | None:
+    """Operations a second of a prompt or an input over those of float32 products; None where the model is gone."""
     work, first_s = measurement.workload, measurement.figure("ttft_s")
     latency_ms = measurement.figure("latency_ms_p50")
     tokens = work.prompt_tokens if first_s is not None else work.sequence_length
     seconds = first_s if first_s is not None else latency_ms / 1e3 if latency_ms else None
-    if not tokens or not seconds:
+    rate = measurement.environment.fp32_ops_per_s
+    if not tokens or not seconds or not rate:
         return None
     try:
         model = find_identified(package.model)
-    except UnusableInput:
+        return operations(model, tokens) / seconds / rate if model.takes == "text" else None
+    except (EdgecError, OSError, ValueError, TypeError):
         return None
-    return operations(model, tokens) / seconds if model.takes == "text" else None
 
 
 def settings_of(full: Mapping[str, object]) -> str:

@@ -75,6 +75,7 @@ class Option:
         quality: a word; None where nothing is known.
         figures: what it follows from.
         known: whether that was measured of this model, or is what others had by this recipe.
+        decodes: whether it is a language model.
         build: what building it takes of this machine, after what it learned from its own builds; None where that is unknown.
         misses: which wishes it fails, as sentences.
     """
@@ -89,6 +90,7 @@ class Option:
     quality: str | None
     figures: dict[str, float]
     known: Known
+    decodes: bool = False
     build: Need | None = None
     misses: tuple[str, ...] = ()
 
@@ -137,11 +139,10 @@ def plan(
     history = [each for each in history if each.machine == profile.title]
     options, refused, unfit = [], list[str](), list[str]()
     for name in profile.targets:
-        try:
-            target = load_target(name)
-        except KeyError:
+        if others and name not in others:
             refused.append(f"{name}: edgec makes no packages for it.")
             continue
+        target = load_target(name)
         made, against = _options(target, model, digest, profile, wishes, context, history)
         options += made
         if made:
@@ -178,7 +179,7 @@ def _speed(option: Option) -> float:
     """Tokens a second of what decodes, else inputs a second; 0 where it is not known."""
     if option.tok_per_s is not None:
         return option.tok_per_s.middle
-    return 1 / option.first_s.middle if option.first_s is not None and option.bound_tok_per_s is None else 0.0
+    return 1 / option.first_s.middle if option.first_s is not None and not option.decodes else 0.0
 
 
 def _options(
@@ -217,7 +218,10 @@ def _options(
 
 def _needed(target: Target, model: Model, recipe: Recipe, rate: float) -> Need | None:
     """What building takes where this machine's pace is `rate`."""
-    need = build_need(target.plan(model, recipe), model)
+    try:
+        need = build_need(target.plan(model, recipe), model)
+    except EdgecError:
+        return None
     return None if need is None else replace(need, seconds=rate * need.seconds)
 
 
@@ -262,6 +266,7 @@ def _option(
         quality_of(dict(figures), kind_of_task(model.task)) if figures else None,
         figures,
         known,
+        model.is_decoder,
     )
 
 

@@ -9,8 +9,9 @@ from benchmarks.history import Seen, read_history
 from benchmarks.measurement import Measurement, Predicted
 from benchmarks.prediction import predict_memory, predict_seconds, predict_tok_per_s, runtime_for
 from benchmarks.profiling import LOCAL, profile_of
-from compiler.errors import UnusableInput
+from compiler.errors import EdgecError
 from compiler.inputs.identity import find_identified
+from compiler.model import Model
 from compiler.package import Package
 from compiler.recipe import Recipe, parse_recipe
 
@@ -25,13 +26,16 @@ def with_predictions(packages: Sequence[Package], measured: Sequence[Measurement
 def predict(package: Package, measurement: Measurement, history: Sequence[Seen]) -> Predicted | None:
     """What a plan says of a package by the machine's own bandwidth and products; None where the model is gone, or unknown.
 
-    `history` is what was measured before.
+    `history` is what was measured before. Whatever is wrong with the model by now, what was measured stays.
     """
     try:
-        model = find_identified(package.model)
-        recipe = _recipe_of(package)
-    except UnusableInput:
+        return _predict(package, find_identified(package.model), measurement, history)
+    except (EdgecError, OSError, ValueError, TypeError):
         return None
+
+
+def _predict(package: Package, model: Model, measurement: Measurement, history: Sequence[Seen]) -> Predicted:
+    recipe = _recipe_of(package)
     profile, work, digest = profile_of(LOCAL, measurement.environment), measurement.workload, package.model.digest
     history = [each for each in history if each.machine == profile.title]
     runtime, read = (

@@ -175,18 +175,16 @@ def predict_seconds(
     """Seconds of that many tokens at once: a prompt up to the first token, or an input; None where too little is known."""
     if runtime is None or model.takes != "text":
         return None
-    learned = _learned(history, runtime, str(recipe), lambda each: each.ops_per_s)
+    share = COSTS[runtime].products[_class_of(bits_of(recipe))]
     if profile.fp32 is not None:
-        given, unsure = profile.fp32.amount, _UNSURE_SPEED
+        learned = _learned(history, runtime, str(recipe), lambda each: each.products_share)
+        rate, around = profile.fp32.amount, _around(share, learned, _UNSURE_SPEED)
     elif profile.fp64 is not None:
-        given, unsure = profile.fp64.amount * _OF_DOUBLE, _UNSURE_PEAK
-    elif learned:
-        given, unsure = learned[-1], _UNSURE_SPEED
+        rate, around = profile.fp64.amount * _OF_DOUBLE, _around(share, (), _UNSURE_PEAK)
     else:
         return None
-    around = _around(given * COSTS[runtime].products[_class_of(bits_of(recipe))], learned, unsure)
     work = operations(model, tokens)
-    return Range(*(work / each for each in (around.high, around.middle, around.low)))
+    return Range(*(work / (rate * each) for each in (around.high, around.middle, around.low)))
 
 
 def _learned(history: Sequence[Seen], runtime: str, recipe: str, figure: Callable[[Seen], float | None]) -> list[float]:

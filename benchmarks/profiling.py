@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.agent.environment import Environment, read_environment
+from benchmarks.agent.environment import Environment
 from compiler.records import from_json
 from runtimes.devices.profile import DeviceProfile, find_profile, profile_of_machine
 from runtimes.devices.registry import open_device
@@ -19,7 +19,8 @@ def profile_for(device: str) -> DeviceProfile:
     Raises:
         UnusableInput: there is none.
     """
-    return profile_of(LOCAL, read_environment(_THREADS, ())) if device == LOCAL else find_profile(device)
+    # In an agent, so that memory and products are measured with the threads that packages get.
+    return measure_profile(LOCAL, LOCAL, _THREADS) if device == LOCAL else find_profile(device)
 
 
 def measure_profile(name: str, device: str, threads: int) -> DeviceProfile:

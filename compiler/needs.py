@@ -19,6 +19,7 @@ from compiler.size import matrices_of, needed_tensors
 from compiler.stages.stage import Stage, each_stage
 
 _COSTS = Path(__file__).with_name("needs.toml")
+_PASSAGE_TOKENS = 64
 # Beyond this share of what is predicted the prediction may be wrong.
 SURE = 0.8
 
@@ -81,8 +82,9 @@ def stage_need(stage: Stage, model: Model) -> Need | None:
     largest = 4 * max((each.elements for each in matrices_of(model)), default=0)
     tokens, passes = 0, 0.0
     if (samples := _calibration(stage)) is not None and model.takes == "text":
-        tokens = samples.samples * samples.sample_tokens
-        passes = samples.samples * operations(model, samples.sample_tokens) / 1e12
+        length = _sample_tokens(model, samples)
+        tokens = samples.samples * length
+        passes = samples.samples * operations(model, length) / 1e12
     memory = cost.memory + cost.memory_of_weights * weights + cost.memory_of_largest * largest
     memory += cost.memory_of_samples * tokens * 4 * model.geometry.hidden_size
     seconds = cost.seconds + cost.seconds_of_weights * weights / 1e9 + cost.seconds_of_work * passes
@@ -90,12 +92,20 @@ def stage_need(stage: Stage, model: Model) -> Need | None:
 
 
 def _calibration(stage: Stage) -> Calibration | None:
-    """The samples that a stage reads."""
-    for earlier in stage.inputs.values():
-        told = earlier.arguments.get("calibration")
+    """The samples that a stage reads, or writes."""
+    for each in (stage, *stage.inputs.values()):
+        told = each.arguments.get("calibration")
         if isinstance(told, dict):
             return from_json(Calibration, told, "calibration")
     return None
+
+
+def _sample_tokens(model: Model, samples: Calibration) -> int:
+    """Tokens of a sample, as compiler/quantize/calibrate/samples.py makes them."""
+    longest = model.geometry.context_length or samples.sample_tokens
+    # An encoder that is given no text gets short passages.
+    own = samples.sample_tokens if model.is_decoder or samples.is_given else _PASSAGE_TOKENS
+    return min(samples.sample_tokens, longest, own)
 
 
 def build_need(stage: Stage, model: Model) -> Need | None:

@@ -12,6 +12,7 @@ import tiny
 from adb_phone import Phone, can_reach, serve_phone
 from conftest import Run, assert_refused
 
+from compiler.errors import UnusableInput
 from compiler.package import check_files, read_package
 from runtimes.devices.adb import AdbShell
 from runtimes.devices.board.shell import ConnectionLostError, patiently
@@ -64,6 +65,27 @@ def test_bytes_and_exit_codes_come_through_whole(shell: AdbShell, tmp_path: Path
     assert shell.run("exit 0; echo never") == (0, b"", "\n")
 
 
+def test_what_a_script_says_is_not_taken_for_adbs_words(shell: AdbShell) -> None:
+    """However much it complains."""
+    code, out, said = shell.run("yes unauthorized | head -c 3000000 >&2; echo not found; exit 5")
+    assert (code, out) == (5, b"not found\n") and len(said) <= 1 << 20
+
+
+def test_a_phone_that_says_too_much_is_told(phone: Phone, edgec: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = AdbShell(phone.address, (*phone.client.split(), "-s", phone.address.partition(":")[2], "shell", "-T"))
+    monkeypatch.setattr(phone, "refusal", "yes edgec-never-begins")
+    process = shell.follow("true")
+    assert process.wait(30) != 0 and process.stdout is not None
+    process.stdout.close()
+    for answer in (
+        "edgec-begins-here; echo 'edgec-ends-here \u00b2' >&2",
+        "edgec-begins-here; printf 'edgec-ends-here 9999999' >&2",
+    ):
+        monkeypatch.setattr(phone, "refusal", f"echo {answer}")
+        with pytest.raises(UnusableInput, match="answers nonsense"):
+            shell.run("true")
+
+
 def test_what_is_followed_comes_line_by_line(shell: AdbShell) -> None:
     process = shell.follow("echo first; sleep 30; echo second")
     assert process.stdout is not None and process.stdout.readline() == b"first\n"
@@ -89,7 +111,10 @@ def test_a_way_that_is_cut_is_no_result(phone: Phone, shell: AdbShell) -> None:
     [
         ("echo 'run-as: unknown package: com.termux' >&2; exit 1", ("has no Termux", "pkg install python")),
         ("echo 'run-as: package not debuggable: com.termux' >&2; exit 1", ("cannot be entered", "ssh://HOST:8022")),
-        ("echo '/system/bin/sh: env: inaccessible or not found' >&2; exit 127", ("never started", "Open it once")),
+        (
+            "echo 'run-as: exec failed for /data/data/com.termux/files/usr/bin/env: No such file or directory' >&2; exit 1",
+            ("never started", "Open it once"),
+        ),
     ],
 )
 def test_a_phone_that_cannot_be_used_says_why(

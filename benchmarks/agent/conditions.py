@@ -126,9 +126,9 @@ def _power_w(sys: Path, firmware: str | None) -> float | None:
         inside = sum(amperes[name] * volts[name] for name in amperes.keys() & volts.keys())
         return inside * _PLUG_FACTOR + _PLUG_W
     sensors = _numbers(sys, "class/hwmon/hwmon*/power1_input")
-    if sensors:
-        # That of the whole supply counts what those of its rails count again.
-        return max(sensors) / 1e6
+    if len(sensors) == 1:
+        # Of several nothing tells which is the whole supply's, and which are its rails'.
+        return sensors[0] / 1e6
     for supply in sorted(sys.glob("class/power_supply/*")):
         if _text(supply / "status") == "Discharging":
             microwatts = _numbers(supply, "power_now")

@@ -126,6 +126,9 @@ def _cpu_name() -> str:
     for key in ("model name", "Model", "Hardware"):
         if match := re.search(rf"^{key}\s*:\s*(.+)$", text, re.M):
             return match[1].strip()
+    # Phones name their cores alone, by the maker's numbers.
+    if parts := sorted(set(re.findall(r"^CPU part\s*:\s*(0x[0-9a-f]+)$", text, re.M))):
+        return f"{platform.machine()} {' '.join(parts)}"
     return platform.processor() or platform.machine()
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from benchmarks.peers.litert import tensorflow_folder
-from benchmarks.peers.stages import add_records, measure_stages, planned_stages
+from benchmarks.peers.stages import add_records, calibration_of, measure_stages, planned_stages
 from benchmarks.peers.timing import Cost, carried_file, edgec_script, parse_with_texts, print_ratio, run_command
 from compiler.formats.safetensors import write_tensors
 from compiler.inputs.open import open_model
@@ -102,7 +102,10 @@ def compare_ours(model: Model, out: Path, calibration: list[str], samples: int, 
     """Build all recipes in one command; print every stage against its goal."""
     records = measure_stages(model, RECIPES, out, calibration, samples)
     add_records(file, records)
-    imports = {key: _imports_of(stage) for key, stage in planned_stages(model, RECIPES).items()}
+    imports = {
+        key: _imports_of(stage)
+        for key, stage in planned_stages(model, RECIPES, calibration_of(samples, given=True)).items()
+    }
     nbytes = sum(tensor.nbytes for tensor in model.tensors)
     for each in records:
         print(

@@ -50,8 +50,10 @@ def main() -> None:
             models.append((open_model(str(write_billion(texts, work / "billion"))), OF_BILLION))
         os.environ["EDGEC_CACHE"] = str(work / "cache")
         within: list[bool] = []
-        for model, recipes in models:
-            records = measure_stages(model, recipes, work / f"of-{model.name}", calibration, options.samples)
+        own = ("gguf:int4-gptq-g32",)
+        works = [(model, recipes, calibration) for model, recipes in models] + [(texts, own, calibration[2:])]
+        for number, (model, recipes, given) in enumerate(works):
+            records = measure_stages(model, recipes, work / f"out-{number}", given, options.samples)
             add_records(options.out, records)
             for each in records:
                 told = each.predicted_peak_bytes

@@ -25,7 +25,7 @@ from runtimes.workload import Workload
 from targets.registry import load_target
 
 _TOKENS = 192
-# Of the first token, or of an encoder's input, no goal is set.
+# None was asked of the first token, or of an encoder's input.
 _GOALS = (("bytes", 0.02), ("memory", 0.10), ("tok/s", 0.20), ("ms", 0.20))
 
 

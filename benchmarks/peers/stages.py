@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.peers.timing import edgec_script
 from compiler.model import Model
 from compiler.needs import stage_need
 from compiler.operations import operations
+from compiler.quantization import Calibration
 from compiler.recipe import parse_recipe
 from compiler.size import matrices_of, needed_tensors
 from compiler.stages.stage import Stage, each_stage
@@ -45,14 +46,20 @@ class StageRecord:
     predicted_seconds: float | None
 
 
-def planned_stages(model: Model, recipes: Sequence[str]) -> dict[tuple[str, str], Stage]:
+def planned_stages(model: Model, recipes: Sequence[str], calibration: Calibration) -> dict[tuple[str, str], Stage]:
     """Every stage of the recipes by its work and label."""
     found = {}
     for text in recipes:
         recipe = parse_recipe(text, (text.partition(":")[0],))
+        recipe = replace(recipe, quantization=replace(recipe.quantization, calibration=calibration))
         for stage in each_stage(load_target(recipe.target).plan(model, recipe)):
             found[stage.work, stage.label] = stage
     return found
+
+
+def calibration_of(samples: int, *, given: bool) -> Calibration:
+    """As the command line makes it of a text, or where none is given."""
+    return Calibration(text="0" * 64, source="text", samples=samples) if given else Calibration(samples=samples)
 
 
 def measure_stages(
@@ -83,7 +90,8 @@ def measure_stages(
     )
     if done.returncode:
         raise SystemExit(f"edgec build of {model.name} failed:\n{done.stderr[-2000:]}")
-    planned = planned_stages(model, recipes)
+    given = calibration_of(samples, given="--calibration" in calibration)
+    planned = planned_stages(model, recipes, given)
     needs = {key: stage_need(stage, model) for key, stage in planned.items()}
     found = []
     for told in json.loads(done.stdout)["stages"]:

@@ -54,9 +54,10 @@ class Stage:
 
     @property
     def work(self) -> str:
-        """What is done: the function, and how it quantizes where it does."""
-        method = self.arguments.get("method")
-        return f"{self.function} {method}" if isinstance(method, str) else self.function
+        """What is done: the function, how it quantizes where it does, and whether it writes a text of its own."""
+        method, calibration = self.arguments.get("method"), self.arguments.get("calibration")
+        own = isinstance(calibration, Mapping) and calibration.get("source") == "self-generated"
+        return " ".join((self.function, *((method,) if isinstance(method, str) else ()), *(("own",) if own else ())))
 
     def __post_init__(self) -> None:
         """Hold what is required of inputs to what they ensure.

@@ -20,7 +20,7 @@ from pathlib import Path
 from compiler.errors import UnusableInput
 from runtimes.devices.board.board import Board
 from runtimes.devices.board.client import BEGIN, Reason, follow_client, run_client
-from runtimes.devices.board.shell import ConnectionLostError, nonsense
+from runtimes.devices.board.shell import ConnectionLostError, is_number, nonsense
 from runtimes.devices.device import Device
 
 _SERIAL = re.compile(r"[A-Za-z0-9_][\w.:-]{0,127}")
@@ -32,7 +32,10 @@ _END = "edgec-ends-here"
 
 _REASONS = (
     Reason("unauthorized", "it has not allowed this computer. Unlock it, and accept its question about USB debugging"),
-    Reason("no permissions", "this user may not use its USB device. Install Android's udev rules: apt install adb"),
+    Reason(
+        "insufficient permissions",
+        "this user may not use its USB device. Install Android's udev rules: apt install android-sdk-platform-tools-common",
+    ),
     Reason("offline", "adb has lost it. See that it is on, or connect it again", passing=True),
     Reason(
         "unknown package",
@@ -44,7 +47,7 @@ _REASONS = (
         "its Termux cannot be entered through adb. Install the one that its authors publish on GitHub, or start an SSH "
         "server in it (pkg install openssh; sshd) and name it ssh://HOST:8022",
     ),
-    Reason("inaccessible or not found", "its Termux was never started. Open it once"),
+    Reason("exec failed for", "its Termux was never started. Open it once"),
     Reason("not found", "adb knows no such device; `adb devices` lists those that there are", passing=True),
     Reason("cannot connect to daemon", "adb's server does not start here. `adb start-server` says why"),
 )
@@ -68,11 +71,13 @@ class AdbShell:
         ended = f"({script}\n); printf '\\n%s %s\\n' {_END} $? >&2"
         code, out, said = run_client(self.title, self._line(ended), given, seconds)
         told, found, number = said.rpartition(f"{_END} ")
+        before, begun, out = out.partition(f"{BEGIN}\n".encode())
+        if not begun:
+            # Nothing ran: what was said is adb's own, or of what should have let us into Termux.
+            self._refuse(said + before.decode("utf-8", "replace"))
         if not found or code < 0:
-            self._refuse(said + out.decode("utf-8", "replace"))
             raise ConnectionLostError
-        _, begun, out = out.partition(f"{BEGIN}\n".encode())
-        if not begun or not number.strip().isdigit():
+        if not begun or not is_number(number.strip(), 3):
             raise nonsense(self.title)
         self.done[:] = [int(number)]
         return int(number), out, told

@@ -149,7 +149,7 @@ def _could(option: Option, wishes: Wishes, room: int | None) -> bool:
 
 def _reach(option: Option) -> float:
     """The best that it could be: tokens a second, of an encoder inputs a second; without an interval nothing bounds it."""
-    if option.bound_tok_per_s is None and option.tok_per_s is None and option.first_s is not None:
+    if not option.decodes and option.first_s is not None:
         return 1 / option.first_s.low
     reach: Range | None = option.tok_per_s
     return reach.high if reach is not None else math.inf

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import edgec
 from benchmarks.matrix.cell import Cell, Result, from_text, to_text
 from benchmarks.matrix.store import RESULTS, Store
-from benchmarks.measurement import Measurement
 from benchmarks.profiling import measure_profile, profile_for
 from compiler.digest import digest_code, digest_json
 from compiler.errors import EdgecError, UnusableInput
+from compiler.inputs.identity import remember_model
 from compiler.model import Model
 from compiler.quantize.options import QuantizationOptions
 from compiler.recipe import Recipe, Shapes, parse_recipe
@@ -94,7 +94,10 @@ def known_build(order: BuildOrder, store: Store) -> Built | None:
 
 
 def build_one(order: BuildOrder, address: str, tell: Tell = lambda done: None) -> Built:
-    """Build and verify a package, and bring it into the store; what failed before is tried again. For `tell` see `measure_one`."""
+    """Build and verify a package, and bring it into the store; what failed before is tried again.
+
+    For `tell` see `measure_one`.
+    """
     store = Store(address)
     if (before := known_build(order, store)) is not None:
         return before
@@ -193,7 +196,10 @@ def _measured(order: MeasureOrder, built: Built, store: Store) -> Result:
         return Result(cell, "refused" if built.status == "refused" else "failed", built.reason)
     try:
         package = store.get_package(built.package, cache_folder("fleet"))
-        measurement = _with_bytes(order.build, edgec.bench([package], order.workload, device=cell.device)[0])
+        nbytes = _expected_bytes(order.build)
+        measurement = edgec.bench([package], order.workload, device=cell.device)[0]
+        if measurement.predicted is not None:
+            measurement = replace(measurement, predicted=replace(measurement.predicted, package_bytes=nbytes))
     except EdgecError as error:
         return Result(cell, "failed", str(error))
     except Exception as error:
@@ -207,13 +213,14 @@ def _measured(order: MeasureOrder, built: Built, store: Store) -> Result:
     return Result(cell, "measured", reason, package.digest, measurement, same)
 
 
-def _with_bytes(order: BuildOrder, measured: Measurement) -> Measurement:
-    """With what the package was to have in bytes, told from shapes."""
-    recipe, model = recipe_of(order), opened(order.model, order.digest)
-    nbytes = load_target(recipe.target).nbytes(model, recipe)
-    if measured.predicted is None or nbytes is None:
-        return measured
-    return replace(measured, predicted=replace(measured.predicted, package_bytes=nbytes))
+def _expected_bytes(order: BuildOrder) -> int | None:
+    """What the package was to have in bytes, told from shapes; the model is noted, so that more can be predicted."""
+    try:
+        recipe, model = recipe_of(order), opened(order.model, order.digest)
+        remember_model(model, order.digest)
+        return load_target(recipe.target).nbytes(model, recipe)
+    except (EdgecError, OSError):
+        return None
 
 
 @lru_cache(maxsize=64)

@@ -20,6 +20,7 @@ from runtimes.devices.board.shell import (
     ConnectionLostError,
     Shell,
     ask,
+    is_number,
     last_line,
     nonsense,
     patiently,
@@ -84,7 +85,7 @@ class RemoteAgent:
             "for i in 1 2 3 4 5 6 7 8 9 10; do [ -s pid ] && break; sleep 0.5; done; cat pid",
             failed="the agent cannot be started",
         )
-        if not pid.isdigit():
+        if not is_number(pid):
             raise nonsense(shell.title)
         self._pid = pid
         # A number alone may be another process's, after a restart or when the agent has ended.

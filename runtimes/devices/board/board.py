@@ -8,6 +8,7 @@ that has the board.
 from __future__ import annotations
 
 import atexit
+import re
 import secrets
 import shlex
 import threading
@@ -20,12 +21,19 @@ from compiler.errors import UnusableInput
 from compiler.package import Package
 from runtimes.devices.board.agent import RemoteAgent
 from runtimes.devices.board.copying import copy_package
-from runtimes.devices.board.environment import install_code, install_environment, install_on_android
-from runtimes.devices.board.shell import ConnectionLostError, Shell, ask, nonsense
+from runtimes.devices.board.environment import (
+    install_code,
+    install_environment,
+    install_on_android,
+    require_here,
+)
+from runtimes.devices.board.shell import ConnectionLostError, Shell, ask, is_number, nonsense
 from runtimes.devices.device import Agent
 from runtimes.registry import runtime_of
 
 _LEAST_PYTHON = (3, 11)
+# What `uname` calls systems and processors.
+_WORD = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _PYTHONS = ("python3.13", "python3.12", "python3.11", "python3", "python3.14")
 # A sign of life is left this often. Whoever left none for so many minutes, which is longer than a way may be cut, has the
 # board no more.
@@ -69,7 +77,7 @@ class Board:
         place = '"${XDG_CACHE_HOME:-$HOME/.cache}/edgec/board"'
         folders = " ".join(f"{place}/{name}" for name in ("packages", "code", "environments", "runs"))
         root = ask(self._shell, f"umask 077; mkdir -p {folders} && cd {place} && pwd", failed="nothing can be written")
-        if not root.startswith("/") or "\n" in root:
+        if not root.startswith("/") or not root.isprintable():
             raise nonsense(self.name)
         return root
 
@@ -86,10 +94,12 @@ class Board:
         if len(told) < 3:
             raise nonsense(self.name)
         system, machine, boot, *found = told
+        if not _WORD.fullmatch(system) or not _WORD.fullmatch(machine):
+            raise nonsense(self.name)
         versions = []
         for line in found:
             python, *numbers = line.rsplit(" ", 2)
-            if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+            if len(numbers) != 2 or not all(is_number(number, 4) for number in numbers):
                 raise nonsense(self.name)
             version = int(numbers[0]), int(numbers[1])
             if version >= _LEAST_PYTHON:
@@ -118,7 +128,8 @@ class Board:
     def _environment(self, distributions: Sequence[str], extra: str) -> str:
         machine = self.machine
         if machine.system == ANDROID:
-            return install_on_android(self._shell, self.root, machine.python, distributions, extra)
+            require_here(distributions, extra)
+            return install_on_android(self._shell, self.root, machine.python, machine.version, distributions)
         return install_environment(
             self._shell, self.root, machine.python, machine.version, machine.machine, distributions, extra
         )

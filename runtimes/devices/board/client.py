@@ -6,14 +6,17 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from runtimes.devices.board.shell import nonsense
 
 MOST_BYTES = 1 << 20
 # Before what a script prints: a login shell may print something of its own.
 BEGIN = "edgec-begins-here"
+_BEGIN_S, _END_S = 60.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def run_client(
     Raises:
         UnusableInput: it prints more than any shell of edgec's does.
     """
-    with tempfile.TemporaryFile() as complaint, tempfile.TemporaryFile() as kept:
+    with tempfile.TemporaryFile() as kept:
         source = kept
         if isinstance(given, tuple):
             source = given[0].open("rb")  # type: ignore[assignment]
@@ -47,12 +50,15 @@ def run_client(
         else:
             kept.write(given)
             kept.seek(0)
-        process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=complaint)
+        process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         source.close()
+        assert process.stdout is not None and process.stderr is not None
+        said = bytearray()
+        listener = threading.Thread(target=_keep_end, args=(process.stderr, said), daemon=True)
+        listener.start()
         late = threading.Timer(seconds, process.kill)
         late.start()
         try:
-            assert process.stdout is not None
             out = process.stdout.read(MOST_BYTES + 1)
             if len(out) > MOST_BYTES:
                 raise nonsense(title)
@@ -61,16 +67,29 @@ def run_client(
             late.cancel()
             process.kill()
             process.wait()
-            assert process.stdout is not None
+            listener.join(_END_S)
             process.stdout.close()
-        complaint.seek(0)
-        return code, out, complaint.read(MOST_BYTES).decode("utf-8", "replace")
+            process.stderr.close()
+        return code, out, bytes(said).decode("utf-8", "replace")
+
+
+def _keep_end(stream: IO[bytes], said: bytearray) -> None:
+    """Read all, and keep the end: what went wrong is told last."""
+    with suppress(OSError, ValueError):
+        while part := stream.read1(1 << 16):  # type: ignore[attr-defined]
+            said += part
+            del said[: max(0, len(said) - MOST_BYTES)]
 
 
 def follow_client(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start it, and read up to where its script begins to print."""
+    """Start it, and read up to where its script begins to print; where that takes too long it is ended."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
-    while (line := process.stdout.readline(MOST_BYTES)) and line != f"{BEGIN}\n".encode():
-        pass
+    late, left = threading.Timer(_BEGIN_S, process.kill), MOST_BYTES
+    late.start()
+    while left > 0 and (line := process.stdout.readline(left)) and line != f"{BEGIN}\n".encode():
+        left -= len(line)
+    late.cancel()
+    if left <= 0:
+        process.kill()
     return process

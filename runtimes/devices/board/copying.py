@@ -10,7 +10,16 @@ from pathlib import PurePosixPath
 from compiler.digest import digest_file
 from compiler.errors import UnusableInput
 from compiler.package import MANIFEST, FileRecord, Package, check_files
-from runtimes.devices.board.shell import PATIENCE_S, PAUSE_S, ConnectionLostError, Shell, ask, last_line, nonsense
+from runtimes.devices.board.shell import (
+    PATIENCE_S,
+    PAUSE_S,
+    ConnectionLostError,
+    Shell,
+    ask,
+    is_number,
+    last_line,
+    nonsense,
+)
 
 _BYTES_PER_S = 50_000  # slower than any network that a package is sent over
 _ROOM = 1.05
@@ -94,7 +103,7 @@ def _sizes(files: Files, there: str, shell: Shell) -> dict[str, int]:
     if code:
         raise UnusableInput(f"Nothing can be written on {shell.title}: {last_line(said)}.")
     told = out.split()
-    if len(told) != len(files) or not all(word.isdigit() for word in told):
+    if len(told) != len(files) or not all(map(is_number, told)):
         raise nonsense(shell.title)
     sizes = dict(zip(files, map(int, told), strict=True))
     if longer := [name for name, size in sizes.items() if size > files[name].nbytes]:
@@ -118,7 +127,7 @@ def _require_room(shell: Shell, root: str, part: str, nbytes: int) -> None:
     """
     told = ask(shell, f"df -Pk {shlex.quote(root)} | tail -n 1; du -sk {part} 2>/dev/null || echo 0").splitlines()
     free, have = (line.split() for line in told) if len(told) == 2 else ([], [])
-    if len(free) < 4 or not free[3].isdigit() or not have or not have[0].isdigit():
+    if len(free) < 4 or not is_number(free[3]) or not have or not is_number(have[0]):
         return  # no such system tells its room otherwise; a full disk is told when it is written
     room, lacking = int(free[3]) * 1024, nbytes * _ROOM - int(have[0]) * 1024
     if room < lacking:

@@ -43,6 +43,13 @@ def install_code(shell: Shell, root: str) -> str:
     return place
 
 
+def require_here(distributions: Sequence[str], extra: str) -> None:
+    """Raise UnusableInput where a distribution is not installed here, so that nothing says which release is wanted."""
+    for name in distributions:
+        if tool_version(name) is None:
+            raise missing_extra(name, extra)
+
+
 def install_environment(
     shell: Shell,
     root: str,
@@ -59,9 +66,7 @@ def install_environment(
     Raises:
         UnusableInput: it cannot be made, or a distribution is not installed here.
     """
-    for name in distributions:
-        if tool_version(name) is None:
-            raise missing_extra(name, extra)
+    require_here(distributions, extra)
     pinned = [f"{name}=={metadata.version(name)}" for name in sorted({*_ALWAYS, *distributions})]
     place = f"{root}/environments/{digest_json([pinned, python, list(version), machine])[:16]}"
     there, names = shlex.quote(place), " ".join(shlex.quote(each) for each in pinned)
@@ -93,28 +98,30 @@ def install_environment(
     return f"{place}/bin/python"
 
 
-def install_on_android(shell: Shell, root: str, python: str, distributions: Sequence[str], extra: str) -> str:
+def install_on_android(
+    shell: Shell, root: str, python: str, version: tuple[int, int], distributions: Sequence[str]
+) -> str:
     """Make a virtual environment in Termux with what Termux has of the distributions, and what pip can add; its Python.
 
-    Wheels for Linux do not install on Android, so versions are Termux's own; measurements name them.
+    Wheels for Linux do not install on Android, so versions may be Termux's own; measurements name them.
 
     Raises:
         UnusableInput: one is neither there nor can be installed.
     """
-    names = sorted({*_ALWAYS, *distributions})
-    place = f"{root}/environments/{digest_json([names, python])[:16]}"
-    there, alone = (
-        shlex.quote(place),
-        f"umask 077; exec 8>{shlex.quote(place)}.lock && flock 8; [ -f {place}/whole ] ||",
-    )
-    made = f"rm -rf {there} && {shlex.quote(python)} -m venv --system-site-packages {there}"
-    ask(shell, f"{alone} {{ {made}; }}", seconds=600, failed="Python makes no virtual environment there")
+    # What pip cannot compile there comes first, so that nothing is compiled in vain.
+    names = [*_ALWAYS, *sorted({*distributions} - {*_ALWAYS})]
+    place = f"{root}/environments/{digest_json([names, python, list(version)])[:16]}"
+    there = shlex.quote(place)
+    alone = f"umask 077; exec 8>{there}.lock && flock 8;"
+    venv = f"{shlex.quote(python)} -m venv --system-site-packages {there}"
+    made = f"[ -x {there}/bin/python ] || {{ rm -rf {there} && {venv}; }}"
+    ask(shell, f"{alone} {made}", seconds=600, failed="Python makes no virtual environment there")
     for name in names:
         has = f"{there}/bin/python -c {shlex.quote(f'import importlib.metadata as m; m.version({name!r})')} 2>/dev/null"
-        pip = f"{there}/bin/python -m pip --disable-pip-version-check --no-input install --quiet {shlex.quote(name)}"
+        pinned = shlex.quote(f"{name}=={metadata.version(name)}")
+        pip = f"{there}/bin/python -m pip --disable-pip-version-check --no-input install --quiet {pinned}"
         failed = f"{name} is not there, and pip cannot install it. Termux may have it: pkg install python-{name}"
-        ask(shell, f"{has} || {pip}", seconds=_INSTALL_S, failed=failed)
-    ask(shell, f"sync; : > {there}/whole")
+        ask(shell, f"{alone} {has} || {pip}", seconds=_INSTALL_S, failed=failed)
     return f"{place}/bin/python"
 
 

@@ -93,9 +93,13 @@ class SshShell:
     @property
     def _known_name(self) -> str:
         """The host as known_hosts names it."""
-        host = self.host.rpartition("@")[2]
-        port = self.command[self.command.index("-p") + 1] if "-p" in self.command else None
-        return host if port in (None, "22") else shlex.quote(f"[{host}]:{port}")
+        told = subprocess.run(
+            [*self.command, "-G", "--", self.host], capture_output=True, text=True, check=False
+        ).stdout
+        said = dict(line.split(" ", 1) for line in told.splitlines() if " " in line)
+        host = said.get("hostkeyalias", said.get("hostname", self.host.rpartition("@")[2]))
+        port = said.get("port", "22")
+        return printable(host if port == "22" or "hostkeyalias" in said else shlex.quote(f"[{host}]:{port}"))
 
     def _refuse(self, said: str) -> None:
         """Raise where the client says that it never got in."""

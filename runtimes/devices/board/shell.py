@@ -97,6 +97,12 @@ def printable(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).strip()
 
 
+def is_number(text: str | bytes, digits: int = 18) -> bool:
+    """Whether another machine's word is a whole number of so many digits at most."""
+    word = text if isinstance(text, str) else text.decode("ascii", "replace")
+    return re.fullmatch(rf"[0-9]{{1,{digits}}}", word) is not None
+
+
 def nonsense(title: str) -> UnusableInput:
     """The error for an answer that no agent or shell of edgec's gives."""
     return UnusableInput(f"{title} answers nonsense: what it says is too long or of another form than edgec asked for.")
