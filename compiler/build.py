@@ -14,7 +14,7 @@ from compiler.digest import digest_code, digest_json
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.inputs.identity import identify, remember_model
 from compiler.model import Model, model_files
-from compiler.needs import stage_need, with_memory
+from compiler.needs import stage_need, with_needs
 from compiler.pace import pace, remember_pace
 from compiler.package import (
     Deviation,
@@ -108,7 +108,7 @@ def build(
     memo = digest_json([identity.digest, model.task, digest_code()])
     check = ("compiler.inputs.check:check_model", {"task": model.task, "memo": memo})
     sources = {"model": Source(model.folder, identity.digest, stamp, check)}
-    planned = [(recipe, with_memory(targets[recipe.target].plan(model, recipe), model)) for recipe in recipes]
+    planned = [(recipe, with_needs(targets[recipe.target].plan(model, recipe), model)) for recipe in recipes]
     results = executor.run([(str(recipe), stage) for recipe, stage in planned], sources)
     made = []
     for recipe, stage in planned:

@@ -122,8 +122,11 @@ def build_need(stage: Stage, model: Model) -> Need | None:
     )
 
 
-def with_memory(stage: Stage, model: Model) -> Stage:
-    """The stage, and those before it, with the memory that each surely needs."""
+def with_needs(stage: Stage, model: Model) -> Stage:
+    """The stage, and those before it, with the memory and disk that each surely needs."""
     need = stage_need(stage, model)
-    inputs = {name: with_memory(each, model) for name, each in stage.inputs.items()}
-    return replace(stage, inputs=inputs, memory_bytes=int(SURE * need.memory_bytes) if need else stage.memory_bytes)
+    inputs = {name: with_needs(each, model) for name, each in stage.inputs.items()}
+    if need is None:
+        return replace(stage, inputs=inputs)
+    memory, disk = (int(SURE * each) for each in (need.memory_bytes, need.disk_bytes))
+    return replace(stage, inputs=inputs, memory_bytes=memory, disk_bytes=disk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,13 +16,14 @@ from compiler import needs
 from compiler.errors import UnusableInput
 from compiler.inputs.open import open_model
 from compiler.model import Model
-from compiler.needs import Cost, build_need, costs, stage_need, with_memory
+from compiler.needs import Cost, build_need, costs, stage_need, with_needs
 from compiler.pace import pace, remember_pace
 from compiler.recipe import parse_recipe
 from compiler.stages.executor import LocalExecutor, Source, _jobs_within_memory
 from compiler.stages.stage import Stage, each_stage
 from targets.registry import TARGET_NAMES, load_target
 
+_Usage = namedtuple("_Usage", ("total", "used", "free"))
 _Memory = namedtuple("_Memory", ("total", "available"))
 
 
@@ -45,6 +47,7 @@ def test_stages_of_language_models_are_known(model: Model, recipe: str) -> None:
 
 
 def test_figures_name_functions_that_there_are() -> None:
+    assert len(costs()) > 10
     for name in costs():
         module, _, function = name.split(" ")[0].partition(":")
         file = Path(needs.__file__).parents[1] / f"{module.replace('.', '/')}.py"
@@ -90,11 +93,23 @@ def test_fewer_stages_run_at_a_time_where_memory_is_short(monkeypatch: pytest.Mo
         )
 
 
+def test_a_disk_without_room_is_told_before_any_work(
+    model: Model, edgec_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: _Usage(10**9, 10**9, 0))
+    told = {work: replace(cost, disk_of_weights=1.0) for work, cost in costs().items()}
+    monkeypatch.setattr(needs, "costs", lambda: told)
+    monkeypatch.setenv("EDGEC_CACHE", str(tmp_path / "cache"))
+    done = edgec_here("build", model.folder, "-r", "gguf:Q8_0", "-o", tmp_path / "out")
+    assert_refused(done, 2, "GB of disk in", "0.0 GB are free", "EDGEC_CACHE")
+    assert not (tmp_path / "out").exists()
+
+
 def test_memory_that_is_known_does_not_change_a_key(model: Model) -> None:
     """What was built before stays in the cache when the figures change."""
     stage, sources = _planned(model, "gguf:int4-gptq-g32"), {"model": Source(model.folder, "0" * 64, ())}
-    told = with_memory(stage, model)
-    assert all(each.memory_bytes > 0 for each in each_stage(told) if each.work in costs())
+    told = with_needs(stage, model)
+    assert [each.memory_bytes > 0 for each in each_stage(told)].count(True) >= 2
     assert LocalExecutor().key(stage, sources) == LocalExecutor().key(told, sources)
 
 
@@ -112,7 +127,9 @@ def test_the_pace_is_learned_from_builds(tmp_path: Path, monkeypatch: pytest.Mon
 def test_plan_and_build_tell_what_was_expected(model: Model, edgec: Run, tmp_path: Path) -> None:
     told = json.loads(edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256, "--json").stdout)
     assert all(each["build"]["memory_bytes"] > 0 for each in told["options"] if each["recipe"].startswith("gguf:Q"))
-    assert "Build: memory and time" in edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256).stdout
+    assert (
+        "Build: memory, disk and time" in edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256).stdout
+    )
     done = edgec("build", model.folder, "-r", "gguf:Q8_0", "-o", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     for stage in json.loads(done.stdout)["stages"]:

@@ -93,14 +93,14 @@ def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
         for each in shown
     ]
     print_table(f"{model} on {device}, predicted", columns, rows)
-    print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens. Build: memory and time that it takes on this machine.")
+    print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens. Build: memory, disk and time that it takes on this machine.")
 
 
 def _build(need: Need | None) -> str:
     if need is None:
         return "-"
     minutes = f"{need.seconds / 60:.0f} min" if need.seconds >= 90 else f"{need.seconds:.0f} s"
-    return f"{format_bytes(need.memory_bytes)}, {minutes}"
+    return f"{format_bytes(need.memory_bytes)}, {format_bytes(need.disk_bytes)}, {minutes}"
 
 
 def _bound(found: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from compiler.digest import digest_code, tool_version
 from compiler.errors import UnusableInput
 from compiler.stages.cache import (
     Entry,
+    cache_folder,
+    cache_root,
     drop_entry,
     find_entry,
     is_whole,
@@ -191,6 +194,7 @@ class LocalExecutor:
         to_do = [stage for key, (_, stage, _) in ordered.items() if find_entry(key) is None]
         for stage in to_do:
             _require_machine(stage)
+        _require_disk(to_do)
         jobs = _jobs_within_memory(to_do, self.jobs)
         futures: dict[str, Future[Entry]] = {}
         reports: list[StageReport] = []
@@ -311,6 +315,16 @@ def _require_machine(stage: Stage) -> None:
         raise UnusableInput(
             f"The stage '{stage.label}' needs {stage.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
             f"{memory / 1e9:.1f} GB. Use a larger machine."
+        )
+
+
+def _require_disk(stages: Sequence[Stage]) -> None:
+    """Refuse stages whose results have no room where the cache is."""
+    needed, free = sum(stage.disk_bytes for stage in stages), shutil.disk_usage(cache_folder("stages")).free
+    if needed > free:
+        raise UnusableInput(
+            f"What is built on the way needs {needed / 1e9:.1f} GB of disk in {cache_root()}, and {free / 1e9:.1f} GB are free. "
+            "Free some room, or point EDGEC_CACHE to another disk."
         )
 
 

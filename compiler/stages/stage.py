@@ -36,6 +36,7 @@ class Stage:
         machine_dependent: the result is for the machine that makes it, which is then a part of the key.
         platform: `sys.platform` of the machine that it needs; None for any.
         memory_bytes: the memory that the machine must have for it; 0 where that is not known.
+        disk_bytes: the same of the disk that the cache is on.
     """
 
     label: str
@@ -51,6 +52,7 @@ class Stage:
     machine_dependent: bool = False
     platform: str | None = None
     memory_bytes: int = 0
+    disk_bytes: int = 0
 
     @property
     def work(self) -> str:
