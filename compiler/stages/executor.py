@@ -323,8 +323,8 @@ def _require_disk(stages: Sequence[Stage]) -> None:
     needed, free = sum(stage.disk_bytes for stage in stages), shutil.disk_usage(cache_folder("stages")).free
     if needed > free:
         raise UnusableInput(
-            f"What is built on the way needs {needed / 1e9:.1f} GB of disk in {cache_root()}, and {free / 1e9:.1f} GB are free. "
-            "Free some room, or point EDGEC_CACHE to another disk."
+            f"What is built on the way needs {needed / 1e9:.1f} GB of disk in {cache_root()}, and {free / 1e9:.1f} GB are "
+            "free. Free some room, or point EDGEC_CACHE to another disk."
         )
 
 
