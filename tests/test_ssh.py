@@ -23,6 +23,8 @@ from compiler.errors import UnusableInput
 from compiler.package import FileRecord, Package, Platform, check_files, read_package, write_manifest
 from runtimes.devices.board.board import Board
 from runtimes.devices.board.copying import copy_package
+from runtimes.devices.board.openssh import SshShell
+from runtimes.devices.board.shell import ConnectionLostError, ask
 from runtimes.devices.registry import open_device
 from runtimes.workload import Workload
 
@@ -105,6 +107,70 @@ def test_a_copy_that_was_cut_ends_right(
     place = copy_package(given, device._shell, device.root)
     check_files(read_package(Path(place)))
     assert not part.exists() and Path(f"{place}.whole").exists()
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "package.json", "tokenizer.json"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999, 1.0])
+def test_a_copy_that_was_cut_in_any_file_ends_right(
+    name: str, share: float, device: Board, board: SshBoard, package: Path, tmp_path: Path
+) -> None:
+    given = _noise(package, tmp_path / "noise", 5000)
+    part = board.cache / "packages" / f"{given.digest}.part"
+    assert device.root == str(board.cache)
+    part.mkdir(parents=True)
+    data = (given.folder / name).read_bytes()
+    (part / name).write_bytes(data[: int(share * len(data))])
+    check_files(read_package(Path(copy_package(given, device._shell, device.root))))
+
+
+@pytest.mark.parametrize("moment", ["all is there and has no name yet", "it has its name and is not called whole"])
+def test_a_copy_that_was_cut_at_its_end_ends_right(
+    moment: str, device: Board, board: SshBoard, package: Path, tmp_path: Path
+) -> None:
+    given = _noise(package, tmp_path / "noise", 5000)
+    ending = ".part" if "no name" in moment else ""
+    assert device.root == str(board.cache)
+    shutil.copytree(given.folder, board.cache / "packages" / f"{given.digest}{ending}")
+    place = copy_package(given, device._shell, device.root)
+    check_files(read_package(Path(place)))
+    assert Path(f"{place}.whole").exists() and not Path(f"{place}.part").exists()
+
+
+def test_a_jump_host_of_the_users_is_taken(board: SshBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `~/.ssh/config` names it; without it the board is not reached."""
+    (tmp_path / "jump").mkdir()
+    with serve(tmp_path / "jump", {}) as jump:
+        port, own = board.address.rpartition(":")[2], Path(board.client.split()[-1]).read_text()
+        through = jump.address.removeprefix("ssh://root@").split(":")
+        known = (board.folder / "known").read_text() + (tmp_path / "jump" / "known").read_text()
+        (tmp_path / "known").write_text(known)
+        (tmp_path / "config").write_text(
+            f"Host kitchen\n  HostName 127.0.0.1\n  Port {port}\n  ProxyJump jump\n  IdentityFile {board.folder / 'key'}\n"
+            f"Host jump\n  HostName {through[0]}\n  Port {through[1]}\n  User root\n"
+            f"  IdentityFile {tmp_path / 'jump' / 'key'}\n"
+            f"Host *\n  UserKnownHostsFile {tmp_path / 'known'}\n  IdentitiesOnly yes\n  IdentityAgent none\n"
+        )
+        assert "ProxyJump" not in own
+        monkeypatch.setenv("EDGEC_SSH", f"ssh -F {tmp_path / 'config'}")
+        opened = open_device("ssh://root@kitchen")
+        assert isinstance(opened, Board) and opened.machine.system == "Linux"
+    with pytest.raises((UnusableInput, ConnectionLostError)):
+        other = open_device("ssh://root@kitchen")
+        assert isinstance(other, Board)
+        other._shell.run("true", seconds=10)
+
+
+def test_a_board_that_vanishes_for_good_is_told(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtimes.devices.board.shell.PATIENCE_S", 2.0)
+    with serve(tmp_path, {}) as gone:
+        device = _device(gone, monkeypatch)
+        assert device.machine.system == "Linux"
+        subprocess.run(["pkill", "-f", f"sshd.*{tmp_path}"], check=False)
+        assert isinstance(device._shell, SshShell)
+        command = [*device._shell.command, "-O", "exit", "--", device._shell.host]
+        subprocess.run(command, capture_output=True, check=True)
+        with pytest.raises(UnusableInput, match="was cut for 2 s"):
+            ask(device._shell, "true")
 
 
 def test_who_is_not_let_in_is_told_what_to_do(board: SshBoard, package: Path, edgec: Run, tmp_path: Path) -> None:
@@ -195,6 +261,9 @@ def test_a_package_for_another_machine_is_refused(device: Board, package: Path) 
     other = replace(read, lowered=replace(read.lowered, platform=Platform("Linux", "riscv64")))
     with pytest.raises(UnusableInput, match=r"for riscv64 on Linux, and ssh://.* is x86_64 on Linux"):
         device.put(other)
+    apples = replace(read, lowered=replace(read.lowered, runtime="coreml"))
+    with pytest.raises(UnusableInput, match=r"runs on Apple's systems alone"):
+        device.put(apples)
 
 
 def test_a_board_without_python_or_room_says_so(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
