@@ -261,9 +261,6 @@ def test_a_package_for_another_machine_is_refused(device: Board, package: Path) 
     other = replace(read, lowered=replace(read.lowered, platform=Platform("Linux", "riscv64")))
     with pytest.raises(UnusableInput, match=r"for riscv64 on Linux, and ssh://.* is x86_64 on Linux"):
         device.put(other)
-    apples = replace(read, lowered=replace(read.lowered, runtime="coreml"))
-    with pytest.raises(UnusableInput, match=r"runs on Apple's systems alone"):
-        device.put(apples)
 
 
 def test_a_board_without_python_or_room_says_so(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
