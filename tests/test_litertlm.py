@@ -20,6 +20,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from ai_edge_litert.compiled_model import CompiledModel
 from conftest import Run, assert_refused, figures_of, verification_of
 
 from compiler.errors import UnusableInput
@@ -90,6 +91,20 @@ def test_every_scheme_computes_what_its_stored_weights_say(scheme: str, llama: P
     assert verification_of(llama / f"tflite-{scheme}").lowered_right
     if scheme == "fp32":
         assert figures_of(llama / "tflite-fp32")["mean_kl"] < 1e-9
+
+
+def test_the_graph_alone_is_a_file_of_litert(made: Path, edgec_here: Run, tmp_path: Path) -> None:
+    """The same bytes as in the bundle, which LiteRT's own library opens and runs without edgec."""
+    done = edgec_here("build", made / "llama" / "model", "-r", "tflite:int8+bare", "-o", tmp_path, "--verify", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    package = tmp_path / "tflite-int8-bare"
+    with open_litertlm(package / "model.litertlm") as sections:
+        inside = bytes(find_section(sections, MODEL, package))
+    assert (package / "model.tflite").read_bytes() == inside
+    model = CompiledModel.from_file(str(package / "model.tflite"))
+    assert set(model.get_signature_list()) == {"prefill", "decode", "score"}
+    refused = edgec_here("build", made / "llama" / "model", "-r", "tflite:int8+lengths", "-o", tmp_path)
+    assert_refused(refused, 2, "+lengths is for text encoders")
 
 
 def _codes_of(model: Model, bits: int, group: int, folder: Path) -> Path:

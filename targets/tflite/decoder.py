@@ -34,7 +34,7 @@ from targets.tflite.graph import FREE, Document, Function, Value
 from targets.tflite.kv_cache import Caches, Places
 from targets.tflite.lower import lower_network
 from targets.tflite.placement import place_files
-from targets.tflite.target import BUNDLE
+from targets.tflite.target import BUNDLE, FILE
 from targets.tflite.weights import Weights
 
 PREFILL, DECODE, SCORE = "prefill", "decode", "score"
@@ -50,6 +50,7 @@ def lower_decoder(
     context_length: int | None,
     lineage: dict[str, str],
     codes: str | None = None,
+    bare: bool = False,
 ) -> dict[str, Any]:
     """Write `model.litertlm`: a stage.
 
@@ -60,6 +61,7 @@ def lower_decoder(
         context_length: what the engine is told to hold at most where an app asks nothing; None for all that the model takes.
         lineage: of the model and the recipe.
         codes: the folder with `codes-*.safetensors`; None for a float scheme.
+        bare: write the graph as `model.tflite` too, for the interpreter alone.
 
     Raises:
         UnusableInput: the model has no tokenizer.json, which the engine reads.
@@ -85,10 +87,14 @@ def lower_decoder(
     for number, (name, length) in enumerate(_LENGTHS.items()):
         graphs.append(_add_function(document, name, length, config, tables, weights))
         report_progress(number + 1, len(_LENGTHS))
+    graph = list(tflite_pieces(document.model))
+    if bare:
+        with (folder / FILE).open("wb") as stream:
+            stream.writelines(graph)
     sections = (
         NewSection(METADATA, [metadata_of(source, context_length or longest)]),
         NewSection(TOKENIZER, [packed_text(tokenizer.read_bytes())]),
-        NewSection(MODEL, tflite_pieces(document.model), {"model_type": "tf_lite_prefill_decode"}),
+        NewSection(MODEL, graph, {"model_type": "tf_lite_prefill_decode"}),
     )
     write_litertlm(folder / BUNDLE, sections, about(source, lineage["recipe"]))
     write_lineage(source, lineage, folder)

@@ -20,6 +20,8 @@ from compiler.size import (
     vector_weights,
 )
 
+# The option by which a language model's graph is there as a .tflite file too.
+BARE = "bare"
 BY_ROW = ("int8-rtn-pc", "int8-gptq-pc")
 IN_BLOCKS = tuple(f"int4-{method}-g{group}" for method in ("rtn", "gptq") for group in (32, 64, 128))
 # LiteRT has no blocks of 8-bit codes: each group of columns is a product of its own, which a language model has too many of.
@@ -65,7 +67,7 @@ def nbytes(model: Model, recipe: Recipe) -> int:
             total += bytes_of_codes(matrix, scheme.code_bits, scheme.block, True, scale)
         else:
             total += _bytes_of_table(model, coded, matrix)
-    return total
+    return 2 * total - packed_tokenizer_bytes(model.folder) if BARE in recipe.options else total
 
 
 def _by_position(model: Model, matrix: Matrix) -> bool:

@@ -14,7 +14,7 @@ from compiler.target import Target
 from compiler.task import ENCODING, FUNCTION, GENERATION, tasks_of
 from compiler.tensorflow_function import ENVIRONMENT, TOOLS, read_signature
 from compiler.tokenizer import end_of_text_ids
-from targets.tflite.sizes import BY_ROW, IN_BLOCKS, IN_GROUPS, in_codes, lengths_of, nbytes
+from targets.tflite.sizes import BARE, BY_ROW, IN_BLOCKS, IN_GROUPS, in_codes, lengths_of, nbytes
 
 NAME = "tflite"
 SCHEMES = ("fp32", "fp16", "int8", "int8-static", *BY_ROW, *IN_GROUPS, *IN_BLOCKS)
@@ -45,6 +45,8 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         return reason
     if "lengths" in recipe.options and (model.is_decoder or model.takes != "text"):
         return "+lengths is for text encoders."
+    if BARE in recipe.options and not model.is_decoder:
+        return "+bare is for language models; a package of this model is a .tflite file already."
     if "lengths" in recipe.options and reason:
         return f"+lengths is for networks that edgec re-authors, and {reason}"
     if model.is_decoder and not end_of_text_ids(model.folder):
@@ -57,8 +59,10 @@ def _refuse_function(model: Model, recipe: Recipe) -> str | None:
     if recipe.scheme.name not in _OF_FUNCTIONS:
         return f"it is a TensorFlow function, which edgec makes {', '.join(_OF_FUNCTIONS)} of."
     inputs, _ = read_signature(model.config, model.name)
-    if "lengths" in recipe.options:
-        return "+lengths is for text encoders."
+    if recipe.options:
+        return (
+            f"+{recipe.options[0]} is for {'text encoders' if recipe.options[0] == 'lengths' else 'language models'}."
+        )
     if recipe.shapes.batch != 1 and not any(port.is_batched for port in inputs):
         return f"a batch of {recipe.shapes.batch} is asked for, and no input of it has a batch."
     if recipe.scheme.rounds_activations and recipe.quantization.calibration.arrays is None:
@@ -111,7 +115,7 @@ def _plan_own(model: Model, recipe: Recipe) -> Stage:
     arguments: dict[str, Any] = {"scheme": recipe.scheme.name, "lineage": lineage_of(model, recipe)}
     tools = ["ai-edge-litert", "torch", "transformers", "numpy"]
     if model.is_decoder:
-        arguments |= {"context_length": recipe.shapes.context_length}
+        arguments |= {"context_length": recipe.shapes.context_length, "bare": BARE in recipe.options}
         tools.append("litert-lm-builder")
     else:
         arguments |= {"sequence_lengths": list(lengths_of(model, recipe)), "batch": recipe.shapes.batch}
@@ -173,7 +177,8 @@ TARGET = Target(
     refuse=refuse,
     nbytes=_nbytes,
     # +lengths: a text encoder with a signature for each of several lengths, not one length.
-    options=("lengths",),
+    # +bare: a language model's graph as a .tflite file too, beside the bundle that holds it.
+    options=("lengths", BARE),
     engines=("xnnpack", "gpu", "nnapi"),
     place="targets.tflite.placement:place_files",
 )
