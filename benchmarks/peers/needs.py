@@ -21,7 +21,7 @@ from compiler.inputs.open import open_model
 
 _GOAL = 0.20
 _LANGUAGE = (
-    "gguf:F16", "gguf:Q8_0", "gguf:Q4_K_M", "gguf:int4-gptq-g32", "gguf:int4-rtn-g32", "onnx:int4-rtn-g32",
+    "gguf:F16", "gguf:Q8_0", "gguf:Q4_0", "gguf:int4-gptq-g32", "gguf:int4-rtn-g32", "onnx:int4-rtn-g32",
     "onnx:fp32", "coreml:fp16", "coreml:int4-gptq-g32", "tflite:int8", "tflite:fp16", "tflite:int4-rtn-g32",
     "gptq:int4-rtn-g128",
 )  # fmt: skip

@@ -7,6 +7,7 @@ alone. `score` is beside what the engine uses: it gives the logits after every t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.decoder import Decoder, Tables
 from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
 from compiler.networks.families import decoder_family
-from compiler.package import FixedShapes, Graph, Lowered, Port
+from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.quantize.plan import copy_tables
 from compiler.stages.worker import report_progress
 from targets.tflite import ops
@@ -82,28 +83,42 @@ def lower_decoder(
         list_quantized(Path(codes)) if codes else {},
         halves=scheme == "fp16",
     )
-    document, tables = Document(), rotary_tables(source, family, config)
-    graphs = []
-    for number, (name, length) in enumerate(_LENGTHS.items()):
-        graphs.append(_add_function(document, name, length, config, tables, weights))
-        report_progress(number + 1, len(_LENGTHS))
-    graph = list(tflite_pieces(document.model))
-    if bare:
-        with (folder / FILE).open("wb") as stream:
-            stream.writelines(graph)
-    sections = (
+    tables = rotary_tables(source, family, config)
+    before = (
         NewSection(METADATA, [metadata_of(source, context_length or longest)]),
         NewSection(TOKENIZER, [packed_text(tokenizer.read_bytes())]),
-        NewSection(MODEL, graph, {"model_type": "tf_lite_prefill_decode"}),
     )
-    write_litertlm(folder / BUNDLE, sections, about(source, lineage["recipe"]))
+    # What is written is gone from memory before LiteRT, which plans by the file, packs the weights in its own way.
+    graphs, account = _write(folder, config, tables, weights, before, about(source, lineage["recipe"]), bare)
     write_lineage(source, lineage, folder)
     if codes is not None:
         copy_tables(Path(codes), folder)
     placement = place_files([folder / BUNDLE])
-    account = stored_weights(document.model, decode_read_bytes(document.model, DECODE))
     shapes = FixedShapes(context_length, longest_sequence=longest, batch=1, vocabulary=config.vocabulary)
-    return asdict(Lowered("litertlm", tuple(graphs), account, shapes, placement))
+    return asdict(Lowered("litertlm", graphs, account, shapes, placement))
+
+
+def _write(
+    folder: Path,
+    config: DecoderConfig,
+    tables: Tables,
+    weights: Weights,
+    before: tuple[NewSection, ...],
+    told: Mapping[str, str],
+    bare: bool,
+) -> tuple[tuple[Graph, ...], StoredWeights]:
+    """Write the bundle, the graph's section behind those `before` it; what package.json says of the graph and its weights."""
+    document, graphs = Document(), []
+    for number, (name, length) in enumerate(_LENGTHS.items()):
+        graphs.append(_add_function(document, name, length, config, tables, weights))
+        report_progress(number + 1, len(_LENGTHS))
+    pieces = list(tflite_pieces(document.model))
+    if bare:
+        with (folder / FILE).open("wb") as stream:
+            stream.writelines(pieces)
+    graph = NewSection(MODEL, pieces, {"model_type": "tf_lite_prefill_decode"})
+    write_litertlm(folder / BUNDLE, (*before, graph), told)
+    return tuple(graphs), stored_weights(document.model, decode_read_bytes(document.model, DECODE))
 
 
 def _turns_by_length(model: Model) -> bool:
