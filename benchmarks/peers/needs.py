@@ -23,7 +23,7 @@ _GOAL = 0.20
 _LANGUAGE = (
     "gguf:F16", "gguf:Q8_0", "gguf:Q4_0", "gguf:int4-gptq-g32", "gguf:int4-rtn-g32", "onnx:int4-rtn-g32",
     "onnx:fp32", "coreml:fp16", "coreml:int4-gptq-g32", "tflite:int8", "tflite:fp16", "tflite:int4-rtn-g32",
-    "gptq:int4-rtn-g128",
+    "gptq:int4-rtn-g64",
 )  # fmt: skip
 _ENCODER = (
     "gguf:F16", "gguf:Q8_0", "onnx:fp32", "onnx:int8", "onnx:int8-gptq-g32", "coreml:fp16", "coreml:int4-rtn-g32",

@@ -34,12 +34,13 @@ from targets.tflite.engine import metadata_of
 from targets.tflite.graph import FREE, Document, Function, Value
 from targets.tflite.kv_cache import Caches, Places
 from targets.tflite.lower import lower_network
-from targets.tflite.placement import place_files
+from targets.tflite.placement import place, write_first
 from targets.tflite.target import BUNDLE, FILE
 from targets.tflite.weights import Weights
 
 PREFILL, DECODE, SCORE = "prefill", "decode", "score"
 _LENGTHS = {PREFILL: FREE, DECODE: 1, SCORE: FREE}
+_FIRST = "first.tflite"
 # Of a model that does not tell how long its texts were.
 _CONTEXT = 2048
 
@@ -88,12 +89,13 @@ def lower_decoder(
         NewSection(METADATA, [metadata_of(source, context_length or longest)]),
         NewSection(TOKENIZER, [packed_text(tokenizer.read_bytes())]),
     )
-    # What is written is gone from memory before LiteRT, which plans by the file, packs the weights in its own way.
+    # What is written is gone from memory before LiteRT, which plans by a file, packs the weights in its own way.
     graphs, account = _write(folder, config, tables, weights, before, about(source, lineage["recipe"]), bare)
     write_lineage(source, lineage, folder)
     if codes is not None:
         copy_tables(Path(codes), folder)
-    placement = place_files([folder / BUNDLE])
+    placement = place(folder / _FIRST, BUNDLE)
+    (folder / _FIRST).unlink()
     shapes = FixedShapes(context_length, longest_sequence=longest, batch=1, vocabulary=config.vocabulary)
     return asdict(Lowered("litertlm", graphs, account, shapes, placement))
 
@@ -118,6 +120,7 @@ def _write(
             stream.writelines(pieces)
     graph = NewSection(MODEL, pieces, {"model_type": "tf_lite_prefill_decode"})
     write_litertlm(folder / BUNDLE, (*before, graph), told)
+    write_first(document.model, folder / _FIRST)
     return tuple(graphs), stored_weights(document.model, decode_read_bytes(document.model, DECODE))
 
 

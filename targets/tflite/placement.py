@@ -8,6 +8,7 @@ The operators that are left are found from the outputs on backwards. Of a file w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from compiler.errors import UnusableInput
 from compiler.formats.litertlm import MODEL, find_section, open_litertlm
-from compiler.formats.tflite import parse_tflite
+from compiler.formats.tflite import parse_tflite, tflite_pieces
 from compiler.package import Placement, UnsupportedOperator
 from targets.tflite.delegates import predict_placement
 
@@ -42,14 +43,24 @@ def place_files(files: Sequence[Path], engine: str = ENGINE) -> Placement:
     return predict_placement(parse_tflite(data, file.name), engine)
 
 
-def place(data: bytes, name: str) -> Placement:
-    """The placement of a file's bytes; `name` is what it is called in a refusal.
+def write_first(model: Any, file: Path) -> None:
+    """Write the first of a model's functions alone, which is planned; LiteRT packs the weights for each that is there."""
+    first = copy.copy(model)
+    first.subgraphs = model.subgraphs[:1]
+    first.signatureDefs = [each for each in model.signatureDefs if each.subgraphIndex == 0]
+    with file.open("wb") as stream:
+        stream.writelines(tflite_pieces(first))
+
+
+def place(source: bytes | Path, name: str) -> Placement:
+    """The placement of a file, or of its bytes; `name` is what it is called in a refusal.
 
     Raises:
         UnusableInput: it is damaged.
     """
+    told = {"model_path": str(source)} if isinstance(source, Path) else {"model_content": source}
     try:
-        interpreter = Interpreter(model_content=data, num_threads=1)
+        interpreter = Interpreter(**told, num_threads=1)
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise UnusableInput(
