@@ -114,14 +114,22 @@ def _write(
     for number, (name, length) in enumerate(_LENGTHS.items()):
         graphs.append(_add_function(document, name, length, config, tables, weights))
         report_progress(number + 1, len(_LENGTHS))
+    _write_files(folder, document, before, told, bare)
+    write_first(document.model, folder / _FIRST)
+    return tuple(graphs), stored_weights(document.model, decode_read_bytes(document.model, DECODE))
+
+
+def _write_files(
+    folder: Path, document: Document, before: tuple[NewSection, ...], told: Mapping[str, str], bare: bool
+) -> None:
+    """Write the bundle, and the graph alone where that is asked for; their bytes are in memory until then."""
     pieces = list(tflite_pieces(document.model))
     if bare:
         with (folder / FILE).open("wb") as stream:
             stream.writelines(pieces)
-    graph = NewSection(MODEL, pieces, {"model_type": "tf_lite_prefill_decode"})
-    write_litertlm(folder / BUNDLE, (*before, graph), told)
-    write_first(document.model, folder / _FIRST)
-    return tuple(graphs), stored_weights(document.model, decode_read_bytes(document.model, DECODE))
+    write_litertlm(
+        folder / BUNDLE, (*before, NewSection(MODEL, pieces, {"model_type": "tf_lite_prefill_decode"})), told
+    )
 
 
 def _turns_by_length(model: Model) -> bool:
