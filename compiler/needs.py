@@ -15,6 +15,7 @@ from compiler.model import Model
 from compiler.operations import operations
 from compiler.quantization import Calibration
 from compiler.records import from_json
+from compiler.scheme import Scheme, find_scheme
 from compiler.size import matrices_of, needed_tensors
 from compiler.stages.stage import Stage, each_stage
 
@@ -31,6 +32,7 @@ class Cost:
     Attributes:
         memory: whatever the model; libraries for the most part.
         memory_of_weights, memory_of_largest: for a byte of the model's weights, and of its largest matrix, as float32.
+        memory_of_result: for a byte of the weights in the bits that the stage stores them in.
         memory_of_samples: for a byte of a vector, as float32, for each token of the calibration.
         disk_of_weights: for a byte of the weights as float32.
         seconds: whatever the model.
@@ -41,6 +43,7 @@ class Cost:
     memory: float
     memory_of_weights: float = 0.0
     memory_of_largest: float = 0.0
+    memory_of_result: float = 0.0
     memory_of_samples: float = 0.0
     disk_of_weights: float = 0.0
     seconds: float = 0.0
@@ -75,7 +78,9 @@ _ABSENT = {field.name: 0.0 for field in fields(Cost)}
 
 def stage_need(stage: Stage, model: Model) -> Need | None:
     """What a stage takes; None where nothing is known of it."""
-    cost = costs().get(stage.work)
+    scheme = find_scheme(str(stage.arguments.get("scheme", "")))
+    # Figures of one scheme come before those of all.
+    cost = costs().get(f"{stage.work} {scheme.name}" if scheme else "", costs().get(stage.work))
     if cost is None:
         return None
     weights = 4 * sum(tensor.elements for tensor in needed_tensors(model))
@@ -86,9 +91,18 @@ def stage_need(stage: Stage, model: Model) -> Need | None:
         tokens = samples.samples * length
         passes = samples.samples * operations(model, length) / 1e12
     memory = cost.memory + cost.memory_of_weights * weights + cost.memory_of_largest * largest
+    memory += cost.memory_of_result * weights * _bits(stage, scheme) / 32
     memory += cost.memory_of_samples * tokens * 4 * model.geometry.hidden_size
     seconds = cost.seconds + cost.seconds_of_weights * weights / 1e9 + cost.seconds_of_work * passes
     return Need(int(memory), int(cost.disk_of_weights * weights), seconds)
+
+
+def _bits(stage: Stage, scheme: Scheme | None) -> float:
+    """Bits of a weight in what the stage makes."""
+    told = stage.arguments.get("bits")
+    if scheme is not None:
+        return scheme.bits_per_weight or 32
+    return float(told) if isinstance(told, int | float) and told else 32
 
 
 def _calibration(stage: Stage) -> Calibration | None:

@@ -95,6 +95,8 @@ def measure_stages(
     needs = {key: stage_need(stage, model) for key, stage in planned.items()}
     found = []
     for told in json.loads(done.stdout)["stages"]:
+        if told["cached"]:
+            continue
         need = needs.get((told["work"], told["label"]))
         found.append(
             StageRecord(
