@@ -128,7 +128,8 @@ def test_plan_and_build_tell_what_was_expected(model: Model, edgec: Run, tmp_pat
     told = json.loads(edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256, "--json").stdout)
     assert all(each["build"]["memory_bytes"] > 0 for each in told["options"] if each["recipe"].startswith("gguf:Q"))
     assert (
-        "Build: memory, disk and time" in edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256).stdout
+        "Build, disk, time: what building takes"
+        in edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256).stdout
     )
     done = edgec("build", model.folder, "-r", "gguf:Q8_0", "-o", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr

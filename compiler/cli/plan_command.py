@@ -11,7 +11,7 @@ import click
 import edgec
 from benchmarks.plan import PROMPT_TOKENS, Option, Plan, Wishes
 from benchmarks.prediction import Range
-from compiler.cli.display import format_bytes, print_json, print_table
+from compiler.cli.display import print_json, print_table
 from compiler.cli.quantize_options import ByteCount
 from compiler.cli.steps import ShownStages, shown_steps
 from compiler.needs import Need
@@ -77,30 +77,31 @@ def command(
 def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
     shown: Sequence[Option] = found.options if show_all else found.front
     decodes = found.context is not None
-    columns = ["recipe", "package", "memory MB", "first token ms" if decodes else "latency ms"]
-    columns += [*(["tok/s", "at most"] if decodes else []), "quality", "build", ""]
+    columns = ["recipe", "package MB", "memory MB", "first token ms" if decodes else "latency ms"]
+    columns += [*(["tok/s", "at most"] if decodes else []), "quality", "build MB", "disk MB", "time", ""]
     rows = [
         [
             " ".join((each.recipe, *each.flags)),
-            format_bytes(each.package_bytes),
+            f"{each.package_bytes / 1e6:,.0f}",
             _range(each.memory, 1e6),
             _range(each.first_s, 1e-3),
             *([_range(each.tok_per_s, 1.0), _bound(each.bound_tok_per_s)] if decodes else []),
             "not known" if each.quality is None else f"{each.quality} ({each.known})",
-            _build(each.build),
+            *_build(each.build),
             "chosen" if each == found.chosen else "; ".join(each.misses),
         ]
         for each in shown
     ]
     print_table(f"{model} on {device}, predicted", columns, rows)
-    print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens. Build: memory, disk and time that it takes on this machine.")
+    print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens. Build, disk, time: what building takes on this machine.")
 
 
-def _build(need: Need | None) -> str:
+def _build(need: Need | None) -> tuple[str, str, str]:
+    """Megabytes of memory and of disk, and the time."""
     if need is None:
-        return "-"
-    minutes = f"{need.seconds / 60:.0f} min" if need.seconds >= 90 else f"{need.seconds:.0f} s"
-    return f"{format_bytes(need.memory_bytes)}, {format_bytes(need.disk_bytes)}, {minutes}"
+        return "-", "-", "-"
+    time = f"{need.seconds / 60:.0f}min" if need.seconds >= 90 else f"{need.seconds:.0f}s"
+    return f"{need.memory_bytes / 1e6:,.0f}", f"{need.disk_bytes / 1e6:,.0f}", time
 
 
 def _bound(found: float | None) -> str:
