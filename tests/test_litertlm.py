@@ -84,6 +84,10 @@ def test_every_family_computes_what_the_model_does(kind: str, made: Path, edgec_
     done = edgec_here("build", made / kind / "model", "-r", "tflite:fp32", "-o", out, "--verify")
     assert done.returncode == 0, done.stdout + done.stderr
     assert figures_of(out / "tflite-fp32")["mean_kl"] < 1e-9
+    lengths = ("--prompt-tokens", 8, "--generated-tokens", 4, "--rounds", 1)
+    measured = edgec_here("bench", out / "tflite-fp32", *lengths, "--json")
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads(measured.stdout)[0]["summary"]["decode_tok_per_s"] > 0
 
 
 @pytest.mark.parametrize("scheme", ["fp32", *_SCHEMES])

@@ -159,7 +159,7 @@ def _work(tiny_models: Path, recipes: list[str]) -> Work:
 
 
 def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(tiny_models: Path, tmp_path: Path) -> None:
-    work = _work(tiny_models, ["onnx:int4-rtn-g32", "tflite:int8", "gguf:Q8_0"])
+    work = _work(tiny_models, ["tflite:int8", "gguf:Q8_0"])
     store = tmp_path / "store"
     store.mkdir()
     with cluster(2, tmp_path) as (address, workers):
@@ -167,17 +167,17 @@ def test_a_worker_that_is_killed_loses_nothing_and_repeats_nothing(tiny_models: 
 
         def tell(title: str, done: int, total: int) -> None:
             seen.append(done)
-            if done >= 2 and workers[0].poll() is None:
+            if done >= 1 and workers[0].poll() is None:
                 workers[0].send_signal(signal.SIGKILL)
 
         results = run_on_cluster(work, str(store), address, tell)
         said = lines_of(workers)
-    assert workers[0].wait(10) == -signal.SIGKILL and min(seen) < 6
-    assert [result.status for result in results] == ["measured"] * 6, [result.reason for result in results]
+    assert workers[0].wait(10) == -signal.SIGKILL and min(seen) < 4
+    assert [result.status for result in results] == ["measured"] * 4, [result.reason for result in results]
     # What was finished is in the store, and no worker did it a second time.
     done = [line for line in said if line.startswith(("built ", "measured "))]
-    assert len(set(done)) == len(done) and len([line for line in done if line.startswith("measured ")]) in (5, 6)
-    assert len(list((store / "results").iterdir())) == 6 and len(list((store / "builds").iterdir())) == 6
+    assert len(set(done)) == len(done) and len([line for line in done if line.startswith("measured ")]) in (3, 4)
+    assert len(list((store / "results").iterdir())) == 4 and len(list((store / "builds").iterdir())) == 4
     assert not list(store.rglob("*.part"))
 
 
