@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from compiler.formats.codes import list_quantized, write_quantized
+from compiler.memory import give_back_memory
 from compiler.model import Model, read_model
 from compiler.quantization import Quantization, quantization_from_full
 from compiler.quantize.allocation import TABLE, read_allocation
 from compiler.quantize.blocks.activations import Activations
 from compiler.quantize.blocks.network import Network, layers_of, open_network, weight_of
 from compiler.quantize.blocks.passes import Call, batches, head_inputs, record_calls, run_front
-from compiler.quantize.blocks.stream import Streams, add_gram, fill_lower, give_back_memory, quantize_block
+from compiler.quantize.blocks.stream import Streams, add_gram, fill_lower, quantize_block
 from compiler.quantize.blocks.tables import (
     Tables,
     allocated_tables,

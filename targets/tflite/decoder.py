@@ -20,6 +20,7 @@ from compiler.formats.codes import list_quantized
 from compiler.formats.litertlm import METADATA, MODEL, TOKENIZER, NewSection, packed_text, write_litertlm
 from compiler.formats.tflite import tflite_pieces
 from compiler.lineage import about, model_of, write_lineage
+from compiler.memory import give_back_garbage
 from compiler.model import Model
 from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.decoder import Decoder, Tables
@@ -94,6 +95,7 @@ def lower_decoder(
     write_lineage(source, lineage, folder)
     if codes is not None:
         copy_tables(Path(codes), folder)
+    give_back_garbage()
     placement = place(folder / _FIRST, BUNDLE)
     (folder / _FIRST).unlink()
     shapes = FixedShapes(context_length, longest_sequence=longest, batch=1, vocabulary=config.vocabulary)
@@ -115,6 +117,7 @@ def _write(
         graphs.append(_add_function(document, name, length, config, tables, weights))
         report_progress(number + 1, len(_LENGTHS))
     _write_files(folder, document, before, told, bare)
+    give_back_garbage()
     write_first(document.model, folder / _FIRST)
     return tuple(graphs), stored_weights(document.model, decode_read_bytes(document.model, DECODE))
 

@@ -21,13 +21,13 @@ _LARGEST_FLOAT16 = 65504.0
 
 def packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Bytes of codes from 0 on as signed ones about the middle, in row order, the first of two in the low half."""
-    flat = (codes.astype(np.int16) - 2 ** (bits - 1)).astype(np.int8).ravel()
+    # In bytes that wrap around, which are those of two's complement.
+    flat = np.subtract(codes, np.uint8(2 ** (bits - 1)), dtype=np.uint8).ravel()
     if bits == 8:
-        return flat.view(np.uint8)
+        return flat
     if len(flat) % 2:
-        flat = np.append(flat, np.int8(0))
-    low, high = flat[0::2].view(np.uint8) & 15, flat[1::2].view(np.uint8) & 15
-    return np.asarray(low | (high << 4), np.uint8)
+        flat = np.append(flat, np.uint8(0))
+    return np.asarray((flat[0::2] & 15) | (flat[1::2] << 4), np.uint8)
 
 
 def by_row(scales: NDArray[np.floating[Any]]) -> Any:

@@ -9,7 +9,6 @@ before they are rounded (Li et al. 2025, GPTAQ, arXiv:2504.02692; Arai and Ichik
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compiler.memory import give_back_memory
 from compiler.quantize.blocks.activations import Activations
 from compiler.quantize.blocks.network import Layer, Network
 from compiler.quantize.blocks.passes import Call, Group, batches, find_groups, run_block
@@ -232,10 +232,3 @@ def _quantize_layers(
         layer.set_weight(restore(part, own))
         yield QuantizedLayer(layer, grid, part, own)
         start = end
-
-
-def give_back_memory() -> None:
-    """Have glibc return what is free: of matrices of many sizes it keeps fragments, which add up from block to block."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
