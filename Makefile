@@ -50,7 +50,7 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.litert
 	$(BIN)/python -P -m benchmarks.peers.litert_encoder
 	$(BIN)/python -P -m benchmarks.peers.fleet
-	$(BIN)/python -P tests/fleet.py
+	$(BIN)/python tests/fleet.py
 	$(BIN)/python -P -m benchmarks.peers.needs
 	$(BIN)/python -P -m benchmarks.peers.billion
 

@@ -132,7 +132,7 @@ def compare_theirs(model: Path, work: Path) -> None:
     python, converter = sys.executable, converter_folder()
     base = str(work / "base.gguf")
     builder = [python, "-P", "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-o", str(work / "onnx")]
-    halves = [edgec_script(), "build", str(model), "-r", "coreml:fp16", "-o", str(work / "halves"), "--json"]
+    halves = [edgec_script(), "build", str(model), "-r", "coreml:fp16@ios17", "-o", str(work / "halves"), "--json"]
     script = str(converter / "convert_hf_to_gguf.py")
     exporter = [str(Path(python).with_name("litert-torch")), "export_hf", "--model", str(model)]
     runs: list[tuple[str, Callable[[], Cost]]] = [
@@ -149,7 +149,7 @@ def compare_theirs(model: Path, work: Path) -> None:
             "GenAI's builder: int4",
             lambda: run_command([*builder, "-p", "int4", "-e", "cpu", "-c", str(work / "hf")]),
         ),
-        ("(our coreml:fp16, which coremltools rounds)", lambda: run_command(halves)),
+        ("(our coreml:fp16@ios17, which coremltools rounds)", lambda: run_command(halves)),
         (
             "coremltools: int4 in blocks of 32",
             lambda: run_command(
