@@ -32,8 +32,8 @@ from compiler.recipe import Shapes  # noqa: E402
 from runtimes.workload import Workload  # noqa: E402
 
 _RECIPES = (
-    "gguf:F16", "gguf:Q8_0", "gguf:Q4_0", "gguf:int4-rtn-g32", "onnx:fp32", "onnx:int4-rtn-g32", "coreml:fp16",
-    "coreml:int4-rtn-g32", "tflite:fp32", "tflite:fp16", "tflite:int8", "tflite:int4-rtn-g32",
+    "gguf:F16", "gguf:Q8_0", "gguf:Q4_0", "gguf:Q4_1", "gguf:int4-rtn-g32", "onnx:fp32", "onnx:int8",
+    "onnx:int4-rtn-g32", "tflite:fp32", "tflite:fp16", "tflite:int8", "tflite:int4-rtn-g32",
 )  # fmt: skip
 _GOAL = 1.7
 _WORKLOAD = Workload(prompt_tokens=16, generated_tokens=4, sequence_length=32, rounds=3, repetitions=3)
