@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 from conftest import Run, assert_refused
@@ -165,7 +166,9 @@ def test_a_board_that_vanishes_for_good_is_told(package: Path, tmp_path: Path, m
     with serve(tmp_path, {}) as gone:
         device = _device(gone, monkeypatch)
         assert device.machine.system == "Linux"
-        subprocess.run(["pkill", "-f", f"sshd.*{tmp_path}"], check=False)
+        for process in psutil.process_iter(["cmdline"]):
+            if str(tmp_path / "config") in (process.info["cmdline"] or []):
+                process.kill()
         assert isinstance(device._shell, SshShell)
         command = [*device._shell.command, "-O", "exit", "--", device._shell.host]
         subprocess.run(command, capture_output=True, check=True)
