@@ -100,6 +100,10 @@ def _packed(model: Any, buffers: list[Any], nbytes: int) -> memoryview:
     own, model.buffers = model.buffers, buffers
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     model.buffers = own
+    # Tables that several tensors have know where they were written, and by whom.
+    for tensor in (tensor for subgraph in model.subgraphs for tensor in subgraph.tensors):
+        if hasattr(tensor.quantization, "forget"):
+            tensor.quantization.forget()
     return memoryview(builder.Bytes)[builder.Head() :]
 
 

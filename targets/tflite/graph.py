@@ -74,7 +74,8 @@ class Shared:
     """A table of the schema that several tensors have, written once."""
 
     def __init__(self, table: Any) -> None:
-        self._table, self._builder, self._place = table, None, 0
+        self._builder: Any = None
+        self._table, self._place = table, 0
         self.scale, self.zeroPoint, self.details = table.scale, table.zeroPoint, table.details
 
     def Pack(self, builder: Any) -> int:
@@ -82,6 +83,10 @@ class Shared:
         if self._builder is not builder:
             self._builder, self._place = builder, int(self._table.Pack(builder))
         return self._place
+
+    def forget(self) -> None:
+        """Let the builder go, which has the bytes of the whole file."""
+        self._builder = None
 
 
 class Function:
