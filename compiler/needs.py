@@ -14,13 +14,13 @@ from pathlib import Path
 from compiler.model import Model
 from compiler.operations import operations
 from compiler.quantization import Calibration
+from compiler.quantize.calibrate.lengths import sample_tokens_of
 from compiler.records import from_json
 from compiler.scheme import Scheme, find_scheme
 from compiler.size import matrices_of, needed_tensors
 from compiler.stages.stage import Stage, each_stage
 
 _COSTS = Path(__file__).with_name("needs.toml")
-_PASSAGE_TOKENS = 64
 # Beyond this share of what is predicted the prediction may be wrong.
 SURE = 0.8
 
@@ -87,7 +87,7 @@ def stage_need(stage: Stage, model: Model) -> Need | None:
     largest = 4 * max((each.elements for each in matrices_of(model)), default=0)
     tokens, passes = 0, 0.0
     if (samples := _calibration(stage)) is not None and model.takes == "text":
-        length = _sample_tokens(model, samples)
+        length = sample_tokens_of(model, samples)
         tokens = samples.samples * length
         passes = samples.samples * operations(model, length) / 1e12
     memory = cost.memory + cost.memory_of_weights * weights + cost.memory_of_largest * largest
@@ -112,14 +112,6 @@ def _calibration(stage: Stage) -> Calibration | None:
         if isinstance(told, dict):
             return from_json(Calibration, told, "calibration")
     return None
-
-
-def _sample_tokens(model: Model, samples: Calibration) -> int:
-    """Tokens of a sample, as compiler/quantize/calibrate/samples.py makes them."""
-    longest = model.geometry.context_length or samples.sample_tokens
-    # An encoder that is given no text gets short passages.
-    own = samples.sample_tokens if model.is_decoder or samples.is_given else _PASSAGE_TOKENS
-    return min(samples.sample_tokens, longest, own)
 
 
 def build_need(stage: Stage, model: Model) -> Need | None:

@@ -3,23 +3,20 @@
 A phone's own shell has no Python. Termux has (`pkg install python python-numpy python-psutil`), and a build of it that can be
 debugged, such as those that its authors publish on GitHub, may be entered by adb (`run-as`). What a runtime needs is taken
 from Termux where it has it, since wheels for Linux do not install on Android. This was tested against adb's protocol; on a
-phone it was not run.
+phone it was not run. EDGEC_ADB is the command where it is not `adb`.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from compiler.errors import UnusableInput
 from runtimes.devices.board.board import Board
-from runtimes.devices.board.client import BEGIN, Reason, follow_client, run_client
+from runtimes.devices.board.client import BEGIN, Reason, follow_client, run_client, user_client
 from runtimes.devices.board.shell import ConnectionLostError, is_number, nonsense
 from runtimes.devices.device import Device
 
@@ -105,15 +102,5 @@ def open_device(address: str) -> Device:
     """
     if _SERIAL.fullmatch(address) is None:
         raise UnusableInput(f"adb:{address} is no phone. Write adb:SERIAL, as `adb devices` lists it.")
-    return Board(AdbShell(f"adb:{address}", (*_client(), "-s", address, "shell", "-T")))
-
-
-def _client() -> Sequence[str]:
-    """The adb program; EDGEC_ADB is the command where it is not `adb`."""
-    try:
-        client = shlex.split(os.environ.get("EDGEC_ADB") or "adb")
-    except ValueError:
-        raise UnusableInput("EDGEC_ADB is no command: a quote in it has no end.") from None
-    if not client or shutil.which(client[0]) is None:
-        raise UnusableInput("There is no adb here. Install it: apt install adb.")
-    return client
+    client = user_client("EDGEC_ADB", "adb", "There is no adb here. Install it: apt install adb.")
+    return Board(AdbShell(f"adb:{address}", (*client, "-s", address, "shell", "-T")))

@@ -7,13 +7,11 @@ not known are refused, and nothing is ever asked for. EDGEC_SSH is the command w
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import shutil
 
 from compiler.errors import UnusableInput
 from runtimes.devices.board.board import Board
+from runtimes.devices.board.client import user_client
 from runtimes.devices.board.openssh import shell_to
 from runtimes.devices.device import Device
 
@@ -31,12 +29,8 @@ def open_device(address: str) -> Device:
     match = _ADDRESS.fullmatch(address)
     if match is None or not 0 < int(match["port"] or 22) < 65536:
         raise UnusableInput(f"ssh:{address} is no address of a board. Write ssh://user@host or ssh://user@host:port.")
-    try:
-        client = shlex.split(os.environ.get("EDGEC_SSH") or "ssh")
-    except ValueError:
-        raise UnusableInput("EDGEC_SSH is no command: a quote in it has no end.") from None
-    if not client or shutil.which(client[0]) is None:
-        raise UnusableInput("There is no OpenSSH client here. Install it: apt install openssh-client.")
+    missing = "There is no OpenSSH client here. Install it: apt install openssh-client."
+    client = user_client("EDGEC_SSH", "ssh", missing)
     host = match["host"].strip("[]")
     named = f"{match['user']}@{host}" if match["user"] else host
     return Board(shell_to(f"ssh:{address}", client, named, int(match["port"]) if match["port"] else None))

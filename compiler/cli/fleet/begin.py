@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import edgec
@@ -41,10 +42,11 @@ def begin(file: Path, out: Path, cluster: str | None, store: str | None, tell: T
     opened = {name: edgec.open_model(name) for name in matrix.models}
     digests = {name: digest_model(model) for name, model in opened.items()}
     require_known_checks(matrix.allow, BUILD_CHECKS)
-    needs = dict.fromkeys(matrix.models, 0)
-    work = plan_work(matrix, digests, needs)
-    for name, build in dict.fromkeys((order.cell.model, order.build) for order in work.orders):
-        needs[name] = max(needs[name], _memory_of(opened[name], recipe_of(build)))
+    work = plan_work(matrix, digests)
+    builds = dict.fromkeys((order.cell.model, order.build) for order in work.orders)
+    needs = [(name, _memory_of(opened[name], recipe_of(build))) for name, build in builds]
+    memory = {name: max(nbytes for model, nbytes in needs if model == name) for name in matrix.models}
+    work = replace(work, memory_bytes=memory)
     out.mkdir(parents=True, exist_ok=True)
     address = str(Path(store or out).resolve()) if "://" not in (store or "") else str(store)
     results = run_on_cluster(work, address, cluster, tell) if cluster else run_here(work, address, tell)

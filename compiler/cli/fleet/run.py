@@ -53,8 +53,8 @@ class Work:
     memory_bytes: dict[str, int]
 
 
-def plan_work(matrix: Matrix, digests: dict[str, str], memory_bytes: dict[str, int]) -> Work:
-    """The orders of every cell; `digests` and `memory_bytes` by the model's name."""
+def plan_work(matrix: Matrix, digests: dict[str, str]) -> Work:
+    """The orders of every cell; `digests` by the model's name. What builds take is not told."""
     builds = {
         (model, recipe): BuildOrder(
             _resolved(model), digests[model], recipe, matrix.shapes, matrix.quantization, matrix.verify, matrix.allow
@@ -66,7 +66,7 @@ def plan_work(matrix: Matrix, digests: dict[str, str], memory_bytes: dict[str, i
         MeasureOrder(Cell(model, recipe, device), builds[model, recipe], matrix.workload)
         for model, recipe, device in cells_of(matrix)
     ]
-    return Work(tuple(orders), memory_bytes)
+    return Work(tuple(orders), {})
 
 
 def _resolved(model: str) -> str:

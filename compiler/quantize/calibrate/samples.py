@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from compiler.errors import UnusableInput
 from compiler.model import Model, read_model
 from compiler.pretrained import load_pretrained
 from compiler.quantization import Calibration
+from compiler.quantize.calibrate.lengths import sample_tokens_of
 from compiler.quantize.calibrate.passages import PASSAGES
 from compiler.quantize.calibrate.pictures import draw_samples, samples_of_pictures
 from compiler.quantize.calibrate.texts import kept_text
@@ -22,8 +22,6 @@ from compiler.tokenizer import load_tokenizer, start_of_text_ids
 
 _FILE = "samples.npy"
 _FEWEST_TOKENS = 2048
-# An encoder mostly reads short texts, each with its special tokens, whose activations are unlike the others'.
-_PASSAGE_TOKENS = 64
 # Short texts side by side: attention costs with their length, and GPTQ sees the same sums of squares.
 _TEXT_TOKENS = 128
 _TEXTS_AT_ONCE = 128
@@ -47,11 +45,8 @@ def write_text_samples(model: str, out: str, task: str, calibration: dict[str, A
     """The same for an encoder, which calibrates on short passages of edgec's where no text is given: a stage."""
     source, wanted = read_model(Path(model), task=task), Calibration(**calibration)
     _refuse_pictures(source, wanted)
-    if wanted.text is not None:
-        samples = samples_of_text(source, kept_text(wanted.text), wanted)
-    else:
-        short = replace(wanted, sample_tokens=min(wanted.sample_tokens, _PASSAGE_TOKENS))
-        samples = samples_of_text(source, "\n\n".join(PASSAGES), short)
+    text = "\n\n".join(PASSAGES) if wanted.text is None else kept_text(wanted.text)
+    samples = samples_of_text(source, text, wanted)
     np.save(Path(out) / _FILE, samples)
 
 
@@ -79,13 +74,6 @@ def _refuse_pictures(model: Model, calibration: Calibration) -> None:
 
 def _draw(model: Model, calibration: Calibration) -> NDArray[np.float32]:
     return draw_samples(image_shape(model.config), calibration.samples, calibration.seed)
-
-
-def sample_tokens_of(model: Model, calibration: Calibration) -> int:
-    """Tokens of a sample: what is asked for, or the model's context where that is shorter."""
-    longest = model.geometry.context_length or calibration.sample_tokens
-    reserved = 2 if model.config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0
-    return min(calibration.sample_tokens, longest - reserved)
 
 
 def samples_of_text(model: Model, text: str, calibration: Calibration) -> NDArray[np.int64]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from compiler.errors import UnusableInput
 from runtimes.devices.board.shell import nonsense
 
 MOST_BYTES = 1 << 20
@@ -26,6 +30,21 @@ class Reason:
     said: str
     means: str
     passing: bool = False
+
+
+def user_client(variable: str, program: str, missing: str) -> Sequence[str]:
+    """The user's command for a program: what a variable of the environment says, or its name.
+
+    Raises:
+        UnusableInput: it is no command, or is not here; `missing` says what is missing and how to get it.
+    """
+    try:
+        client = shlex.split(os.environ.get(variable) or program)
+    except ValueError:
+        raise UnusableInput(f"{variable} is no command: a quote in it has no end.") from None
+    if not client or shutil.which(client[0]) is None:
+        raise UnusableInput(missing)
+    return client
 
 
 def run_client(
