@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
 from adb_phone import Phone, can_reach, serve_phone
-from conftest import Run, assert_refused
+from conftest import Run, assert_refused, build_tiny_encoder
 
 from compiler.errors import UnusableInput
 from compiler.package import check_files, read_package
@@ -32,14 +31,8 @@ def shell(phone: Phone) -> AdbShell:
     return AdbShell(phone.address, (*phone.client.split(), "-s", serial, "shell", "-T"))
 
 
-def test_it_is_measured_there_and_copied_once(
-    phone: Phone, minilm_folder: Path, edgec: Run, edgec_here: Run, tmp_path: Path
-) -> None:
-    model = tiny.save_encoder("bert", minilm_folder, tmp_path / "tiny-bert")
-    assert (
-        edgec_here("build", model, "-r", "tflite:fp32", "--sequence-length", 16, "-o", tmp_path / "out").returncode == 0
-    )
-    package = tmp_path / "out" / "tflite-fp32"
+def test_it_is_measured_there_and_copied_once(phone: Phone, minilm_folder: Path, edgec: Run, tmp_path: Path) -> None:
+    package = build_tiny_encoder(minilm_folder, tmp_path)
     words = ("bench", package, "--device", phone.address, "--rounds", 3, "--repetitions", 4, "--json")
     done = edgec(*words, EDGEC_ADB=phone.client)
     assert done.returncode == 0, done.stderr

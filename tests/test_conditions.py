@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from conftest import Run
+from conftest import Run, build_tiny_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -209,12 +208,8 @@ def test_a_governor_that_changed_makes_it_suspect() -> None:
 
 
 @pytest.fixture(scope="module")
-def package(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("disturbed")
-    model = tiny.save_encoder("bert", minilm_folder, root / "tiny-bert")
-    done = edgec_here("build", model, "-r", "tflite:fp32", "--sequence-length", 16, "-o", root / "out")
-    assert done.returncode == 0, done.stderr
-    return root / "out" / "tflite-fp32"
+def package(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_encoder(minilm_folder, tmp_path_factory.mktemp("disturbed"))
 
 
 def _verdict(edgec: Run, package: Path, **environment: str) -> dict[str, Any]:

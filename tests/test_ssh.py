@@ -15,8 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-import tiny
-from conftest import Run, assert_refused
+from conftest import Run, assert_refused, build_tiny_encoder
 from ssh_board import SshBoard, can_make_networks, can_serve, serve, serve_far_away
 
 from compiler.digest import digest_file
@@ -41,12 +40,8 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
 
 
 @pytest.fixture(scope="module")
-def package(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("tiny")
-    model = tiny.save_encoder("bert", minilm_folder, root / "tiny-bert")
-    done = edgec_here("build", model, "-r", "tflite:fp32", "--sequence-length", 16, "-o", root / "out")
-    assert done.returncode == 0, done.stderr
-    return root / "out" / "tflite-fp32"
+def package(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_encoder(minilm_folder, tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -95,14 +90,20 @@ def test_a_boards_profile_is_measured_there(board: SshBoard, edgec: Run, tmp_pat
     assert json.loads(edgec("devices", "kitchen", "--json", **own).stdout)[0]["machine"] == "x86_64"
 
 
+def _begun(device: Board, board: SshBoard, package: Path, folder: Path) -> tuple[Package, Path]:
+    """A package, and the folder that a copy of it has begun there."""
+    given = _noise(package, folder / "noise", 5000)
+    part = board.cache / "packages" / f"{given.digest}.part"
+    assert device.root == str(board.cache)
+    part.mkdir(parents=True)
+    return given, part
+
+
 @pytest.mark.parametrize(("cut", "damaged"), [(0, False), (1000, False), (1000, True), (-1, False)])
 def test_a_copy_that_was_cut_ends_right(
     cut: int, damaged: bool, device: Board, board: SshBoard, package: Path, tmp_path: Path
 ) -> None:
-    given = _noise(package, tmp_path / "noise", 5000)
-    part = board.cache / "packages" / f"{given.digest}.part"
-    assert device.root == str(board.cache)
-    part.mkdir(parents=True)
+    given, part = _begun(device, board, package, tmp_path)
     data = (given.folder / "model.tflite").read_bytes()[:cut]
     (part / "model.tflite").write_bytes(bytes(255 - byte for byte in data) if damaged else data)
     place = copy_package(given, device._shell, device.root)
@@ -115,10 +116,7 @@ def test_a_copy_that_was_cut_ends_right(
 def test_a_copy_that_was_cut_in_any_file_ends_right(
     name: str, share: float, device: Board, board: SshBoard, package: Path, tmp_path: Path
 ) -> None:
-    given = _noise(package, tmp_path / "noise", 5000)
-    part = board.cache / "packages" / f"{given.digest}.part"
-    assert device.root == str(board.cache)
-    part.mkdir(parents=True)
+    given, part = _begun(device, board, package, tmp_path)
     data = (given.folder / name).read_bytes()
     (part / name).write_bytes(data[: int(share * len(data))])
     check_files(read_package(Path(copy_package(given, device._shell, device.root))))
