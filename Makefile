@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
-.PHONY: demo test lint types docs check bench gate fuzz kills bare board setup clean
+.PHONY: demo test lint types docs check bench bench-litert gate fuzz kills bare board setup clean
 
 setup: $(READY)
 
@@ -38,7 +38,7 @@ docs: $(READY)
 check: lint types docs test
 
 # Long: our commands beside the peers' own, interleaved. Prints ratios.
-bench: $(READY)
+bench: $(READY) bench-litert
 	$(BIN)/python -P -m benchmarks.peers.build_cost
 	$(BIN)/python -P -m benchmarks.peers.harness_cost
 	$(BIN)/python -P -m benchmarks.peers.encoder_latency
@@ -47,12 +47,16 @@ bench: $(READY)
 	$(BIN)/python -P -m benchmarks.peers.gptq
 	$(BIN)/python -P -m benchmarks.peers.coreml
 	$(BIN)/python -P -m benchmarks.peers.calibration
-	$(BIN)/python -P -m benchmarks.peers.litert
-	$(BIN)/python -P -m benchmarks.peers.litert_encoder
 	$(BIN)/python -P -m benchmarks.peers.fleet
 	$(BIN)/python tests/fleet.py
 	$(BIN)/python -P -m benchmarks.peers.needs
 	$(BIN)/python -P -m benchmarks.peers.billion
+
+# About half an hour: every figure of LiteRT.
+bench-litert: $(READY)
+	$(BIN)/python -P -m benchmarks.peers.litert
+	$(BIN)/python -P -m benchmarks.peers.litert_encoder
+	$(BIN)/python -P -m benchmarks.peers.litert_convert
 
 # About half an hour: a fixed set of packages from a commit and from the working tree, compared file by file.
 gate: $(READY)
@@ -68,13 +72,15 @@ fuzz: $(READY)
 kills: $(READY)
 	$(BIN)/python tests/kills.py --kills 60
 
-# About 15 minutes: packages on an emulated ARM64 board; docs/devices.md names the programs of Debian's that it needs.
+# About an hour and a half: packages on an emulated ARM64 board, then one matrix over two real models and three devices;
+# docs/devices.md names the programs of Debian's that it needs.
 board: $(READY)
 	EDGEC_EMULATED=1 $(BIN)/python -P -m pytest tests/test_qemu.py -n0
+	$(BIN)/python tests/three_devices.py -o board-out
 
 # About 12 minutes: the README followed in a clean clone and a bare virtual environment.
 bare: $(READY)
 	$(BIN)/python tests/bare.py
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) docs/_build
+	rm -rf $(VENV) $(DEMO_OUT) board-out docs/_build

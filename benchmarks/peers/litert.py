@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,12 @@ _TENSORFLOW = "2.21.0"
 _THREADS, _PROMPT, _GENERATED = 2, 128, 64
 _HIDDEN = np.float32(-0.7 * float(np.finfo(np.float32).max))
 _BLOCKS = "dynamic_wi4b32_afp32"
+# The exporter's 4-bit blocks with the table of words, which is the head too, in 8 bits as in our packages.
+_WIDE_TABLE = ((".*", "*", 4, "BLOCKWISE_32"), (".*", "EMBEDDING_LOOKUP", 8, "CHANNELWISE"),
+               (".*lm_head.*", "FULLY_CONNECTED", 8, "CHANNELWISE"))  # fmt: skip
 _PARTS = ("speed", "harness", "quality")
 _NEAR = 0.03
+_WIDE = "exporter int4, table in 8 bits"
 
 _BENCHMARK = """
 import json, sys, litert_lm
@@ -62,6 +67,18 @@ def export(model: Path, out: Path, tensorflow: Path, *options: str) -> tuple[Pat
     return next(out.glob("*.litertlm")), cost
 
 
+def write_wide_table(file: Path) -> Path:
+    """A recipe of LiteRT's quantizer."""
+    rules = []
+    for regex, operation, bits, granularity in _WIDE_TABLE:
+        weights = {"num_bits": bits, "symmetric": True, "granularity": granularity, "dtype": "INT"}
+        config = {"weight_tensor_config": weights, "compute_precision": "INTEGER", "explicit_dequantize": False}
+        rule = {"regex": regex, "operation": operation, "algorithm_key": "min_max_uniform_quantize"}
+        rules.append(rule | {"op_config": config | {"skip_checks": False, "min_weight_elements": 0}})
+    file.write_text(json.dumps(rules))
+    return file
+
+
 def engine_speed(bundle: Path, most: int) -> tuple[float, float, float]:
     """Prefill and decode tokens a second, and seconds to the first token, by the engine's own benchmark."""
     numbers = [str(value) for value in (_THREADS, _PROMPT, _GENERATED, most)]
@@ -71,15 +88,19 @@ def engine_speed(bundle: Path, most: int) -> tuple[float, float, float]:
     return prefill, decode, first_s
 
 
-class Signatures:
-    """The signatures of a bundle on LiteRT, with caches of a fixed length."""
+def model_of_bundle(bundle: Path) -> bytes:
+    """The graphs of a bundle."""
+    with open_litertlm(bundle) as sections:
+        return bytes(find_section(sections, MODEL, bundle))
 
-    def __init__(self, bundle: Path, places: int) -> None:
+
+class Signatures:
+    """The signatures of a language model's graphs on LiteRT, with caches of a fixed length."""
+
+    def __init__(self, data: bytes, places: int) -> None:
         from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, Options
         from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 
-        with open_litertlm(bundle) as sections:
-            data = bytes(find_section(sections, MODEL, bundle))
         cpu = CpuOptions(num_threads=_THREADS, xnnpack_weight_cache_path=":memory:")
         self.model = CompiledModel.from_buffer(
             data, options=Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
@@ -123,7 +144,7 @@ class Signatures:
 
 def bundle_entrant(name: str, bundle: Path) -> Entrant:
     """Scores by a signature of all positions where there is one, else token by token."""
-    made = Signatures(bundle, WINDOW)
+    made = Signatures(model_of_bundle(bundle), WINDOW)
     whole = "score" in made.signatures
     if whole:
         made.resize("score", WINDOW)
@@ -136,6 +157,16 @@ def bundle_entrant(name: str, bundle: Path) -> Entrant:
     return Entrant(name, bundle, bundle.stat().st_size, score)
 
 
+def build(model: Path, out: Path) -> Cost:
+    """`edgec build` as tflite:int8 from an empty cache; the peak is the largest of its stages'."""
+    with tempfile.TemporaryDirectory() as cache:
+        command = [edgec_script(), "build", str(model), "-r", "tflite:int8", "-o", str(out), "--json"]
+        told = Path(cache) / "told.json"
+        own = run_command(["sh", "-c", f'exec "$@" > {told}', "sh", *command], {"EDGEC_CACHE": cache})
+        peaks = [stage["peak_rss_bytes"] or 0 for stage in json.loads(told.read_text())["stages"]]
+    return replace(own, peak_rss_bytes=max(own.peak_rss_bytes, *peaks))
+
+
 def compare_cost(model: Path, work: Path, tensorflow: Path, rounds: int) -> dict[str, Path]:
     """Bundles of both, by name; prints what they took."""
     theirs: list[Cost] = []
@@ -145,12 +176,8 @@ def compare_cost(model: Path, work: Path, tensorflow: Path, rounds: int) -> dict
         folder = work / f"round-{number}"
         bundles["theirs"], cost = export(model, folder / "theirs", tensorflow)
         theirs.append(cost)
-        with tempfile.TemporaryDirectory() as cache:
-            command = [edgec_script(), "build", str(model), "-r", "tflite:int8", "-o", str(folder / "ours"), "--json"]
-            told = folder / "ours.json"
-            own = run_command(["sh", "-c", f'exec "$@" > {told}', "sh", *command], {"EDGEC_CACHE": cache})
-            peaks = [stage["peak_rss_bytes"] or 0 for stage in json.loads(told.read_text())["stages"]]
-            ours.append((own.wall_s, max(own.peak_rss_bytes, *peaks)))
+        own = build(model, folder / "ours")
+        ours.append((own.wall_s, own.peak_rss_bytes))
         bundles["ours"] = folder / "ours" / "tflite-int8" / "model.litertlm"
         print(f"  round {number + 1}: exporter {cost.wall_s:.1f} s, edgec {own.wall_s:.1f} s", flush=True)
     middle = statistics.median
@@ -219,7 +246,7 @@ def compare_quality(model: Path, work: Path, tensorflow: Path, options: argparse
     gptq = edgec_build(model, work / "gptq", "-r", "tflite:int4-gptq-g32", *calibrated)
     gguf = edgec_build(model, work / "gguf", "-r", "gguf:int4-gptq-g32", *calibrated)
     portable = edgec_build(model, work / "portable", "-r", "gguf:int4-gptq-g32", *calibrated, "--portable-scales")
-    short = (f"--cache_length={WINDOW}",)
+    short, wide = (f"--cache_length={WINDOW}",), write_wide_table(work / "wide.json")
     entrants = [
         bundle_entrant("ours int8", int8 / "model.litertlm"),
         bundle_entrant("exporter int8", export(model, work / "their8", tensorflow, *short)[0]),
@@ -227,6 +254,10 @@ def compare_quality(model: Path, work: Path, tensorflow: Path, options: argparse
         bundle_entrant(
             "exporter int4 blocks of 32",
             export(model, work / "their4", tensorflow, *short, f"--quantization_recipe={_BLOCKS}")[0],
+        ),
+        bundle_entrant(
+            _WIDE,
+            export(model, work / "wide4", tensorflow, *short, f"--quantization_recipe={wide}")[0],
         ),
         llama_entrant("gguf int4-gptq-g32", next(gguf.glob("*.gguf"))),
         llama_entrant("gguf, portable scales", next(portable.glob("*.gguf"))),
@@ -238,6 +269,7 @@ def compare_quality(model: Path, work: Path, tensorflow: Path, options: argparse
     print_ratio("    / exporter's int8", kl["ours int8"], kl["exporter int8"], "nats", 1.0)
     own = kl["ours int4-gptq-g32"]
     print_ratio("mean KL, int4-gptq-g32 / exporter's int4", own, kl["exporter int4 blocks of 32"], "nats", 0.5)
+    print_ratio("    / the same with its table in 8 bits", own, kl[_WIDE], "nats", 0.5)
     print_ratio("mean KL, int4-gptq-g32 / our GGUF package", own, kl["gguf int4-gptq-g32"], "nats", 1.03)
     shared = kl["gguf, portable scales"]
     print_ratio("    / the same codes and scales in GGUF", own, shared, "nats", 1.03)
