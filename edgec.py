@@ -180,7 +180,7 @@ def verify(
     for package in [each if isinstance(each, Package) else read_package(Path(each)) for each in packages]:
         if model is not None:
             check_identity(model, package.model)
-        require_usable(package)
+        require_usable(package, proving=True)
         require_trusted(package, trust)
         source = replace(model, task=package.model.task) if model else find_identified(package.model)
         found.append(

@@ -155,10 +155,17 @@ class Platform:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What another machine must still do before a package can be used: the step, and where it can be done."""
+    """What another machine must still do before a package can be used.
+
+    Attributes:
+        step: what.
+        where: where it can be done.
+        provable: whether what is there computes already, so that it can be verified, though not used.
+    """
 
     step: str
     where: str
+    provable: bool = False
 
 
 @dataclass(frozen=True)

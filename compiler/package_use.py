@@ -8,27 +8,27 @@ from compiler.errors import UnusableInput
 from compiler.package import Package
 
 
-def require_finished(package: Package) -> None:
-    """Refuse a package of which another machine must still do a part.
+def require_finished(package: Package, *, proving: bool = False) -> None:
+    """Refuse a package of which another machine must still do a part; who only proves it takes what can be proved without.
 
     Raises:
         UnusableInput: it is unfinished.
     """
     unfinished = package.lowered.unfinished
-    if unfinished is not None:
+    if unfinished is not None and not (proving and unfinished.provable):
         raise UnusableInput(
             f"{package.title} is unfinished: {unfinished.step} is still to be done on {unfinished.where}. Finish it there; "
             "until then it cannot be run."
         )
 
 
-def require_usable(package: Package) -> None:
-    """Refuse a package that this machine cannot use.
+def require_usable(package: Package, *, proving: bool = False) -> None:
+    """Refuse a package that this machine cannot use, or cannot prove.
 
     Raises:
         UnusableInput: it is unfinished, or made for another machine.
     """
-    require_finished(package)
+    require_finished(package, proving=proving)
     needs = package.lowered.platform
     if needs is not None and (needs.system, needs.machine) != (platform.system(), platform.machine()):
         raise UnusableInput(

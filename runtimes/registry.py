@@ -20,7 +20,7 @@ from runtimes.stored.matrix import StoredMatrix
 
 # Elsewhere than on macOS packages are evaluated, which says what they compute and nothing of how fast.
 _COREML = "runtimes.coreml.macos" if sys.platform == "darwin" else "runtimes.coreml.evaluator"
-_EVALUATORS = ("runtimes.coreml.evaluator",)
+_EVALUATORS = ("runtimes.coreml.evaluator", "runtimes.xla")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ RUNTIMES: tuple[Runtime, ...] = (
         "litertlm", "runtimes.litertlm", ("ai-edge-litert", "litert-lm-api", "litert-lm-builder"), "tflite", ("tflite",),
         "*.litertlm", f"{_STORED}tflite", context_when_opened=True,
     ),
+    Runtime("xla", "runtimes.xla", ("jaxlib", "jax"), "neuron", ("neuron",), "*.hlo_module.pb", f"{_STORED}neuron"),
     Runtime("tvm", "runtimes.tvm", ("apache-tvm",), "neo", ("neo",), "*.so", native=True),
     Runtime(
         "gptq", "runtimes.gptq", ("torch", "transformers"), "reference", ("gptq",), "*.safetensors", f"{_STORED}gptq",
@@ -81,7 +82,9 @@ RUNTIMES: tuple[Runtime, ...] = (
 )  # fmt: skip
 
 
-def open_session(package: Package, threads: int, context_length: int | None = None, at_least: int = 0) -> Any:
+def open_session(
+    package: Package, threads: int, context_length: int | None = None, at_least: int = 0, *, proving: bool = False
+) -> Any:
     """Open a package with its runtime; what the session can do is told by the kind of its task (runtimes/session.py).
 
     Args:
@@ -89,12 +92,13 @@ def open_session(package: Package, threads: int, context_length: int | None = No
         threads: threads that the runtime may use.
         context_length: tokens that a language model's cache is to hold; None for the package's own.
         at_least: tokens that it must hold where nothing is asked and the model can.
+        proving: it is opened to be verified, which a package that is unfinished may allow.
 
     Raises:
         UnusableInput: the runtime is unknown or not installed, this machine cannot use the package, or the context is more
             than the package can hold.
     """
-    require_usable(package)
+    require_usable(package, proving=proving)
     module = import_runtime(package)
     if runtime_of(package).context_when_opened:
         session = module.open_session(package, threads, choose_context(package, context_length, at_least))

@@ -17,6 +17,7 @@ TARGETS: tuple[tuple[str, str], ...] = (
     ),  # Core AI, Apple's announced successor, would be a line and a folder of its own here
     ("tflite", "targets.tflite.target"),
     ("neo", "targets.neo"),
+    ("neuron", "targets.neuron.target"),
 )
 
 TARGET_NAMES: tuple[str, ...] = tuple(name for name, _ in TARGETS)

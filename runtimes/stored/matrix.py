@@ -19,6 +19,7 @@ class Rounding:
         results: what comes out is rounded alike.
         span: least and largest of the range, where it is fixed beforehand; None where it is that of the values.
         result_spans: the same of each output, in the order of rows; empty where results are not rounded so.
+        attention: queries, keys, shares and values are rounded so too.
     """
 
     to: Literal["float32", "float16", "bfloat16", "int8", "uint8"] = "float32"
@@ -26,6 +27,7 @@ class Rounding:
     results: bool = False
     span: tuple[float, float] | None = None
     result_spans: tuple[tuple[float, float], ...] = ()
+    attention: bool = False
 
 
 EXACT = Rounding()

@@ -8,13 +8,15 @@ that it is known how much of a difference that explains.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
 from runtimes.stored.matrix import EXACT, Rounding, StoredMatrix
+from runtimes.verify.rounded_attention import RoundedAttention
 
 # Beyond this distance, over the norm of what is stored, two rows are no likely pair: unrelated rows are at 1.4, those of
 # two bits at 0.5.
@@ -225,8 +227,10 @@ def rounded_as_by_the_runtime(done: PutIn) -> Iterator[None]:
         hooks.append(module.register_forward_pre_hook(_rounding_hook(rounding)))
         if rounding.results or rounding.result_spans:
             hooks.append(module.register_forward_hook(_result_hook(rounding)))
+    attention = next((each for each in done.rounded.values() if each.attention), None)
     try:
-        yield
+        with RoundedAttention(partial(round_as, rounding=attention)) if attention else nullcontext():
+            yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -96,7 +96,7 @@ def verify(
     executor = executor or LocalExecutor()
     require_known_checks(allow)
     check_files(package)
-    require_usable(package)
+    require_usable(package, proving=True)
     if not os.access(package.folder, os.W_OK):
         raise UnusableInput(
             f"What is found of {package.title} is left beside its manifest, and its folder cannot be written. Copy the "
@@ -250,7 +250,7 @@ def _short_of(figures: Figures, kind: Kind, quality: str, asked: str) -> str:
 def probe(package: str, expected: str, stored: str | None, threads: int) -> dict[str, Any]:
     """Ask the package what the Reference was asked: runs in a process of its own."""
     read = read_package(Path(package))
-    session = open_session(read, threads)
+    session = open_session(read, threads, proving=True)
     beside = Path(stored) if stored else None
     found = kind_of_task(read.model.task).probe(session, read, Path(expected), beside, report_progress)
     return {"figures": found.figures, "text_misses": list(found.text_misses), "from_stored": found.from_stored}

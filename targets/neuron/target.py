@@ -1,0 +1,130 @@
+"""neuron: AWS Inferentia2 and Trainium. HLO modules and weights by rank, which AWS's closed compiler makes NEFFs of."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from compiler.lineage import lineage_of
+from compiler.model import Model
+from compiler.networks.families import refuse_network
+from compiler.recipe import Recipe, lengths_up_to
+from compiler.size import needed_tensors, processor_bytes
+from compiler.stages.stage import Stage
+from compiler.target import Target
+from compiler.task import ENCODING, GENERATION, tasks_of
+
+NAME = "neuron"
+SCHEMES = ("fp32", "bf16")
+DEVICES = ("inf2", "trn1", "trn2")
+# Cores that share a language model, as whole machines have them.
+_RANKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+_BYTES = {"fp32": 4, "bf16": 2}
+_LONGEST_CONTEXT = 2048
+_PREFILL = 128
+# Of an operator in a module, and how many a layer has; from modules of SmolLM2 and MiniLM.
+_OPERATOR_BYTES, _OPERATORS_A_LAYER = 170, 120
+
+
+def ranks_of(recipe: Recipe) -> int:
+    """Cores that share the model: N of `+tpN`."""
+    found = [int(option[2:]) for option in recipe.options if re.fullmatch(r"tp\d+", option)]
+    return max(found, default=1)
+
+
+def refuse(model: Model, recipe: Recipe) -> str | None:
+    """Why not: a family that no re-authored network covers, lengths beyond the model's, heads that cores cannot share."""
+    longest, shapes = model.geometry.context_length, recipe.shapes
+    asked = shapes.context_length if model.is_decoder else shapes.sequence_length
+    if longest and asked and asked > longest and "lengths" not in recipe.options and model.takes == "text":
+        return f"the model takes at most {longest} tokens, the recipe asks for {asked}."
+    if "lengths" in recipe.options and (model.is_decoder or model.takes != "text"):
+        return "+lengths is for text encoders."
+    if sum(option.startswith("tp") for option in recipe.options) > 1:
+        return "it is shared among one number of cores; give one +tp."
+    if model.is_decoder and shapes.batch != 1:
+        return f"language models are lowered for one text at a time, and the recipe asks for {shapes.batch}."
+    return refuse_network(model) or _refuse_ranks(model, ranks_of(recipe))
+
+
+def _refuse_ranks(model: Model, ranks: int) -> str | None:
+    if ranks == 1:
+        return None
+    if not model.is_decoder:
+        return f"+tp{ranks} is for language models; an encoder fits one core."
+    config = model.config
+    heads, kv_heads = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    wide = config.get("intermediate_size")
+    kv_heads = kv_heads or heads
+    if not (isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(wide, int)):
+        return "its config.json does not tell how many heads it has."
+    possible = [each for each in _RANKS if _shareable(heads, kv_heads, wide, each)]
+    if ranks in possible:
+        return None
+    told = ", ".join(f"+tp{each}" for each in possible) or "one core alone"
+    return (
+        f"{ranks} cores cannot share its {heads} heads of queries, {kv_heads} of keys and {wide} channels between the layers "
+        f"evenly. What can: {told}."
+    )
+
+
+def _shareable(heads: int, kv_heads: int, wide: int, ranks: int) -> bool:
+    return heads % ranks == 0 and wide % ranks == 0 and (kv_heads % ranks == 0 or ranks % kv_heads == 0)
+
+
+def context_of(model: Model, recipe: Recipe) -> int:
+    """Positions of the cache: what is asked for, else what the model was trained for up to a limit."""
+    trained = model.geometry.context_length or _LONGEST_CONTEXT
+    return recipe.shapes.context_length or min(trained, _LONGEST_CONTEXT)
+
+
+def _prefill_of(context: int) -> int:
+    """Tokens at a time, which must divide the context: the last ones would be written beyond its end."""
+    return next(size for size in (_PREFILL >> n for n in range(_PREFILL.bit_length())) if context % size == 0)
+
+
+def nbytes(model: Model, recipe: Recipe) -> int:
+    """Bytes of the package, told from shapes: weights (of each rank, what all have counted once), modules, tokenizer."""
+    weights = sum(_BYTES[recipe.scheme.name] * tensor.elements for tensor in needed_tensors(model))
+    layers = model.config.get("num_hidden_layers") or 1
+    graphs = 2 if model.is_decoder else len(_lengths(model, recipe))
+    return weights + graphs * layers * _OPERATORS_A_LAYER * _OPERATOR_BYTES + processor_bytes(model)
+
+
+def _lengths(model: Model, recipe: Recipe) -> list[int]:
+    if "lengths" in recipe.options:
+        return list(lengths_up_to(model.geometry.context_length))
+    return [recipe.shapes.sequence_length]
+
+
+def plan(model: Model, recipe: Recipe) -> Stage:
+    """One stage that lowers, and holds what comes of it to what the compiler takes."""
+    arguments: dict[str, Any] = {
+        "dtype": _DTYPES[recipe.scheme.name],
+        "device": recipe.variant or DEVICES[0],
+        "lineage": lineage_of(model, recipe),
+    }
+    if model.is_decoder:
+        context = context_of(model, recipe)
+        arguments |= {"context_length": context, "prefill": _prefill_of(context), "ranks": ranks_of(recipe)}
+        function = "targets.neuron.lower:lower_decoder"
+    else:
+        arguments |= {"sequence_lengths": _lengths(model, recipe), "batch": recipe.shapes.batch}
+        function = "targets.neuron.lower:lower_encoder"
+    tools = ("jax", "jaxlib", "torch", "numpy", "transformers")
+    return Stage("lower to HLO", function, arguments, tools, ensures=("*.hlo_module.pb", "weights/*.safetensors"))
+
+
+TARGET = Target(
+    name=NAME,
+    extra="neuron",
+    schemes=SCHEMES,
+    tasks=(*tasks_of(GENERATION), *tasks_of(ENCODING)),
+    plan=plan,
+    refuse=refuse,
+    nbytes=nbytes,
+    # +lengths: an encoder takes texts of several lengths, not of one. +tpN: N cores share a language model.
+    options=("lengths", *(f"tp{ranks}" for ranks in _RANKS)),
+    variants=DEVICES,
+)
