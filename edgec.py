@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BuildReport", "Capability", "CheckFailed", "EdgecError", "Executor", "Inspection", "LocalExecutor", "Model", "Outcome",
     "Package", "QuantizationOptions", "Recipe", "Request", "Requirement", "Shapes", "UnusableInput", "Verification",
-    "Watcher", "Workload", "add_device", "bench", "build", "compare", "inspect", "open_model", "open_package",
+    "Watcher", "Workload", "add_device", "bench", "build", "compare", "finish", "inspect", "open_model", "open_package",
     "parse_recipe", "plan", "read_measurements", "read_recipes", "read_verification", "require_agreement",
     "require_no_regression", "require_passed", "run_matrix", "sustain", "task_of", "use", "verify", "verify_on",
     "with_options", "write_measurements", "write_report",
@@ -118,6 +118,13 @@ def build(
     return _build(
         opened, parsed, load_target, Path(out), allow=allow, require=require, force=force, executor=executor, keep=keep
     )
+
+
+def finish(package: Package | Path | str, out: Path | str, *, force: bool = False, on_progress: Progress) -> Package:
+    """Do on this machine what a package of another one still lacks; the finished copy goes into the folder `out`."""
+    from compiler.finish import finish as finish_one
+
+    return finish_one(_opened(package), load_target, Path(out), force=force, on_progress=on_progress)
 
 
 def open_package(folder: Path | str) -> Package:
@@ -322,12 +329,9 @@ def plan(model: Model | str, device: str, wishes: Wishes | None = None) -> Plan:
 
 def add_device(name: str, device: str, threads: int = 4) -> DeviceProfile:
     """Measure a device (`local`, `ssh://...`) and keep its profile under a name, in ~/.config/edgec/devices."""
-    from benchmarks.profiling import measure_profile
-    from runtimes.devices.profile import write_profile
+    from benchmarks.profiling import keep_profile
 
-    profile = measure_profile(name, device, threads)
-    write_profile(profile)
-    return profile
+    return keep_profile(name, device, threads)
 
 
 def compare(
@@ -365,14 +369,9 @@ def compare(
 
 def require_no_regression(comparisons: Sequence[Comparison], effect: float = 0.05) -> None:
     """Raise CheckFailed that names the worst regression, when there is one."""
-    regressions = [comparison for comparison in comparisons if comparison.regression]
-    if regressions:
-        worst = max(regressions, key=lambda comparison: comparison.ratio.value)
-        raise CheckFailed(
-            "regression",
-            f"{len(regressions)} metrics are worse than the baseline by more than {effect:.0%}; the worst is "
-            f"{worst.metric} of {worst.package}: {worst.ratio.value:.3f} times the baseline.",
-        )
+    from benchmarks.compare import require_no_regression as require
+
+    require(comparisons, effect)
 
 
 def write_report(file: Path | str, measurements: Sequence[Measurement] | Path | str) -> None:

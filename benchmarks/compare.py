@@ -179,3 +179,15 @@ def _at_least(floor: float, value: float) -> float:
 
 def _single(label: str, metric: str, ratio: float, effect: float) -> Comparison:
     return Comparison(label, metric, Interval(ratio, ratio, ratio), not ratio <= 1 + effect)
+
+
+def require_no_regression(comparisons: Sequence[Comparison], effect: float) -> None:
+    """Raise CheckFailed that names the worst regression, when there is one."""
+    regressions = [comparison for comparison in comparisons if comparison.regression]
+    if regressions:
+        worst = max(regressions, key=lambda comparison: comparison.ratio.value)
+        raise CheckFailed(
+            "regression",
+            f"{len(regressions)} metrics are worse than the baseline by more than {effect:.0%}; the worst is "
+            f"{worst.metric} of {worst.package}: {worst.ratio.value:.3f} times the baseline.",
+        )

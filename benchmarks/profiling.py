@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.agent.environment import Environment
 from compiler.records import from_json
-from runtimes.devices.profile import DeviceProfile, find_profile, profile_of_machine
+from runtimes.devices.profile import DeviceProfile, find_profile, profile_of_machine, write_profile
 from runtimes.devices.registry import open_device
 
 LOCAL = "local"
@@ -21,6 +21,13 @@ def profile_for(device: str) -> DeviceProfile:
     """
     # In an agent, so that memory and products are measured with the threads that packages get.
     return measure_profile(LOCAL, LOCAL, _THREADS) if device == LOCAL else find_profile(device)
+
+
+def keep_profile(name: str, device: str, threads: int) -> DeviceProfile:
+    """Measure a device and keep its profile under a name."""
+    profile = measure_profile(name, device, threads)
+    write_profile(profile)
+    return profile
 
 
 def measure_profile(name: str, device: str, threads: int) -> DeviceProfile:

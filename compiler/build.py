@@ -100,7 +100,7 @@ def build(
         check_account(target.engines, str(recipe), require)
         _check_forced(target.foresee(model, recipe), None, recipe, model, target, allow)
     names = dict(zip(recipes, folder_names(recipes), strict=True))
-    _refuse_existing(out, names.values(), force)
+    refuse_existing(out, names.values(), force)
     reading = executor.watcher.reading()
     stamp = stamp_of(model_files(model.folder))
     identity = identify(model, reading)
@@ -132,7 +132,7 @@ def build(
             )
         passed = list(keep(packages)) if keep else [True] * len(packages)
         kept = [package for package, good in zip(packages, passed, strict=True) if good]
-        _move(kept, out, temporary if force else None)
+        move_packages(kept, out, temporary if force else None)
     final = tuple(replace(package, folder=out / package.name) for package in kept)
     dropped = tuple(package for package, good in zip(packages, passed, strict=True) if not good)
     return BuildReport(final, _with_expected(results.reports, [stage for _, stage in planned], model), dropped)
@@ -155,7 +155,7 @@ def _with_expected(reports: Sequence[StageReport], planned: Sequence[Stage], mod
     return tuple(told)
 
 
-def _move(packages: Sequence[Package], out: Path, aside: Path | None) -> None:
+def move_packages(packages: Sequence[Package], out: Path, aside: Path | None) -> None:
     """Put all packages into their place, or none; those that are there go `aside` where that is a folder."""
     moved: list[Package] = []
     replaced: list[str] = []
@@ -196,7 +196,7 @@ def _require_replaceable(folder: Path) -> None:
         )
 
 
-def _refuse_existing(out: Path, names: Iterable[str], force: bool) -> None:
+def refuse_existing(out: Path, names: Iterable[str], force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UnusableInput(f"The output {out} is a file. Name a folder.")
     for name in (name for name in names if (out / name).exists()):
@@ -274,7 +274,7 @@ def _assemble(folder: Path, model: Model, identity: ModelIdentity, made: _Made, 
     for name, digest in entry.digests.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if _copy(entry.files / name, target) != digest:
+        if copy_hashed(entry.files / name, target) != digest:
             drop_entry(entry)
             raise UnusableInput(
                 f"The cached result of '{made.stage.label}' was damaged ({name}) and is dropped. Build again."
@@ -288,7 +288,7 @@ def _assemble(folder: Path, model: Model, identity: ModelIdentity, made: _Made, 
     return package
 
 
-def _copy(source: Path, target: Path) -> str:
+def copy_hashed(source: Path, target: Path) -> str:
     """Copy a file and return the SHA-256 of what was copied."""
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("wb") as writer:

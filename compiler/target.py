@@ -48,6 +48,7 @@ class Target:
         variants: the `@variant` names that it takes.
         engines: those of which there is an account of its packages (compiler/placement.py); package.json has the first's.
         place: `module:function` that makes such an account of a package's files and an engine; empty without one.
+        finish: `module:function` that does on another machine what its packages lack (compiler/finish.py); empty without one.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Target:
     variants: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
     place: str = ""
+    finish: str = ""
 
 
 def check_taken(target: Target, model: Model, recipe: Recipe) -> None:

@@ -29,10 +29,17 @@ from targets.registry import TARGET_NAMES, schemes_of
 
 
 @click.command("build")
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option("-r", "--recipe", "recipe_texts", multiple=True, metavar="RECIPE", help="target:scheme; may be repeated.")
 @click.option("-f", "--file", "recipe_file", type=click.Path(path_type=Path), help="TOML file with [[recipe]] tables.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder that the packages go into.")
+@click.option(
+    "--finish",
+    "unfinished",
+    type=click.Path(path_type=Path),
+    metavar="PACKAGE",
+    help="In place of MODEL: do on this machine what this package of another machine still lacks.",
+)
 @click.option("--force", is_flag=True, help="Replace packages of these names that are there.")
 @click.option("--adapter", type=click.Path(path_type=Path), help="Folder of a LoRA adapter (peft) to merge first.")
 @click.option("--task", help="The model's task, when its architecture does not tell.")
@@ -53,10 +60,11 @@ from targets.registry import TARGET_NAMES, schemes_of
 @click.pass_obj
 def command(
     debug: bool,
-    model: str,
+    model: str | None,
     recipe_texts: tuple[str, ...],
     recipe_file: Path | None,
     out: Path,
+    unfinished: Path | None,
     force: bool,
     adapter: Path | None,
     task: str | None,
@@ -76,6 +84,11 @@ def command(
     MODEL is a Hugging Face folder, a hub id (org/name or org/name@revision), a .gguf file, or of TensorFlow a SavedModel or a
     .keras file.
     """
+    if unfinished is not None:
+        _finish(unfinished, model, out, force, as_json)
+        return
+    if model is None:
+        raise UnusableInput("No model is named. Name a folder or a hub id, or a package with --finish.")
     recipes = edgec.read_recipes(recipe_file) if recipe_file else []
     recipes += [parse_recipe(text, TARGET_NAMES, schemes_of) for text in recipe_texts]
     if not recipes:
@@ -121,6 +134,17 @@ def command(
         print_report(report, out)
         print_verifications(found)
     _require_kept(report, found)
+
+
+def _finish(unfinished: Path, model: str | None, out: Path, force: bool, as_json: bool) -> None:
+    if model is not None:
+        raise UnusableInput("--finish takes a package in place of a model. Leave one of them out.")
+    with shown_steps(quiet=as_json) as steps:
+        finished = edgec.finish(unfinished, out, force=force, on_progress=steps.begin("finish", unfinished.name).update)
+    if as_json:
+        print_json({"folder": str(finished.folder), "recipe": finished.recipe, "digest": finished.digest})
+    else:
+        print(f"  {finished.title}: finished, in {finished.folder}")
 
 
 def _require_kept(report: BuildReport, found: Sequence[tuple[Package, Verification]]) -> None:

@@ -40,11 +40,13 @@ _MESSAGES: Mapping[str, tuple[tuple[str, str, int], ...]] = {
         ("lhs_batch_dimensions", "*int64", 3), ("rhs_batch_dimensions", "*int64", 4),
     ),
     "ReplicaGroup": (("replica_ids", "*int64", 1),),
+    "DeviceList": (("replica_groups", "*ReplicaGroup", 1),),
     "Instruction": (
         ("name", "string", 1), ("opcode", "string", 2), ("shape", "Shape", 3), ("parameter_number", "int64", 9),
         ("custom_call_target", "string", 28), ("dot_dimension_numbers", "DotDimensions", 30), ("id", "int64", 35),
         ("operand_ids", "*int64", 36), ("control_predecessor_ids", "*int64", 37), ("called_computation_ids", "*int64", 38),
         ("replica_groups", "*ReplicaGroup", 49), ("frontend_attributes", "FrontendAttributes", 68),
+        ("collective_device_list", "DeviceList", 87),
     ),
     "Computation": (
         ("name", "string", 1), ("instructions", "*Instruction", 2), ("program_shape", "ProgramShape", 4), ("id", "int64", 5),
@@ -292,3 +294,14 @@ def _by_rows(shape: Any) -> None:
         _by_rows(each)
     if dtype_of(shape) != "tuple":
         shape.layout.minor_to_major[:] = reversed(range(len(shape.dimensions)))
+
+
+def say_groups_as_before(module: Any) -> None:
+    """Give collectives their groups in the field that every XLA reads; newer ones write another, which older ones skip."""
+    for instruction in instructions_of(module):
+        if instruction.HasField("collective_device_list"):
+            groups = instruction.collective_device_list.replica_groups
+            if not groups:
+                raise ValueError(f"{instruction.name} names its groups in a form that is not known")
+            instruction.replica_groups.extend(groups)
+            instruction.ClearField("collective_device_list")

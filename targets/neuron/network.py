@@ -20,7 +20,15 @@ from jax import Array, lax
 from torch import fx, nn
 from torch.nn import functional
 
-from compiler.formats.hlo import alias, lay_out_by_rows, name_tensors, parse_module, renumber, write_module
+from compiler.formats.hlo import (
+    alias,
+    lay_out_by_rows,
+    name_tensors,
+    parse_module,
+    renumber,
+    say_groups_as_before,
+    write_module,
+)
 from compiler.networks import kv_cache
 from targets.neuron import arithmetic
 from targets.neuron.parts import EMITS, Emit, Weights
@@ -90,6 +98,7 @@ def lower_network(network: nn.Module, signature: Signature, ranks: int, head_by_
     first_result, first_parameter = len(signature.outputs), len(signature.inputs)
     alias(module, {first_result + n: first_parameter + n for n in range(len(signature.states))})
     lay_out_by_rows(module)
+    say_groups_as_before(module)
     renumber(module)
     return write_module(module)
 

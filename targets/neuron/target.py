@@ -127,4 +127,5 @@ TARGET = Target(
     # +lengths: an encoder takes texts of several lengths, not of one. +tpN: N cores share a language model.
     options=("lengths", *(f"tp{ranks}" for ranks in _RANKS)),
     variants=DEVICES,
+    finish="targets.neuron.finish:finish",
 )

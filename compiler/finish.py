@@ -1,0 +1,65 @@
+"""Doing on another machine what a package still lacks: a copy of it with the files that only that machine can make."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from compiler import __version__
+from compiler.build import copy_hashed, move_packages, refuse_existing
+from compiler.digest import digest_file
+from compiler.errors import UnusableInput
+from compiler.package import FileRecord, Package, check_files, write_manifest
+from compiler.stages.cache import new_folder
+from compiler.stages.worker import Progress
+from compiler.target import Target
+
+# What a target's `finish` is called with: a folder with the package's files, the package, and who is told of progress. It
+# writes files and returns the versions of the tools that made them.
+Finisher = Callable[[Path, Package, Progress], dict[str, str]]
+
+
+def finish(
+    package: Package, load_target: Callable[[str], Target], out: Path, *, force: bool = False, on_progress: Progress
+) -> Package:
+    """Write the finished package to `out`, under the folder name of the unfinished one, which stays as it is.
+
+    Raises:
+        UnusableInput: it is finished, the output exists, or this machine lacks what finishing needs.
+        CheckFailed: a file of it is not the one that was built, or the other machine's tool failed.
+    """
+    if package.lowered.unfinished is None:
+        raise UnusableInput(f"{package.title} is finished already: nothing of it is left to do.")
+    target = load_target(package.recipe.partition(":")[0])
+    if not target.finish:
+        raise UnusableInput(
+            f"{package.title} says that it is unfinished, and the target {target.name} finishes nothing."
+        )
+    check_files(package)
+    refuse_existing(out, [package.name], force)
+    module, _, function = target.finish.partition(":")
+    finisher: Finisher = getattr(importlib.import_module(module), function)
+    out.mkdir(parents=True, exist_ok=True)
+    with new_folder(out) as temporary:
+        folder = temporary / package.name
+        for name in package.files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            copy_hashed(package.folder / name, folder / name)
+        tools = finisher(folder, package, on_progress)
+        files = {
+            path.relative_to(folder).as_posix(): FileRecord(digest_file(path), path.stat().st_size)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        finished = replace(
+            package,
+            folder=folder,
+            lowered=replace(package.lowered, unfinished=None),
+            tools={**package.tools, "edgec": __version__, **tools},
+            files=files,
+        )
+        write_manifest(finished)
+        move_packages([finished], out, temporary if force else None)
+    return replace(finished, folder=out / package.name)

@@ -1,0 +1,77 @@
+"""Runs AWS's compiler on every graph of a package, on a machine that has it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from compiler.errors import CheckFailed, UnusableInput
+from compiler.package import Package
+from compiler.recipe import recipe_from_full
+from compiler.stages.worker import Progress
+from targets.neuron.command import COMPILER, arguments, module_name, neff_name
+from targets.neuron.error_codes import explain
+from targets.neuron.target import DEVICES
+
+_VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
+_MOST_LOG = 1 << 20
+
+
+def finish(folder: Path, package: Package, on_progress: Progress) -> dict[str, str]:
+    """Write a NEFF for each graph into the folder; the compiler's version.
+
+    Raises:
+        UnusableInput: the compiler is not installed.
+        CheckFailed: it failed, or made nothing.
+    """
+    program = shutil.which(COMPILER)
+    if program is None:
+        raise UnusableInput(
+            f"{COMPILER} is not on the PATH. It is a part of AWS's Neuron SDK (Amazon's Neuron images have it); its own "
+            "documents tell how to install it. Nothing was changed."
+        )
+    device = recipe_from_full(package.recipe_full).variant or DEVICES[0]
+    graphs = [graph.name for graph in package.lowered.graphs]
+    for number, graph in enumerate(graphs):
+        on_progress(number, len(graphs))
+        _compile(program, folder, graph, device, package.title)
+    on_progress(len(graphs), len(graphs))
+    return {COMPILER: _version(program)}
+
+
+def _compile(program: str, folder: Path, graph: str, device: str, title: str) -> None:
+    """One graph, in a folder of its own: the compiler leaves its logs where it runs."""
+    with tempfile.TemporaryDirectory(prefix="edgec-neuron-") as temporary:
+        work = Path(temporary)
+        shutil.copyfile(folder / module_name(graph), work / module_name(graph))
+        printed = work / "printed.log"
+        with printed.open("wb") as log:
+            done = subprocess.run(
+                [program, *arguments(graph, device)],
+                cwd=work,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=False,
+            )
+        told = b"".join(path.read_bytes()[-_MOST_LOG:] for path in (printed, *sorted(work.glob("log-neuron-cc*.txt"))))
+        if done.returncode != 0:
+            code, meaning = explain(told.decode("utf-8", "replace"))
+            named = f"error NCC_{code}" if code else f"exit code {done.returncode}"
+            raise CheckFailed("neuron", f"{COMPILER} did not compile the graph {graph} of {title} ({named}): {meaning}")
+        made = work / neff_name(graph)
+        if not made.is_file() or made.stat().st_size == 0:
+            raise CheckFailed(
+                "neuron",
+                f"{COMPILER} ended well and made no {made.name} of {title}. Compile it by hand with compile.sh.",
+            )
+        shutil.copyfile(made, folder / made.name)
+
+
+def _version(program: str) -> str:
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", check=False)
+    found = _VERSION.search(done.stdout + done.stderr)
+    return found[0] if found else "unknown"

@@ -1,0 +1,361 @@
+"""neuron: HLO modules for AWS Inferentia2 and Trainium, proved on XLA:CPU, linted, and finished by a compiler on the PATH."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from conftest import Run, assert_refused, figures_of, verification_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxlib import _hlo  # type: ignore[attr-defined]
+
+from compiler.errors import CheckFailed, UnusableInput
+from compiler.formats.hlo import (
+    aliases_of,
+    entry_of,
+    instructions_of,
+    parameters_of,
+    parse_module,
+    read_module,
+    renumber,
+    results_of,
+    write_module,
+)
+from compiler.formats.safetensors import list_tensors
+from compiler.model import Model
+from compiler.networks.ranks import Cut, whole
+from compiler.package import check_files, read_package
+from runtimes.registry import open_session
+from targets.neuron.error_codes import explain
+from targets.neuron.lint import find_faults, require_accepted
+
+_DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "mistral", "phi3")
+_ENCODERS = ("bert", "bert-classify", "bert-answers", "bert-tokens", "bert-mask", "distilbert", "roberta", "vit")
+_COMPILER = f"""#!{sys.executable}
+import pathlib, sys
+words = sys.argv[1:]
+if words == ["--version"]:
+    print("NeuronX Compiler version 2.21.33363.0+82129205")
+    raise SystemExit(0)
+graph = words[1].removesuffix(".hlo_module.pb")
+wanted = ["compile", graph + ".hlo_module.pb", "--framework", "XLA", "--target", "inf2", "--model-type", "transformer",
+          "--auto-cast", "none", "--optlevel", "2", "--output", graph + ".neff"]
+if words != wanted:
+    print("[ERROR] [NCC_EARG002] " + " ".join(words))
+    raise SystemExit(70)
+pathlib.Path("log-neuron-cc.txt").write_text("littered")
+FAULT
+pathlib.Path(graph + ".neff").write_bytes(b"NEFF of " + pathlib.Path(words[1]).read_bytes()[:16])
+"""
+
+
+def _on_path(folder: Path, fault: str = "") -> dict[str, str]:
+    """An environment in which neuronx-cc is a program that checks what it is called with."""
+    folder.mkdir()
+    program = folder / "neuronx-cc"
+    program.write_text(_COMPILER.replace("FAULT", fault))
+    program.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def built(smollm2: Model, minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("neuron")
+    llama = tiny.save_decoder("llama", smollm2.folder, out / "llama")
+    bert = tiny.save_encoder("bert", minilm_folder, out / "bert")
+    recipes = ("-r", "neuron:fp32", "-r", "neuron:bf16", "-r", "neuron:fp32+tp2", "-r", "neuron:fp32+tp4")
+    done = edgec_here("build", llama, *recipes, "--context-length", 96, "--verify", "-o", out / "llama-out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    others = ("-r", "neuron:fp32", "-r", "neuron:bf16", "-r", "neuron:fp32@trn2+lengths")
+    done = edgec_here("build", bert, *others, "--sequence-length", 32, "--verify", "-o", out / "bert-out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_a_language_model_computes_the_same_on_any_number_of_cores(built: Path) -> None:
+    """With four cores and two heads of keys, two cores have the same head."""
+    for name in ("fp32", "fp32-tp2", "fp32-tp4"):
+        folder = built / "llama-out" / f"neuron-{name}"
+        assert figures_of(folder)["mean_kl"] < 1e-6 and verification_of(folder).lowered_right
+        assert len(list((folder / "weights").iterdir())) == int(name[-1]) if "tp" in name else 1
+
+
+def test_bfloat16_is_as_far_off_as_rounding_explains(built: Path) -> None:
+    found = verification_of(built / "llama-out" / "neuron-bf16")
+    assert found.lowered_right and found.lowering is not None
+    assert found.lowering.distance is not None
+    assert 0.3 < found.lowering.distance / found.lowering.explained < 2
+    assert figures_of(built / "bert-out" / "neuron-bf16")["mean_cosine"] > 0.999
+
+
+def test_a_text_of_several_lengths_goes_to_the_graph_that_holds_it(built: Path) -> None:
+    package = read_package(built / "bert-out" / "neuron-fp32-trn2-lengths")
+    assert [graph.name for graph in package.lowered.graphs] == ["main_64", "main_128", "main_256"]
+    session = open_session(package, 1, proving=True)
+    ids = np.arange(5, 15)[None]
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    short = session.run(inputs)
+    longer = {name: np.pad(value, ((0, 0), (0, 90))) for name, value in inputs.items()}
+    for name, value in session.run(longer).items():
+        np.testing.assert_allclose(value[:, :10] if value.ndim == 3 else value, short[name], atol=2e-5)
+
+
+@pytest.mark.parametrize("family", _DECODERS)
+def test_every_family_of_decoders(family: str, smollm2: Model, edgec_here: Run, tmp_path: Path) -> None:
+    model = tiny.save_decoder(family, smollm2.folder, tmp_path / "model")
+    done = edgec_here("build", model, "-r", "neuron:fp32", "--context-length", 64, "--verify", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert figures_of(tmp_path / "out" / "neuron-fp32")["mean_kl"] < 1e-6
+
+
+@pytest.mark.parametrize("family", _ENCODERS)
+def test_every_family_of_encoders(family: str, minilm_folder: Path, edgec_here: Run, tmp_path: Path) -> None:
+    model = tiny.save_encoder(family, minilm_folder, tmp_path / "model")
+    done = edgec_here("build", model, "-r", "neuron:fp32", "--sequence-length", 32, "--verify", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert verification_of(tmp_path / "out" / "neuron-fp32").lowered_right
+
+
+def test_a_module_is_in_the_form_that_the_compiler_wants(built: Path) -> None:
+    """Numbers below 2^31 without a gap, callees first, arrays row by row, a flat tuple, caches in their own places."""
+    path = built / "llama-out" / "neuron-fp32" / "decode.hlo_module.pb"
+    module = read_module(path)
+    assert [each.id for each in instructions_of(module)] == list(
+        range(sum(len(c.instructions) for c in module.computations))
+    )
+    assert module.computations[-1].id == module.entry_computation_id
+    names = [each.name for each in parameters_of(module)]
+    assert names[:3] == ["input_ids", "position", "keys_0"] and "blocks.0.gate.weight" in names
+    results = [each.name for each in results_of(module)]
+    assert results == ["logits", "keys_0", "keys_1", "values_0", "values_1"]
+    assert {results[result]: names[taken] for result, taken in aliases_of(module).items()} == {
+        each: each for each in results[1:]
+    }
+    # XLA's own reader takes it, and prints the same names.
+    text = _hlo.XlaComputation(path.read_bytes()).as_hlo_text()
+    assert "input_output_alias" in text and "ENTRY" in text
+
+
+def test_cores_tell_each_other_their_sums(built: Path) -> None:
+    module = read_module(built / "llama-out" / "neuron-fp32-tp2" / "decode.hlo_module.pb")
+    sums = [each for each in instructions_of(module) if each.opcode == "all-reduce"]
+    assert len(sums) == 4  # attention and feed-forward of two layers
+    assert [list(group.replica_ids) for group in sums[0].replica_groups] == [[0, 1]]
+
+
+def test_weights_of_the_ranks_are_the_models(built: Path) -> None:
+    def stored(name: str, rank: int) -> dict[str, np.ndarray]:
+        file = built / "llama-out" / name / "weights" / f"tp{rank}_sharded_checkpoint.safetensors"
+        return {
+            each.name: np.memmap(each.file, np.float32, "r", each.offset, each.shape) for each in list_tensors(file)
+        }
+
+    alone, ranks = stored("neuron-fp32", 0), [stored("neuron-fp32-tp4", rank) for rank in range(4)]
+    for name, values in alone.items():
+        np.testing.assert_array_equal(whole([each[name] for each in ranks], name), values)
+    assert ranks[0]["blocks.0.gate.weight"].shape == (32, 64) and ranks[0]["blocks.0.down.weight"].shape == (64, 32)
+
+
+@given(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4, 8]), st.sampled_from(["key", "query", "output"]))
+@settings(max_examples=30, deadline=None)
+def test_parts_make_the_whole(ranks: int, kv_heads: int, part: str) -> None:
+    values = np.arange(16 * 8 * 8, dtype=np.float32).reshape(16 * 8, 8)
+    cut, name = Cut(ranks, kv_heads), f"blocks.0.attention.{part}.weight"
+    if part == "key" and kv_heads < ranks and ranks % kv_heads:
+        return
+    np.testing.assert_array_equal(whole([cut.part(values, name, rank) for rank in range(ranks)], name), values)
+
+
+def test_two_builds_give_the_same_bytes(built: Path, edgec: Run, tmp_path: Path) -> None:
+    words = ("-r", "neuron:fp32+tp2", "--context-length", 96, "-o", tmp_path / "out")
+    done = edgec("build", built / "llama", *words, EDGEC_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    first, second = (read_package(each / "neuron-fp32-tp2") for each in (built / "llama-out", tmp_path / "out"))
+    assert first.files == second.files
+
+
+def test_an_unfinished_package_is_proved_and_not_used(built: Path, edgec: Run) -> None:
+    folder = built / "bert-out" / "neuron-fp32"
+    assert verification_of(folder).passed
+    for command in (("run", folder, "-p", "a"), ("bench", folder)):
+        assert_refused(edgec(*command), 2, "unfinished", "neuronx-cc", "Neuron SDK")
+
+
+def test_finishing_runs_the_compiler_and_leaves_the_rest_as_it_was(built: Path, edgec: Run, tmp_path: Path) -> None:
+    folder = built / "llama-out" / "neuron-bf16"
+    before = read_package(folder)
+    done = edgec("build", "--finish", folder, "-o", tmp_path / "out", **_on_path(tmp_path / "bin"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    finished = read_package(tmp_path / "out" / "neuron-bf16")
+    check_files(finished)
+    assert finished.lowered.unfinished is None and finished.tools["neuronx-cc"] == "2.21.33363.0+82129205"
+    assert set(finished.files) - set(before.files) == {"prefill.neff", "decode.neff"}
+    assert {name: finished.files[name] for name in before.files} == before.files
+    check_files(before)
+    assert_refused(
+        edgec("build", "--finish", tmp_path / "out" / "neuron-bf16", "-o", tmp_path / "o"), 2, "finished already"
+    )
+
+
+def test_the_script_is_the_same_command(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in (built / "llama-out" / "neuron-bf16").iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+    subprocess.run(
+        ["sh", folder / "compile.sh"], check=True, env={**os.environ, **_on_path(tmp_path / "bin")}, cwd=tmp_path
+    )
+    assert (folder / "prefill.neff").is_file() and (folder / "decode.neff").is_file()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ('print("[ERROR] [NCC_EOOM001] too large"); raise SystemExit(70)', ("NCC_EOOM001", "memory of a core", "+tp2")),
+        (
+            'print("[INTERNAL_ERROR] [NCC_ITEN404] strides"); raise SystemExit(1)',
+            ("NCC_ITEN404", "fault of the compiler"),
+        ),
+        ("raise SystemExit(3)", ("exit code 3", "no error code")),
+        ("raise SystemExit(0)", ("made no main.neff",)),
+    ],
+)
+def test_a_compiler_that_fails_leaves_nothing(
+    fault: str, words: tuple[str, ...], built: Path, edgec: Run, tmp_path: Path
+) -> None:
+    done = edgec(
+        "build",
+        "--finish",
+        built / "bert-out" / "neuron-fp32",
+        "-o",
+        tmp_path / "out",
+        **_on_path(tmp_path / "bin", fault),
+    )
+    assert_refused(done, 1, *words)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_without_the_compiler_nothing_is_finished(built: Path, edgec: Run, tmp_path: Path) -> None:
+    done = edgec("build", "--finish", built / "bert-out" / "neuron-fp32", "-o", tmp_path / "out")
+    assert_refused(done, 2, "neuronx-cc is not on the PATH", "Neuron SDK")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "words"),
+    [
+        ("neuron:fp32+tp3", (), ("3 cores cannot share", "+tp2, +tp4")),
+        ("neuron:fp32+tp2+tp4", (), ("one number of cores",)),
+        ("neuron:fp32+lengths", (), ("for text encoders",)),
+        ("neuron:fp32", ("--context-length", 500), ("at most 256", "asks for 500")),
+        ("neuron:fp32@inf1", (), ("no variant @inf1", "@inf2")),
+        ("neuron:int4-rtn-g32", (), ("no scheme int4-rtn-g32",)),
+    ],
+)
+def test_what_cannot_be_lowered_is_refused_before_any_work(
+    recipe: str, options: tuple[str, ...], words: tuple[str, ...], built: Path, edgec: Run, tmp_path: Path
+) -> None:
+    assert_refused(edgec("build", built / "llama", "-r", recipe, *options, "-o", tmp_path / "out"), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "words"),
+    [
+        ("topk", ("NCC_EVRF001", "largest value")),
+        ("while", ("unroll",)),
+        ("erf", ("exponential",)),
+        ("custom-call", ("NCC_EVRF015",)),
+        ("stochastic-convert", ("nothing says",)),
+    ],
+)
+def test_an_operator_that_neuron_lacks_is_named(opcode: str, words: tuple[str, ...], built: Path) -> None:
+    module = read_module(built / "bert-out" / "neuron-fp32" / "main.hlo_module.pb")
+    changed = next(each for each in instructions_of(module) if each.opcode == "tanh" or each.opcode == "exponential")
+    changed.opcode = opcode
+    with pytest.raises(CheckFailed) as refused:
+        require_accepted(module, "main", "inf2")
+    assert changed.name in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(12, ("f64", "ESPP004")), (5, ("s64",)), (15, ("c64", "EVRF004")), (99, ("type 99",))]
+)
+def test_an_element_type_that_neuron_lacks_is_named(number: int, words: tuple[str, ...], built: Path) -> None:
+    module = read_module(built / "bert-out" / "neuron-fp32" / "main.hlo_module.pb")
+    next(instructions_of(module)).shape.element_type = number
+    told = " ".join(find_faults(module, "inf2"))
+    assert all(word in told for word in words)
+
+
+def test_numbers_layouts_and_sizes_are_held_to_the_compilers(built: Path) -> None:
+    module = read_module(built / "bert-out" / "neuron-fp32" / "main.hlo_module.pb")
+    entry = entry_of(module)
+    assert not list(find_faults(module, "inf2"))
+    last = entry.instructions[-1]
+    last.id = entry.root_id = 1 << 31
+    parameters = [each for each in entry.instructions if each.opcode == "parameter"]
+    parameters[3].shape.layout.minor_to_major[:] = [0, 1]
+    parameters[4].shape.dimensions[:] = [1 << 31, 64]
+    parameters[5].shape.is_dynamic_dimension[:] = [True, False]
+    told = " ".join(find_faults(module, "inf2"))
+    for words in ("2^31 and more", "row by row", "NCC_EVRF023", "NCC_EMOD025", "GiB are missing", "+tp2"):
+        assert words in told
+
+
+def test_a_model_that_does_not_fit_says_how_much_is_missing(built: Path) -> None:
+    module = read_module(built / "bert-out" / "neuron-fp32" / "main.hlo_module.pb")
+    parameters = [each for each in entry_of(module).instructions if each.opcode == "parameter"]
+    matrices = [each for each in parameters if len(each.shape.dimensions) == 2][3:12]
+    for each in matrices:
+        each.shape.dimensions[:] = [1 << 20, 1 << 9]
+    (told,) = find_faults(module, "inf2")
+    assert (
+        len(matrices) == 9
+        and "take 18.0 GiB" in told
+        and "2.0 GiB are missing [NCC_EVRF009]" in told
+        and "+tp2" in told
+    )
+
+
+def test_renumbering_keeps_what_is_computed(built: Path) -> None:
+    path = built / "bert-out" / "neuron-fp32" / "main.hlo_module.pb"
+    module = read_module(path)
+    for computation in module.computations:
+        lift = (computation.id + 1) << 32
+        for each in computation.instructions:
+            each.id += lift
+            each.operand_ids[:] = [number + lift for number in each.operand_ids]
+        computation.root_id += lift
+    assert max(each.id for each in instructions_of(module)) > 1 << 32
+    renumber(module)
+    assert write_module(module) == path.read_bytes()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x0a\x05", b"hello, this is no module", b"\x00" * 64])
+def test_what_is_no_module_is_refused(data: bytes) -> None:
+    with pytest.raises(UnusableInput, match="no HLO module"):
+        parse_module(data, "x.pb")
+
+
+def test_codes_are_explained() -> None:
+    assert explain("blah [ERROR] [NCC_EVRF007] x")[0] == "EVRF007"
+    assert "larger one" in explain("[F137] neuronx-cc was forcibly killed")[1]
+    assert explain("nothing") == ("", "it gave no error code.")
+
+
+def test_the_package_says_what_it_is(built: Path) -> None:
+    document = json.loads((built / "llama-out" / "neuron-bf16" / "package.json").read_text())
+    assert document["unfinished"]["step"] == "compiling with neuronx-cc"
+    assert [graph["name"] for graph in document["graphs"]] == ["prefill", "decode"]
+    assert [port["name"] for port in document["graphs"][1]["states"]] == ["keys_0", "keys_1", "values_0", "values_1"]
+    assert torch.finfo(torch.bfloat16).bits == 16
