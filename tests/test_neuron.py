@@ -180,6 +180,8 @@ def test_two_builds_give_the_same_bytes(built: Path, edgec: Run, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     first, second = (read_package(each / "neuron-fp32-tp2") for each in (built / "llama-out", tmp_path / "out"))
     assert first.files == second.files
+    for name in first.files:
+        assert b"/site-packages/" not in (first.folder / name).read_bytes()
 
 
 def test_an_unfinished_package_is_proved_and_not_used(built: Path, edgec: Run) -> None:

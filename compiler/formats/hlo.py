@@ -40,11 +40,13 @@ _MESSAGES: Mapping[str, tuple[tuple[str, str, int], ...]] = {
         ("lhs_batch_dimensions", "*int64", 3), ("rhs_batch_dimensions", "*int64", 4),
     ),
     "ReplicaGroup": (("replica_ids", "*int64", 1),),
+    "Opaque": (),
     "DeviceList": (("replica_groups", "*ReplicaGroup", 1),),
     "Instruction": (
-        ("name", "string", 1), ("opcode", "string", 2), ("shape", "Shape", 3), ("parameter_number", "int64", 9),
-        ("custom_call_target", "string", 28), ("dot_dimension_numbers", "DotDimensions", 30), ("id", "int64", 35),
-        ("operand_ids", "*int64", 36), ("control_predecessor_ids", "*int64", 37), ("called_computation_ids", "*int64", 38),
+        ("name", "string", 1), ("opcode", "string", 2), ("shape", "Shape", 3), ("metadata", "Opaque", 7),
+        ("parameter_number", "int64", 9), ("custom_call_target", "string", 28),
+        ("dot_dimension_numbers", "DotDimensions", 30), ("id", "int64", 35), ("operand_ids", "*int64", 36),
+        ("control_predecessor_ids", "*int64", 37), ("called_computation_ids", "*int64", 38),
         ("replica_groups", "*ReplicaGroup", 49), ("frontend_attributes", "FrontendAttributes", 68),
         ("collective_device_list", "DeviceList", 87),
     ),
@@ -60,7 +62,8 @@ _MESSAGES: Mapping[str, tuple[tuple[str, str, int], ...]] = {
     "Module": (
         ("name", "string", 1), ("entry_computation_name", "string", 2), ("computations", "*Computation", 3),
         ("host_program_shape", "ProgramShape", 4), ("id", "int64", 5), ("entry_computation_id", "int64", 6),
-        ("input_output_alias", "InputOutputAlias", 8), ("frontend_attributes", "FrontendAttributes", 19),
+        ("input_output_alias", "InputOutputAlias", 8), ("stack_frame_index", "Opaque", 17),
+        ("frontend_attributes", "FrontendAttributes", 19),
     ),
 }  # fmt: skip
 _MUST_ALIAS = 2
@@ -294,6 +297,13 @@ def _by_rows(shape: Any) -> None:
         _by_rows(each)
     if dtype_of(shape) != "tuple":
         shape.layout.minor_to_major[:] = reversed(range(len(shape.dimensions)))
+
+
+def forget_sources(module: Any) -> None:
+    """Leave out which lines of which files instructions come from: paths of the machine that wrote the module."""
+    module.ClearField("stack_frame_index")
+    for instruction in instructions_of(module):
+        instruction.ClearField("metadata")
 
 
 def say_groups_as_before(module: Any) -> None:

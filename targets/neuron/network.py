@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from compiler.formats.hlo import (
     alias,
+    forget_sources,
     lay_out_by_rows,
     name_tensors,
     parse_module,
@@ -97,6 +98,7 @@ def lower_network(network: nn.Module, signature: Signature, ranks: int, head_by_
     )
     first_result, first_parameter = len(signature.outputs), len(signature.inputs)
     alias(module, {first_result + n: first_parameter + n for n in range(len(signature.states))})
+    forget_sources(module)
     lay_out_by_rows(module)
     say_groups_as_before(module)
     renumber(module)
