@@ -16,7 +16,7 @@ TARGETS: tuple[tuple[str, str], ...] = (
         "targets.coreml.target",
     ),  # Core AI, Apple's announced successor, would be a line and a folder of its own here
     ("tflite", "targets.tflite.target"),
-    ("neo", "targets.neo"),
+    ("neo", "targets.neo.target"),
     ("neuron", "targets.neuron.target"),
 )
 

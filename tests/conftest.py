@@ -69,7 +69,7 @@ def edgec() -> Run:
 _IN_CHILDREN = (
     "targets.gguf.target:convert",
     "targets.onnx.decoder:build",
-    "targets.neo:compile_module",
+    "targets.neo.compile:compile_export",
     "targets.tflite.convert:convert",
 )
 

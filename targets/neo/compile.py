@@ -1,0 +1,171 @@
+"""The stages that compile for TVM: of edgec's own network where there is one, else of an ONNX export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+from tvm.support import cc
+
+from compiler.errors import UnusableInput
+from compiler.lineage import model_of, write_lineage
+from compiler.model import Model
+from compiler.package import FixedShapes, Graph, Lowered, Platform, Port, StoredWeights
+from targets.neo import kernels
+from targets.neo.machines import Machine, machine_of
+from targets.neo.network import lower_network
+from targets.neo.schedules import schedule
+
+ARTIFACT = "compiled.so"
+_TRANSFORM = relax.transform
+
+
+def compile_network(
+    model: str, out: str, variant: str, stored: str, sequence_length: int, batch: int, lineage: dict[str, str]
+) -> dict[str, Any]:
+    """Compile edgec's own network of an encoder to `compiled.so`, weights inside."""
+    import torch
+
+    from compiler.networks.encoder import build_encoder
+    from compiler.networks.encoder_family import describe_encoder, encoder_sources
+    from compiler.networks.families import encoder_family
+    from compiler.networks.sentence import with_sentence
+    from compiler.networks.weights import read_source
+
+    source = model_of(Path(model), lineage)
+    family = encoder_family(source)
+    config = describe_encoder(source, family)
+    with torch.device("meta"):
+        network = build_encoder(config, "plain").eval()
+    shapes = {name: tuple(values.shape) for name, values in network.named_parameters()}
+    infos, sources = with_sentence(source, encoder_sources(source, family, config))
+
+    def read(name: str) -> NDArray[np.float32]:
+        return np.array(read_source(infos, sources[name], shapes[name]))
+
+    if config.image:
+        inputs = {"pixel_values": ((batch, *config.image[0]), "float32")}
+    else:
+        inputs = {name: ((batch, sequence_length), "int64") for name in network.input_names}
+    machine = machine_of(variant)
+    module = lower_network(network, read, inputs, source.outputs, machine, stored)
+    length = None if config.image else sequence_length
+    return _compiled(module, machine, Path(out), source, lineage, stored, length, batch)
+
+
+def export(model: str, out: str, sequence_length: int, batch: int, task: str) -> None:
+    """Write `model.onnx` in fp32, every shape fixed, attention in plain operators."""
+    import torch
+
+    from compiler.pretrained import example_inputs, load_encoder
+
+    encoder = load_encoder(Path(model), task)
+    program: Any = torch.onnx.export(
+        encoder.module,
+        example_inputs(encoder, batch, sequence_length),
+        input_names=list(encoder.input_names),
+        output_names=list(encoder.output_names),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    program.save(str(Path(out) / "model.onnx"), external_data=False)
+
+
+def compile_export(
+    model: str, base: str, out: str, variant: str, stored: str, sequence_length: int, batch: int, lineage: dict[str, str]
+) -> dict[str, Any]:
+    """Compile an ONNX export to `compiled.so`, weights inside.
+
+    Raises:
+        UnusableInput: TVM lacks an operator.
+    """
+    import onnx
+    from tvm.relax.frontend.onnx import from_onnx
+
+    source, machine = model_of(Path(model), lineage), machine_of(variant)
+    document = onnx.load(str(Path(base) / "model.onnx"))
+    try:
+        module = from_onnx(document, keep_params_in_input=False)
+    except tvm.error.OpNotImplemented as error:
+        lacking = str(error).rpartition(":")[2].strip()
+        raise UnusableInput(
+            f"TVM cannot compile {source.name}: it has no way for the ONNX operator {lacking}. `edgec inspect` tells what "
+            "other targets take."
+        ) from error
+    length = sequence_length if source.takes == "text" else None
+    return _compiled(module, machine, Path(out), source, lineage, stored, length, batch)
+
+
+def _compiled(
+    module: Any,
+    machine: Machine,
+    folder: Path,
+    source: Model,
+    lineage: Mapping[str, str],
+    stored: str,
+    length: int | None,
+    batch: int,
+) -> dict[str, Any]:
+    """Write the library and what belongs beside it."""
+    main = module["main"]
+    taken = tuple(_port(each.name, each.ty) for each in main.params)
+    executable = relax.build(optimized(module, machine, stored), target=tvm.target.Target(dict(machine.llvm)))
+    link = {} if machine.linker is None else {"fcompile": cc.cross_compiler(machine.linker)}
+    executable.export_library(str(folder / ARTIFACT), **link)
+    write_lineage(source, lineage, folder, processor=True)
+    result = main.ret_ty
+    types = list(result.fields) if isinstance(result, relax.TupleType) else [result]
+    given = tuple(_port(name, each) for name, each in zip(source.outputs, types, strict=True))
+    short = {"float32": "fp32", "float16": "fp16"}[stored]
+    lengths = (length,) if length else ()
+    return asdict(
+        Lowered(
+            runtime="tvm",
+            graphs=(Graph("main", (ARTIFACT,), taken, given),),
+            weights=StoredWeights({"fp32": 32.0, "fp16": 16.0}[short], {short: source.parameters}),
+            shapes=FixedShapes(sequence_lengths=lengths, longest_sequence=length, batch=batch),
+            platform=Platform(machine.system, machine.machine),
+        )
+    )
+
+
+def _port(name: str, kind: Any) -> Port:
+    return Port(name, str(kind.dtype), tuple(int(size) for size in kind.shape))
+
+
+def optimized(module: Any, machine: Machine, stored: str) -> Any:
+    """The module with operators as loops, what follows products fused into them, and loops arranged for the machine."""
+    passes = [
+        _TRANSFORM.DecomposeOpsForInference(),
+        _TRANSFORM.CanonicalizeBindings(),
+        _TRANSFORM.FastMathTransform(),
+        _TRANSFORM.FoldConstant(),
+        _TRANSFORM.LegalizeOps({"relax.matmul": _packing(machine, stored)}),
+        _TRANSFORM.RewriteDataflowReshape(),
+        _TRANSFORM.AnnotateTIROpPattern(),
+        _TRANSFORM.FuseOps(),
+        _TRANSFORM.FuseTIR(),
+        _TRANSFORM.DeadCodeElimination(),
+    ]
+    return schedule(tvm.transform.Sequential(passes)(module), machine)
+
+
+def _packing(machine: Machine, stored: str) -> Any:
+    """How products with matrices that the program holds become tiles."""
+
+    def legalize(builder: Any, call: Any) -> Any:
+        x, weight = call.args
+        columns = machine.columns
+        if not isinstance(weight, relax.Constant) or weight.ty.ndim != 2 or int(weight.ty.shape[1]) % columns:
+            return _TRANSFORM.legalize_ops.linear_algebra._matmul(builder, call)
+        packed = kernels.pack(weight.data.numpy().astype(stored), columns)
+        return builder.call_te(kernels.packed_product, x, relax.const(packed), primfunc_name_hint="packed_product")
+
+    return legalize

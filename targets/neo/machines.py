@@ -1,0 +1,82 @@
+"""The machines that TVM compiles for: LLVM's words for them, and the tile of a product of matrices that suits their registers.
+
+A tile of `rows` x `columns` sums stays in registers: 12 of the 16 vectors of AVX2, 16 of the 32 of AVX-512 and of ARM's NEON.
+TVM keeps a tile on the stack, from where LLVM takes it into registers, up to 1024 bytes (kMaxStackAlloca).
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compiler.errors import UnusableInput
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is compiled for.
+
+    Attributes:
+        system, machine: as Python's `platform` names them.
+        llvm: a target of TVM's.
+        lanes: float32 values of a vector.
+        rows, columns: of a tile.
+        linker: the C++ compiler that links for it; None for this machine's own.
+    """
+
+    system: str
+    machine: str
+    llvm: Mapping[str, Any]
+    lanes: int
+    rows: int
+    columns: int
+    linker: str | None = None
+
+
+_AARCH64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu"}
+_LINKER = "aarch64-linux-gnu-g++"
+_CROSS = {
+    "x86-64-v3": Machine("Linux", "x86_64", {"kind": "llvm", "mcpu": "x86-64-v3"}, 8, 4, 24),
+    # What a Raspberry Pi 4 has, which a Pi 5 runs too.
+    "aarch64": Machine("Linux", "aarch64", {**_AARCH64, "mcpu": "cortex-a72"}, 4, 8, 8, _LINKER),
+    "cortex-a76": Machine("Linux", "aarch64", {**_AARCH64, "mcpu": "cortex-a76"}, 4, 8, 8, _LINKER),
+}
+VARIANTS = (LOCAL, *_CROSS)
+# From the widest on: a feature of LLVM's, lanes, rows, columns.
+_TILES = (("avx512f", 16, 8, 32), ("avx2", 8, 4, 24), ("neon", 4, 8, 8))
+
+
+def machine_of(variant: str) -> Machine:
+    """The machine of a variant; `local` is asked of LLVM.
+
+    Raises:
+        UnusableInput: what links for it is not installed.
+    """
+    if variant == LOCAL:
+        return _this_machine()
+    machine = _CROSS[variant]
+    own = (platform.system(), platform.machine()) == (machine.system, machine.machine)
+    if own or machine.linker is None:
+        return Machine(machine.system, machine.machine, machine.llvm, machine.lanes, machine.rows, machine.columns)
+    if shutil.which(machine.linker) is None:
+        raise UnusableInput(
+            f"Compiling for {variant} needs {machine.linker} to link, which is not on the PATH. Debian has it: apt install "
+            f"{machine.linker.replace('aarch64-linux-gnu-g++', 'g++-aarch64-linux-gnu')}."
+        )
+    return machine
+
+
+def _this_machine() -> Machine:
+    import tvm
+
+    cpu = tvm.target.codegen.llvm_get_system_cpu()
+    features = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
+    known = {str(name) for name in features}
+    lanes, rows, columns = next((tile for feature, *tile in _TILES if feature in known), (4, 4, 16))
+    llvm = {"kind": "llvm", "mcpu": cpu, "vector-width": lanes * 32}
+    return Machine(platform.system(), platform.machine(), llvm, lanes, rows, columns)

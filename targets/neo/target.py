@@ -1,0 +1,73 @@
+"""neo: Apache TVM, the open compiler that SageMaker Neo is built on. Compiled here, for this machine or another."""
+
+from __future__ import annotations
+
+from compiler.lineage import lineage_of
+from compiler.model import Model
+from compiler.networks.families import refuse_network
+from compiler.recipe import Recipe
+from compiler.size import needed_tensors, processor_bytes
+from compiler.stages.stage import Stage
+from compiler.target import Target
+from compiler.task import ENCODING, tasks_of
+
+NAME = "neo"
+SCHEMES = ("fp32", "fp16")
+VARIANTS = ("local", "x86-64-v3", "aarch64", "cortex-a76")
+
+_STORED = {"fp32": "float32", "fp16": "float16"}
+_BYTES = {"fp32": 4, "fp16": 2}
+_CODE_BYTES = 400_000
+
+
+def refuse(model: Model, recipe: Recipe) -> str | None:
+    """Why not: an input that is longer than the model takes."""
+    longest = model.geometry.context_length
+    if longest and model.takes == "text" and recipe.shapes.sequence_length > longest:
+        return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
+    return None
+
+
+def nbytes(model: Model, recipe: Recipe) -> int:
+    """Bytes of the package, told from shapes: weights, and TVM's code."""
+    weights = sum(_BYTES[recipe.scheme.name] * tensor.elements for tensor in needed_tensors(model))
+    return weights + _CODE_BYTES + processor_bytes(model)
+
+
+def plan(model: Model, recipe: Recipe) -> Stage:
+    """Compile edgec's own network, or where there is none export to ONNX with fixed shapes and compile that."""
+    shapes = {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
+    variant = recipe.variant or VARIANTS[0]
+    arguments = {"variant": variant, "stored": _STORED[recipe.scheme.name], "lineage": lineage_of(model, recipe), **shapes}
+    if refuse_network(model) is None:
+        tools = ("apache-tvm", "torch", "numpy", "transformers")
+        function = "targets.neo.compile:compile_network"
+        # What is compiled for this machine is no other's.
+        return Stage(
+            "compile with TVM", function, arguments, tools, ensures=("compiled.so",), machine_dependent=variant == "local"
+        )
+    tools = ("torch", "onnx", "onnx-ir", "onnxscript", "transformers")
+    asked = {"task": model.task, **shapes}
+    export = Stage("export plain ONNX", "targets.neo.compile:export", asked, tools, ensures=("model.onnx",))
+    return Stage(
+        "compile with TVM",
+        "targets.neo.compile:compile_export",
+        arguments,
+        ("apache-tvm", "onnx"),
+        {"base": export},
+        {"base": ("model.onnx",)},
+        ("compiled.so",),
+        machine_dependent=variant == "local",
+    )
+
+
+TARGET = Target(
+    name=NAME,
+    extra="neo",
+    schemes=SCHEMES,
+    tasks=tasks_of(ENCODING),
+    plan=plan,
+    refuse=refuse,
+    nbytes=nbytes,
+    variants=VARIANTS,
+)
