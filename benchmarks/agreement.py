@@ -1,4 +1,7 @@
-"""Whether a package computes on a device what it computes here: the same input in an agent on either side."""
+"""Whether a package computes on a device what it computes here: the same input in an agent on either side.
+
+A package that only another machine can run is held to the fp32 model instead.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import numpy as np
 
 from benchmarks.harness import Progress, start_runner
 from compiler.errors import CheckFailed, UnusableInput
+from compiler.inputs.identity import find_identified
 from compiler.package import Package
-from compiler.package_use import require_finished, require_usable
+from compiler.package_use import is_usable, require_finished, require_usable
 from runtimes.devices.device import Device
 from runtimes.devices.registry import open_device
 from runtimes.kinds import kind_of_task
@@ -24,6 +28,7 @@ from runtimes.workload import Workload
 
 CHECK = "device"
 _HERE = "local"
+THIS_MACHINE, FP32_MODEL = "this machine", "the fp32 model"
 # Of kinds that are not held to their stored weights.
 _LIMIT = 0.01
 _WORKLOAD = Workload(prompt_tokens=24, generated_tokens=8, rounds=1, repetitions=1, warmup_repetitions=1)
@@ -51,6 +56,7 @@ class Agreement:
         distance: of what is computed there from what is computed here.
         limit: the most that is taken: what verify takes for the runtime's own rounding, which differs among processors.
         max_abs_difference: the largest difference of a value.
+        held_to: what it was compared with.
     """
 
     package: str
@@ -59,6 +65,7 @@ class Agreement:
     distance: float
     limit: float
     max_abs_difference: float
+    held_to: str = THIS_MACHINE
 
     @property
     def passed(self) -> bool:
@@ -77,12 +84,13 @@ def compare_devices(
     limits = [_limit_of(package) for package in packages]
     for package in packages:
         require_finished(package)
-        require_usable(package)
         require_measurable(package)
     here, there = open_device(_HERE), open_device(device)
     found = []
     for number, (package, limit) in enumerate(zip(packages, limits, strict=True)):
-        own, other = (_outputs(package, each, replace(_WORKLOAD, threads=threads)) for each in (here, there))
+        workload = replace(_WORKLOAD, threads=threads)
+        own = _outputs(package, here, workload) if is_usable(package) else _expected(package, workload)
+        other = _outputs(package, there, workload)
         if {name: each.shape for name, each in own.items()} != {name: each.shape for name, each in other.items()}:
             raise UnusableInput(
                 f"{package.title} gives other outputs on {device} than here. Another edgec may run there."
@@ -90,9 +98,9 @@ def compare_devices(
         kind = kind_of_task(package.model.task)
         largest = float(np.max([np.abs(other[name] - own[name]).max(initial=0.0) for name in own]))
         figure = kind.stored.figure if kind.stored else "relative error"
-        found.append(
-            Agreement(package.title, device, figure, float(np.maximum(0.0, kind.apart(own, other))), limit, largest)
-        )
+        distance = float(np.maximum(0.0, kind.apart(own, other)))
+        held_to = THIS_MACHINE if is_usable(package) else FP32_MODEL
+        found.append(Agreement(package.title, device, figure, distance, limit, largest, held_to))
         on_progress(number + 1, len(packages))
     return found
 
@@ -103,12 +111,28 @@ def require_agreement(found: Sequence[Agreement]) -> None:
         if not each.passed:
             raise CheckFailed(
                 CHECK,
-                f"{each.package} does not compute on {each.device} what it computes here: {each.figure} {each.distance:.2g}, "
-                f"and {each.limit:.2g} is the most that its runtime's rounding is taken for. Do not ship it for that device.",
+                f"{each.package} does not compute on {each.device} what {_COMPUTES[each.held_to]}: {each.figure} "
+                f"{each.distance:.2g}, and {each.limit:.2g} is the most that its runtime's rounding is taken for. Do not ship "
+                "it for that device.",
             )
 
 
+_COMPUTES = {THIS_MACHINE: "it computes here", FP32_MODEL: "the fp32 model computes"}
+
+
+def _expected(package: Package, workload: Workload) -> Outputs:
+    """What the fp32 model computes, for a package that cannot be run here."""
+    kind = kind_of_task(package.model.task)
+    if kind.reference is None:
+        require_usable(package)
+        raise UnusableInput(f"{package.title} cannot be run here, so that there is nothing to hold the device to.")
+    return kind.reference(package, find_identified(package.model).folder, workload)
+
+
 def _limit_of(package: Package) -> float:
+    if not is_usable(package):
+        stored = kind_of_task(package.model.task).stored
+        return stored.floor if stored else _LIMIT
     found = read_verification(package)
     if found is None or not found.lowered_right:
         raise UnusableInput(

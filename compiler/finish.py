@@ -11,14 +11,14 @@ from compiler import __version__
 from compiler.build import copy_hashed, move_packages, refuse_existing
 from compiler.digest import digest_file
 from compiler.errors import UnusableInput
-from compiler.package import FileRecord, Package, check_files, write_manifest
+from compiler.package import FileRecord, Lowered, Package, check_files, write_manifest
 from compiler.stages.cache import new_folder
 from compiler.stages.worker import Progress
 from compiler.target import Target
 
 # What a target's `finish` is called with: a folder with the package's files, the package, and who is told of progress. It
-# writes files and returns the versions of the tools that made them.
-Finisher = Callable[[Path, Package, Progress], dict[str, str]]
+# writes files, and returns the versions of the tools that made them and what the package is then.
+Finisher = Callable[[Path, Package, Progress], tuple[dict[str, str], Lowered]]
 
 
 def finish(
@@ -47,7 +47,7 @@ def finish(
         for name in package.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy_hashed(package.folder / name, folder / name)
-        tools = finisher(folder, package, on_progress)
+        tools, lowered = finisher(folder, package, on_progress)
         files = {
             path.relative_to(folder).as_posix(): FileRecord(digest_file(path), path.stat().st_size)
             for path in sorted(folder.rglob("*"))
@@ -56,7 +56,7 @@ def finish(
         finished = replace(
             package,
             folder=folder,
-            lowered=replace(package.lowered, unfinished=None),
+            lowered=replace(lowered, unfinished=None),
             tools={**package.tools, "edgec": __version__, **tools},
             files=files,
         )

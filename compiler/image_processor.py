@@ -50,3 +50,28 @@ def pixel_values(folder: Path, picture: NDArray[np.uint8]) -> NDArray[np.float32
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     made = processor([pixels], return_tensors="np", input_data_format="channels_last", do_convert_rgb=False)
     return np.asarray(made["pixel_values"], np.float32)
+
+
+def picture_size(folder: Path, told: Any) -> tuple[int, int]:
+    """Height and width of the pictures that a model takes: as its configuration tells, or its image processor.
+
+    Raises:
+        UnusableInput: neither does.
+    """
+    asked = [told]
+    if told is None and (folder / CONFIG).is_file():
+        config = read_object(folder / CONFIG)
+        asked = [config.get("crop_size") if config.get("do_center_crop", True) else None, config.get("size")]
+    for size in asked:
+        if isinstance(size, dict):
+            size = (size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge")))
+        found = (size, size) if isinstance(size, int) else size
+        if (
+            isinstance(found, tuple | list)
+            and len(found) == 2
+            and all(type(n) is int and 0 < n < 1 << 16 for n in found)
+        ):
+            return found[0], found[1]
+    raise UnusableInput(
+        f"{folder.name} does not tell how large its pictures are: config.json has no image_size, and {CONFIG} no size."
+    )

@@ -284,10 +284,12 @@ def _geometry(config: Mapping[str, Any], folder: Path) -> Geometry:
     hidden = first("hidden_size", "n_embd", "dim", "d_model")
     layers = first("num_hidden_layers", "n_layer", "n_layers")
     heads = first("num_attention_heads", "n_head", "n_heads")
+    if (depths := _stages_of(config)) is not None:
+        return Geometry(sum(depths), config["hidden_sizes"][-1], 1, 1, 1, 0, None)
     if not hidden or not layers or not heads:
         raise UnusableInput(
             f"config.json of {folder.name} does not tell hidden size, layers and attention heads in a way known to "
-            "edgec; only plain text decoders, text encoders and ViT are taken."
+            "edgec; only plain text decoders, text encoders, ViT and convolutional classifiers are taken."
         )
     return Geometry(
         layers=layers,
@@ -298,6 +300,15 @@ def _geometry(config: Mapping[str, Any], folder: Path) -> Geometry:
         vocabulary=first("vocab_size", default=0) or 0,
         context_length=positions_of(config),
     )
+
+
+def _stages_of(config: Mapping[str, Any]) -> list[int] | None:
+    """Blocks of each stage of a convolutional network such as ResNet; None of any other."""
+    depths, sizes = config.get("depths"), config.get("hidden_sizes")
+    if "num_attention_heads" in config or not isinstance(depths, list) or not isinstance(sizes, list) or not sizes:
+        return None
+    whole = all(type(each) is int and 0 < each < 1 << 20 for each in (*depths, *sizes))
+    return depths if whole and depths else None
 
 
 # Their first position is the one after the padding token's id (transformers, create_position_ids_from_input_ids).

@@ -30,8 +30,14 @@ def require_usable(package: Package, *, proving: bool = False) -> None:
     """
     require_finished(package, proving=proving)
     needs = package.lowered.platform
-    if needs is not None and (needs.system, needs.machine) != (platform.system(), platform.machine()):
+    if needs is not None and not is_usable(package):
         raise UnusableInput(
             f"{package.title} is for {needs.machine} on {needs.system}, and this machine is {platform.machine()} on "
             f"{platform.system()}. Use it there, or build it anew for this machine."
         )
+
+
+def is_usable(package: Package) -> bool:
+    """Whether it is made for such a machine as this one."""
+    needs = package.lowered.platform
+    return needs is None or (needs.system, needs.machine) == (platform.system(), platform.machine())

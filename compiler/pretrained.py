@@ -96,13 +96,13 @@ def load_encoder(folder: Path, task: str, attention: str = "eager") -> Encoder:
     """
     import torch
 
+    from compiler.image_processor import picture_size
     from compiler.networks.sentence import load_sentence_head
 
     model = load_pretrained(folder, task, attn_implementation=attention)
     config = model.config
     if find_task(task).takes == "image":
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = picture_size(folder, getattr(config, "image_size", None))
         names: tuple[str, ...] = ("pixel_values",)
         image_shape = (config.num_channels, height, width)
     else:

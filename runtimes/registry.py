@@ -73,6 +73,7 @@ RUNTIMES: tuple[Runtime, ...] = (
         "litertlm", "runtimes.litertlm", ("ai-edge-litert", "litert-lm-api", "litert-lm-builder"), "tflite", ("tflite",),
         "*.litertlm", f"{_STORED}tflite", context_when_opened=True,
     ),
+    Runtime("dlr", "runtimes.dlr", ("dlr",), "neo", ("neo",), "*", native=True),
     Runtime("xla", "runtimes.xla", ("jaxlib", "jax"), "neuron", ("neuron",), "*.hlo_module.pb", f"{_STORED}neuron"),
     Runtime("tvm", "runtimes.tvm", ("apache-tvm",), "neo", ("neo",), "*.so", native=True),
     Runtime(

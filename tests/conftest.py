@@ -70,6 +70,7 @@ _IN_CHILDREN = (
     "targets.gguf.target:convert",
     "targets.onnx.decoder:build",
     "targets.neo.compile:compile_export",
+    "targets.neo.compile:compile_network",
     "targets.tflite.convert:convert",
 )
 

@@ -131,7 +131,7 @@ def test_a_question_is_answered_from_the_passage(made: Path, edgec_here: Run) ->
     [
         ("vit", "gguf:F16", ("image-classification", "edgec inspect")),
         ("bert", "onnx:int3-rtn-g32", ("no scheme int3-rtn-g32", "onnx:int4-rtn-g64")),
-        ("bert", "neo:int8", ("no scheme int8", "neo:fp32")),
+        ("bert", "neo:int8", ("no scheme int8", "neo:fp16")),
         ("bert", "neo:fp32@mars", ("@mars", "@local")),
         ("bert", "onnx:int8+fast", ("+fast",)),
     ],

@@ -168,6 +168,25 @@ def save_sentencepiece(folder: Path) -> Path:
     return folder
 
 
+def save_resnet(folder: Path) -> Path:
+    """A small convolutional classifier of pictures of 32 x 32."""
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_channels=3
+    )
+    config.num_labels = 4
+    model = transformers.ResNetForImageClassification(config).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    model.save_pretrained(folder)
+    processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
+    processor.save_pretrained(folder)
+    return folder
+
+
 def save_encoder(kind: str, tokenizer_from: Path, folder: Path) -> Path:
     """An encoder; image models have no tokenizer."""
     config_class, model_class, options = _ENCODERS[kind]

@@ -106,16 +106,17 @@ def command(
 
 def _verify_there(packages: tuple[Path, ...], device: str, threads: int, trust: bool, as_json: bool) -> None:
     with shown_steps(quiet=as_json) as steps:
-        step = steps.begin(f"compare {device} with this machine", f"{len(packages)} packages")
+        step = steps.begin(f"compare {device}", f"{len(packages)} packages")
         found = edgec.verify_on(packages, device, threads=threads, trust=trust, on_progress=step.update)
     if as_json:
         print_json([asdict(each) for each in found])
     else:
-        columns = ("package", "device", "distance", "at most", "max abs difference", "computes the same")
+        columns = ("package", "device", "held to", "distance", "at most", "max abs difference", "computes the same")
         rows = [
             [
                 each.package,
                 each.device,
+                each.held_to,
                 f"{each.figure} {each.distance:.2g}",
                 f"{each.limit:.2g}",
                 f"{each.max_abs_difference:.2g}",
@@ -123,7 +124,7 @@ def _verify_there(packages: tuple[Path, ...], device: str, threads: int, trust: 
             ]
             for each in found
         ]
-        print_table("Devices against this machine", columns, rows)
+        print_table("What devices compute", columns, rows)
     edgec.require_agreement(found)
 
 

@@ -136,7 +136,11 @@ def _check_tokens(folder: Path) -> None:
 
 def _check_pictures(folder: Path) -> None:
     """Refuse an image processor that makes pictures of another size, or of other channels, than the model takes."""
-    wanted = image_shape(read_object(folder / "config.json"))
+    config = read_object(folder / "config.json")
+    if "image_size" not in config and "depths" in config:
+        # A convolutional network takes pictures of any size.
+        return
+    wanted = image_shape(config)
     made = pixel_values(folder, np.zeros(_PICTURE, np.uint8)).shape[1:]
     if made != wanted:
         raise UnusableInput(

@@ -138,9 +138,13 @@ def read_float(info: TensorInfo) -> NDArray[np.float32]:
 
 def fill(network: nn.Module, model: Model, sources: Mapping[str, Source]) -> None:
     """Give every parameter of a network its values (float32, copied)."""
+    fill_from(network, {info.name: info for info in model.tensors}, sources)
+
+
+def fill_from(network: nn.Module, infos: Mapping[str, TensorInfo], sources: Mapping[str, Source]) -> None:
+    """The same from tensors by name, those of a sentence's head among them."""
     import torch
 
-    infos = {info.name: info for info in model.tensors}
     for name, parameter in list(network.named_parameters()):
         values = read_source(infos, sources[name], tuple(parameter.shape))
         owner, _, leaf = name.rpartition(".")

@@ -177,6 +177,10 @@ def refuse_rows(model: Model, recipe: Recipe, *, takes_act_order: bool = False) 
             f"{model.name} has {experts} experts a layer, and edgec's own schemes do not quantize the matrices of experts. "
             "Use a float scheme."
         )
+    # The classifier's own matrix stays a float in every scheme.
+    matrices = [tensor for tensor in model.tensors if len(tensor.shape) == 2 and "classifier" not in tensor.name]
+    if recipe.scheme.method and model.takes == "image" and not matrices:
+        return f"{model.name} consists of convolutions, and edgec quantizes matrices. Use a float scheme."
     block = recipe.scheme.block
     if recipe.scheme.mixed and not recipe.quantization.has_budget:
         return "a mixed scheme needs a budget: give --target-bpw or --max-bytes."

@@ -249,6 +249,8 @@ class Kind:
         use: answer a request.
         wrap: what stands between a session and whoever uses it.
         stored: how packages are held to their stored weights; None where they are not.
+        reference: what the fp32 model in a folder makes of the input that is timed: what a package for another machine alone
+            is held to there. None where there are no such packages.
         only_with_text: figures that mean something only on a text of the user's.
     """
 
@@ -270,4 +272,5 @@ class Kind:
     use: Callable[[Package, Any, Request], Outcome]
     wrap: Callable[[Any, Package], Session] = field(default=lambda session, package: session)
     stored: StoredCheck | None = None
+    reference: Callable[[Package, Path, Workload], Outputs] | None = None
     only_with_text: tuple[str, ...] = ()

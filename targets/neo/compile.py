@@ -49,10 +49,8 @@ def compile_network(
     def read(name: str) -> NDArray[np.float32]:
         return np.array(read_source(infos, sources[name], shapes[name]))
 
-    if config.image:
-        inputs = {"pixel_values": ((batch, *config.image[0]), "float32")}
-    else:
-        inputs = {name: ((batch, sequence_length), "int64") for name in network.input_names}
+    shape, dtype = ((batch, *config.image[0]), "float32") if config.image else ((batch, sequence_length), "int64")
+    inputs: dict[str, tuple[tuple[int, ...], str]] = dict.fromkeys(network.input_names, (shape, dtype))
     machine = machine_of(variant)
     module = lower_network(network, read, inputs, source.outputs, machine, stored)
     length = None if config.image else sequence_length
@@ -79,7 +77,14 @@ def export(model: str, out: str, sequence_length: int, batch: int, task: str) ->
 
 
 def compile_export(
-    model: str, base: str, out: str, variant: str, stored: str, sequence_length: int, batch: int, lineage: dict[str, str]
+    model: str,
+    base: str,
+    out: str,
+    variant: str,
+    stored: str,
+    sequence_length: int,
+    batch: int,
+    lineage: dict[str, str],
 ) -> dict[str, Any]:
     """Compile an ONNX export to `compiled.so`, weights inside.
 

@@ -58,7 +58,9 @@ class Building:
 
     def constant(self, values: NDArray[Any] | float) -> Any:
         """Values in the program."""
-        return relax.const(np.ascontiguousarray(values, None if isinstance(values, np.ndarray) else np.float32))
+        held = np.ascontiguousarray(values) if isinstance(values, np.ndarray) else np.asarray(values, np.float32)
+        # Else TVM makes int32 of int64.
+        return relax.const(held, str(held.dtype))
 
     def product(self, x: Any, weight: NDArray[np.float32], bias: NDArray[np.float32] | None) -> Any:
         """x W^T + b for a weight (outputs, inputs)."""
@@ -126,7 +128,7 @@ def _filled_up(building: Building, x: Any) -> Any:
     more = building.rows - building.tokens
     if x.ty.ndim != 2 or not more:
         return x
-    zeros = building.constant(np.zeros((int(x.ty.shape[0]), more), x.ty.dtype))
+    zeros = building.constant(np.zeros((int(x.ty.shape[0]), more), str(x.ty.dtype)))
     return building.emit(relax.op.concat([x, zeros], 1))
 
 
@@ -301,7 +303,9 @@ def _exact_gelu(x: Any) -> Any:
 
 
 def _tanh_gelu(x: Any) -> Any:
-    inner = topi.multiply(x, topi.add(topi.multiply(topi.multiply(x, x), 0.044715 * (2 / np.pi) ** 0.5), (2 / np.pi) ** 0.5))
+    inner = topi.multiply(
+        x, topi.add(topi.multiply(topi.multiply(x, x), 0.044715 * (2 / np.pi) ** 0.5), (2 / np.pi) ** 0.5)
+    )
     return topi.multiply(topi.multiply(x, 0.5), topi.add(topi.fast_tanh(inner), 1.0))
 
 
@@ -342,7 +346,9 @@ _FUNCTIONS: Mapping[Any, Emit] = {
     operator.mul: _either(relax.op.multiply),
     operator.truediv: _either(relax.op.divide),
     torch.split: _split,
-    torch.cat: lambda building, values, dim: values[0] if len(values) == 1 else building.emit(relax.op.concat(values, dim)),
+    torch.cat: lambda building, values, dim: (
+        values[0] if len(values) == 1 else building.emit(relax.op.concat(values, dim))
+    ),
     torch.matmul: lambda building, x, y: building.emit(relax.op.matmul(x, y)),
     torch.tanh: _tanh,
     torch.sigmoid: _sigmoid,

@@ -70,7 +70,7 @@ def _tile(made: Any, blocks: Sequence[Any], product: Any, machine: Machine) -> N
     made.reorder(*loops[:-2], column_tile, row_tile, row_in, column_vector, lane)
     outer = made.fuse(*loops[:-2], column_tile, row_tile)
     made.parallel(outer)
-    made.compute_at(product, outer)
+    made.compute_at(product, outer, preserve_unit_loops=True)
     own_row, own_column, k = made.get_loops(product)[-3:]
     own_vector, own_lane = made.split(own_column, [None, lanes])
     made.reorder(k, own_row, own_vector, own_lane)
@@ -89,7 +89,9 @@ def _tile(made: Any, blocks: Sequence[Any], product: Any, machine: Machine) -> N
 
 def _columns(extent: int, machine: Machine) -> int:
     """Columns of a tile: the widest that divides them, down to one vector."""
-    return next((n for n in range(machine.columns, 0, -machine.lanes) if extent % n == 0), math.gcd(extent, machine.columns))
+    return next(
+        (n for n in range(machine.columns, 0, -machine.lanes) if extent % n == 0), math.gcd(extent, machine.columns)
+    )
 
 
 def _by_rows(made: Any, blocks: Sequence[Any], machine: Machine) -> None:

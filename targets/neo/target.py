@@ -10,10 +10,13 @@ from compiler.size import needed_tensors, processor_bytes
 from compiler.stages.stage import Stage
 from compiler.target import Target
 from compiler.task import ENCODING, tasks_of
+from targets.neo.cloud.choice import VARIANTS
+from targets.neo.cloud.choice import refuse as refuse_in_cloud
 
 NAME = "neo"
 SCHEMES = ("fp32", "fp16")
-VARIANTS = ("local", "x86-64-v3", "aarch64", "cortex-a76")
+# Compiled here; other variants are devices of SageMaker Neo's, which compiles in the cloud.
+HERE = ("local", "x86-64-v3", "aarch64", "cortex-a76")
 
 _STORED = {"fp32": "float32", "fp16": "float16"}
 _BYTES = {"fp32": 4, "fp16": 2}
@@ -21,11 +24,15 @@ _CODE_BYTES = 400_000
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
-    """Why not: an input that is longer than the model takes."""
+    """Why not: an input that is longer than the model takes, or what Neo's published tables leave out."""
     longest = model.geometry.context_length
     if longest and model.takes == "text" and recipe.shapes.sequence_length > longest:
         return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
-    return None
+    if recipe.variant is None or recipe.variant in HERE:
+        return None
+    if recipe.scheme.name != "fp32":
+        return f"SageMaker Neo is given float32, and compiles {recipe.variant} of that; use neo:fp32@{recipe.variant}."
+    return refuse_in_cloud(recipe.variant, model)
 
 
 def nbytes(model: Model, recipe: Recipe) -> int:
@@ -37,18 +44,29 @@ def nbytes(model: Model, recipe: Recipe) -> int:
 def plan(model: Model, recipe: Recipe) -> Stage:
     """Compile edgec's own network, or where there is none export to ONNX with fixed shapes and compile that."""
     shapes = {"sequence_length": recipe.shapes.sequence_length, "batch": recipe.shapes.batch}
-    variant = recipe.variant or VARIANTS[0]
-    arguments = {"variant": variant, "stored": _STORED[recipe.scheme.name], "lineage": lineage_of(model, recipe), **shapes}
+    variant = recipe.variant or HERE[0]
+    if variant not in HERE:
+        asked = {"variant": variant, "lineage": lineage_of(model, recipe), **shapes}
+        tools = ("torch", "onnx", "onnxruntime", "numpy", "transformers")
+        function = "targets.neo.cloud.prepare:prepare"
+        return Stage("prepare for SageMaker Neo", function, asked, tools, ensures=("model.tar.gz", "job.json"))
+    arguments = {
+        "variant": variant,
+        "stored": _STORED[recipe.scheme.name],
+        "lineage": lineage_of(model, recipe),
+        **shapes,
+    }
     if refuse_network(model) is None:
-        tools = ("apache-tvm", "torch", "numpy", "transformers")
+        compilers = ("apache-tvm", "torch", "numpy", "transformers")
         function = "targets.neo.compile:compile_network"
         # What is compiled for this machine is no other's.
+        own = variant == HERE[0]
         return Stage(
-            "compile with TVM", function, arguments, tools, ensures=("compiled.so",), machine_dependent=variant == "local"
+            "compile with TVM", function, arguments, compilers, ensures=("compiled.so",), machine_dependent=own
         )
-    tools = ("torch", "onnx", "onnx-ir", "onnxscript", "transformers")
-    asked = {"task": model.task, **shapes}
-    export = Stage("export plain ONNX", "targets.neo.compile:export", asked, tools, ensures=("model.onnx",))
+    to_export = {"task": model.task, **shapes}
+    exporters = ("torch", "onnx", "onnx-ir", "onnxscript", "transformers")
+    export = Stage("export plain ONNX", "targets.neo.compile:export", to_export, exporters, ensures=("model.onnx",))
     return Stage(
         "compile with TVM",
         "targets.neo.compile:compile_export",
@@ -57,7 +75,7 @@ def plan(model: Model, recipe: Recipe) -> Stage:
         {"base": export},
         {"base": ("model.onnx",)},
         ("compiled.so",),
-        machine_dependent=variant == "local",
+        machine_dependent=variant == HERE[0],
     )
 
 
@@ -69,5 +87,6 @@ TARGET = Target(
     plan=plan,
     refuse=refuse,
     nbytes=nbytes,
-    variants=VARIANTS,
+    variants=(*HERE, *VARIANTS),
+    finish="targets.neo.cloud.drive:finish",
 )

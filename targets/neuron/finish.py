@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.package import Package
+from compiler.package import Lowered, Package
 from compiler.recipe import recipe_from_full
 from compiler.stages.worker import Progress
 from targets.neuron.command import COMPILER, arguments, module_name, neff_name
@@ -20,8 +20,8 @@ _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 _MOST_LOG = 1 << 20
 
 
-def finish(folder: Path, package: Package, on_progress: Progress) -> dict[str, str]:
-    """Write a NEFF for each graph into the folder; the compiler's version.
+def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[str, str], Lowered]:
+    """Write a NEFF for each graph into the folder; the compiler's version, and what the package is, as before.
 
     Raises:
         UnusableInput: the compiler is not installed.
@@ -39,7 +39,7 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> dict[str, s
         on_progress(number, len(graphs))
         _compile(program, folder, graph, device, package.title)
     on_progress(len(graphs), len(graphs))
-    return {COMPILER: _version(program)}
+    return {COMPILER: _version(program)}, package.lowered
 
 
 def _compile(program: str, folder: Path, graph: str, device: str, title: str) -> None:

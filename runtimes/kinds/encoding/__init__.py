@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtimes.kinds.encoding.measure import prepare
+from runtimes.kinds.encoding.measure import prepare, reference_outputs
 from runtimes.kinds.encoding.reference import expect, probe
 from runtimes.kinds.encoding.use import check, use
 from runtimes.kinds.encoding.whole_batches import in_whole_batches
@@ -27,6 +27,7 @@ KIND = Kind(
     check=check,
     use=use,
     wrap=in_whole_batches,
+    reference=reference_outputs,
     stored=StoredCheck(
         "runtimes.kinds.encoding.stored:write_stored", "relative error", factor=2, floor=1e-3, floor_float16=5e-3
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from compiler.formats.json_file import read_object
 from compiler.package import Package
 from compiler.task import find_task
 from runtimes.kinds.encoding.inputs import text_arrays
-from runtimes.kinds.kind import Prepared
+from runtimes.kinds.kind import Outputs, Prepared
 from runtimes.kinds.outputs import repeated
 from runtimes.session import EncodingSession
 from runtimes.workload import Workload
@@ -39,3 +40,19 @@ def encoder_inputs(package: Package, workload: Workload, fixed_length: int | Non
     last = min(_LAST_ID, words) if isinstance(words, int) and words > 0 else _LAST_ID
     ids = generator.integers(min(_FIRST_ID, last - 1), last, fixed_length or workload.sequence_length or 1)
     return text_arrays(ids.tolist())
+
+
+def reference_outputs(package: Package, model: Path, workload: Workload) -> Outputs:
+    """What the fp32 model makes of that input in torch."""
+    import torch
+
+    from compiler.pretrained import load_encoder
+
+    shapes = package.lowered.shapes
+    inputs = encoder_inputs(package, workload, shapes.longest_sequence)
+    encoder = load_encoder(model, package.model.task)
+    with torch.inference_mode():
+        given = (torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in encoder.input_names)
+        found = encoder.module(*given)
+    results = found if isinstance(found, tuple | list) else (found,)
+    return {name: np.asarray(each, np.float32) for name, each in zip(encoder.output_names, results, strict=True)}

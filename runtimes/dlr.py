@@ -1,0 +1,39 @@
+"""DLR, the runtime of models that SageMaker Neo compiled. Nothing of this file was run: AWS compiles, and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dlr
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.package import Package
+from runtimes.session import EncodingSession
+
+
+def open_session(package: Package, threads: int) -> EncodingSession:
+    """A session on the folder with the compiled files."""
+    return DlrSession(package)
+
+
+class DlrSession:
+    """An encoder; every shape is fixed."""
+
+    def __init__(self, package: Package) -> None:
+        self._model = dlr.DLRModel(str(package.artifact.parent), "cpu")
+        self._inputs = {port.name: port.dtype for port in package.lowered.main.inputs}
+        self.input_names = tuple(self._inputs)
+        self._output_names = tuple(port.name for port in package.lowered.main.outputs)
+        self.fixed_sequence_length = self.longest_sequence = package.lowered.shapes.longest_sequence
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        results = self._model.run({name: np.asarray(inputs[name], dtype) for name, dtype in self._inputs.items()})
+        return {name: np.asarray(each, np.float32) for name, each in zip(self._output_names, results, strict=True)}
+
+    def tokenize(self, text: str) -> list[int] | None:
+        return None
+
+    def close(self) -> None:
+        del self._model

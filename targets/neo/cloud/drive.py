@@ -1,0 +1,230 @@
+"""Runs a compilation job: the archive to S3, the job, its end, what it made, and the look at that.
+
+boto3 finds credentials and the region as the user has set them up; nothing of them is written or shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compiler.digest import digest_file
+from compiler.errors import CheckFailed, UnusableInput, missing_extra
+from compiler.formats.json_file import read_object
+from compiler.package import Lowered, Package
+from compiler.records import from_json
+from compiler.stages.worker import Progress
+from targets.neo.cloud.archive import NAME, extract, list_members
+from targets.neo.cloud.job import CompilationJob, find_request_faults, request
+from targets.neo.cloud.prepare import JOB, require_accepted
+from targets.neo.cloud.result import META, find_result_faults
+from targets.neo.cloud.settings import Settings, read_settings
+
+_COMPILED = "compiled"
+_MOST_META = 1 << 20
+_PENDING, _DONE = ("INPROGRESS", "STARTING", "STOPPING"), "COMPLETED"
+# Seconds between two questions; tests need none.
+POLL = "EDGEC_NEO_POLL_SECONDS"
+_POLL_SECONDS = 5.0
+_LIBRARY_HEAD = 20
+_CHUNK = 1 << 23
+_ADVICE = {
+    "AccessDenied": "The role or your user has no rights for it; its policy must allow it.",
+    "AccessDeniedException": "The role or your user has no rights for it; its policy must allow it.",
+    "ExpiredToken": "Your credentials have expired. Get new ones, for instance by aws sso login.",
+    "ExpiredTokenException": "Your credentials have expired. Get new ones, for instance by aws sso login.",
+    "UnrecognizedClientException": "Your credentials are not those of an AWS account.",
+    "InvalidClientTokenId": "Your credentials are not those of an AWS account.",
+    "ThrottlingException": "AWS takes no more calls for now. Try again in a minute.",
+    "ResourceLimitExceeded": "The account runs as many jobs as it may. Wait for one to end.",
+    "NoSuchBucket": "There is no such bucket. EDGEC_S3 names it.",
+}
+
+
+def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[str, str], Lowered]:
+    """Have Neo compile the package's archive; what came back goes into its folder `compiled`.
+
+    Raises:
+        UnusableInput: no credentials, region, bucket or role; AWS refuses.
+        CheckFailed: the job or the archive is none that Neo takes, the job failed, or what came back is something else.
+    """
+    settings = read_settings()
+    job = from_json(CompilationJob, read_object(folder / JOB))
+    require_accepted(job, folder / NAME, tuple(port.name for port in package.lowered.main.inputs))
+    session = _session()
+    digest = digest_file(folder / NAME)
+    # A job's name can be had once; another run of the same is another job.
+    name = f"edgec-{digest[:16]}-{int(time.time()):x}"
+    source, out = f"{settings.folder}/{name}/{NAME}", f"{settings.folder}/{name}/out"
+    if faults := list(find_request_faults(name, settings.role, source, out, settings.seconds)):
+        raise UnusableInput(f"This job cannot be asked for: {faults[0]}")
+    from boto3.exceptions import S3UploadFailedError
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        storage, service = session.client("s3"), session.client("sagemaker")
+        storage.upload_file(str(folder / NAME), settings.bucket, settings.key(name, NAME))
+        service.create_compilation_job(**request(job, name, settings.role, source, out, settings.seconds))
+        told = _wait(service, name, settings, on_progress)
+        compiled = folder / _COMPILED
+        compiled.mkdir()
+        _fetch(storage, told, compiled, settings)
+    except S3UploadFailedError as error:
+        # boto3 puts it around what S3 answered.
+        raise _explained(error.__context__, package) from error
+    except ClientError as error:
+        raise _explained(error, package) from error
+    except BotoCoreError as error:
+        raise UnusableInput(f"AWS could not be asked about {package.title}: {_reason(error)}") from error
+    require_compiled(job, folder / NAME, compiled)
+    return {"sagemaker-neo": f"{job.framework} {job.version or ''}".strip()}, _with_graphs(package.lowered, compiled)
+
+
+def _session() -> Any:
+    try:
+        import boto3
+    except ModuleNotFoundError as error:
+        raise missing_extra("boto3", "aws") from error
+    session = boto3.session.Session()
+    if session.get_credentials() is None:
+        raise UnusableInput(
+            "There are no AWS credentials: not in the environment, not in ~/.aws, not of a machine of Amazon's. "
+            "`aws configure` sets them up. Nothing was sent."
+        )
+    if not session.region_name:
+        raise UnusableInput(
+            "No AWS region is set. Set AWS_DEFAULT_REGION, for instance to eu-central-1. Nothing was sent."
+        )
+    return session
+
+
+def _reason(error: Exception) -> str:
+    """Our words for what botocore could not do."""
+    kind = type(error).__name__
+    if "Connect" in kind or "Timeout" in kind or "EndpointConnection" in kind:
+        return "it cannot be reached from here. Is there a network, and is the region one of AWS's?"
+    if "Credential" in kind or "Token" in kind or "SSO" in kind:
+        return "your credentials cannot be used. `aws configure`, or aws sso login, sets them up anew."
+    return f"botocore gave up ({kind}). --debug shows all of it."
+
+
+def _explained(error: Any, package: Package) -> UnusableInput:
+    if not hasattr(error, "response"):
+        return UnusableInput(f"AWS could not be given {package.title}: {_reason(error)}")
+    told = error.response.get("Error", {})
+    code = str(told.get("Code", "unknown"))
+    advice = _ADVICE.get(code, "AWS's words: " + " ".join(str(told.get("Message", "")).split())[:300])
+    return UnusableInput(f"AWS refused {error.operation_name} for {package.title} ({code}). {advice}")
+
+
+def _wait(service: Any, name: str, settings: Settings, on_progress: Progress) -> Mapping[str, Any]:
+    """What AWS tells of the job when it has ended well."""
+    began, poll = time.monotonic(), float(os.environ.get(POLL, _POLL_SECONDS))
+    while True:
+        told: Mapping[str, Any] = service.describe_compilation_job(CompilationJobName=name)
+        status = told["CompilationJobStatus"]
+        spent = time.monotonic() - began
+        on_progress(min(int(spent), settings.seconds), settings.seconds)
+        if status == _DONE:
+            return told
+        if status not in _PENDING:
+            raise CheckFailed("neo", _failure(name, status, str(told.get("FailureReason", ""))))
+        if spent > settings.seconds + 600:
+            raise CheckFailed(
+                "neo", f"The job {name} has not ended after {spent:.0f} s. Look at it in SageMaker's console."
+            )
+        time.sleep(poll)
+
+
+_MEANINGS = (
+    (r"not implemented", "Neo's TVM lacks an operator of the model. @local compiles it here, with a newer one."),
+    (r"input-shape mismatch|cannot convert", "Neo could not read the model by these shapes."),
+    (r"cannot load|No .* file found|Exactly one", "Neo could not read the archive."),
+    (r"S3|Bucket", "Neo could not read or write in S3: look at the role's rights and the bucket's region."),
+    (r"internal server error|unexpected error", "That is a fault of AWS's. Try again; where it stays, ask AWS."),
+)
+
+
+def _failure(name: str, status: str, reason: str) -> str:
+    words = " ".join(reason.split())[:400]
+    if status == "STOPPED":
+        return f"The job {name} was stopped before its end; nothing was compiled. Start it again."
+    meaning = next((meaning for pattern, meaning in _MEANINGS if re.search(pattern, reason, re.IGNORECASE)), "")
+    told = (
+        f" AWS tells of it: {words}"
+        if words
+        else " AWS tells no reason; its log group is /aws/sagemaker/CompilationJobs."
+    )
+    return f"Neo did not compile the model: the job {name} ended as {status}. {meaning}{told}"
+
+
+def _fetch(storage: Any, told: Mapping[str, Any], compiled: Path, settings: Settings) -> None:
+    """The result's files."""
+    place = str(told.get("ModelArtifacts", {}).get("S3ModelArtifacts", ""))
+    bucket, _, key = place.removeprefix("s3://").partition("/")
+    if not place.startswith("s3://") or bucket != settings.bucket:
+        raise CheckFailed("neo", f"AWS says that the result lies at {place!r:.200}, which is not in {settings.folder}.")
+    if not key.endswith(".tar.gz"):
+        found = storage.list_objects_v2(Bucket=bucket, Prefix=key)
+        keys = [each["Key"] for each in found.get("Contents", []) if each["Key"].endswith(".tar.gz")]
+        if len(keys) != 1:
+            raise CheckFailed(
+                "neo", f"The job is completed, and {place} holds {len(keys)} archives. It compiled nothing."
+            )
+        key = keys[0]
+    with tempfile.TemporaryDirectory(prefix="edgec-neo-") as temporary:
+        archive = Path(temporary) / "compiled.tar.gz"
+        storage.download_file(bucket, key, str(archive))
+        list_members(archive)
+        extract(archive, compiled)
+
+
+def require_compiled(job: CompilationJob, sent: Path, compiled: Path) -> None:
+    """Refuse what came back where it is not what was asked for.
+
+    Raises:
+        CheckFailed: with the first reason.
+    """
+    files = {path.relative_to(compiled).as_posix(): path for path in compiled.rglob("*") if path.is_file()}
+    heads = {name: _head(path) for name, path in files.items() if name.endswith(".so")}
+    meta = next((path for name, path in files.items() if name.endswith(META)), None)
+    told = meta.read_bytes() if meta is not None and meta.stat().st_size <= _MOST_META else None
+    digests = {name: digest_file(path) for name, path in files.items()}
+    faults = list(find_result_faults(job, digests, _digests_of(sent), heads, told))
+    if faults:
+        raise CheckFailed("neo", f"What Neo gave back for {job.title} is not to be shipped: {faults[0]}")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(_LIBRARY_HEAD)
+
+
+def _digests_of(archive: Path) -> dict[str, str]:
+    import tarfile
+
+    found = {}
+    with tarfile.open(archive, "r:gz") as opened:
+        for member in opened:
+            if member.isfile() and (stream := opened.extractfile(member)) is not None:
+                digest = hashlib.sha256()
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
+                found[member.name] = digest.hexdigest()
+    return found
+
+
+def _with_graphs(lowered: Lowered, compiled: Path) -> Lowered:
+    """The graph is what came back: its library, or the model of PyTorch's own runtime."""
+    names = sorted(
+        f"{_COMPILED}/{path.relative_to(compiled).as_posix()}" for path in compiled.rglob("*") if path.is_file()
+    )
+    main = [name for name in names if name.endswith((".so", ".pth", ".pt", ".dll")) and "libdlr" not in name]
+    return replace(lowered, graphs=(replace(lowered.main, files=tuple(main or names[:1])),))

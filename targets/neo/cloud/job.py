@@ -1,0 +1,208 @@
+"""A compilation job, and everything about it that can be held to Neo's tables before it is sent.
+
+Limits and patterns are those of the API (botocore's service model); botocore itself checks neither enumerations, patterns nor
+largest lengths.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from targets.neo.cloud.tables import (
+    ACCELERATORS,
+    ARCHITECTURES,
+    DEVICES,
+    FRAMEWORKS,
+    PLATFORMS,
+    SYSTEMS,
+    UNPUBLISHED,
+    find_device,
+    frameworks_of,
+)
+
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+_ROLE = re.compile(r"arn:aws[a-z\-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+")
+_S3 = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/?(.*)")
+_VERSION = re.compile(r"[0-9]\.[A-Za-z0-9.]+")
+_MOST_INPUT, _MOST_OPTIONS, _LEAST_OPTIONS = 16384, 1024, 3
+_MOST_ARN, _MOST_URI = 2048, 1024
+_CHANNELS = (1, 3, 4)
+_GPU_OPTIONS = ("gpu-code", "trt-ver", "cuda-ver")
+_DTYPES = ("float", "float32", "int64", "long")
+
+
+@dataclass(frozen=True)
+class TargetPlatform:
+    """A machine by its parts, where no TargetDevice stands for it."""
+
+    system: str
+    architecture: str
+    accelerator: str = ""
+
+
+@dataclass(frozen=True)
+class CompilationJob:
+    """What Neo is asked for, but where it lies and whose rights it has.
+
+    Attributes:
+        framework: as the API has it.
+        version: of the framework; None for Neo's default.
+        inputs: the shape of each input by name.
+        device: a TargetDevice; None where `platform` is given.
+        platform: else.
+        options: compiler options, as JSON; None without.
+    """
+
+    framework: str
+    version: str | None
+    inputs: Mapping[str, tuple[int, ...]]
+    device: str | None = None
+    platform: TargetPlatform | None = None
+    options: Mapping[str, Any] | None = None
+
+    @property
+    def data_input(self) -> str:
+        """DataInputConfig: JSON with double quotes, as Neo's reader wants it."""
+        return json.dumps({name: list(shape) for name, shape in self.inputs.items()})
+
+    @property
+    def title(self) -> str:
+        """What it is for."""
+        if self.platform is None:
+            return self.device or ""
+        parts = (self.platform.system, self.platform.architecture, self.platform.accelerator)
+        return "/".join(part for part in parts if part)
+
+
+def find_faults(job: CompilationJob, names: tuple[str, ...] = ()) -> Iterator[str]:
+    """A sentence for everything that Neo would refuse; `names` are the model's own inputs, where they are known."""
+    yield from _of_target(job)
+    yield from _of_framework(job)
+    yield from _of_inputs(job, names)
+    yield from _of_options(job)
+
+
+def _of_target(job: CompilationJob) -> Iterator[str]:
+    if (job.device is None) == (job.platform is None):
+        yield "Give a TargetDevice or a TargetPlatform, one of them: they exclude each other."
+        return
+    if job.platform is None:
+        if job.device in UNPUBLISHED:
+            yield f"AWS publishes no frameworks for the TargetDevice {job.device}, so that nothing can be held to them."
+        elif find_device(str(job.device)) is None:
+            known = ", ".join(device.name for device in DEVICES)
+            yield f"{job.device!r} is no TargetDevice. There are: {known}."
+        return
+    system, architecture, accelerator = job.platform.system, job.platform.architecture, job.platform.accelerator
+    for value, known_values, what in (
+        (system, SYSTEMS, "Os"), (architecture, ARCHITECTURES, "Arch"), (accelerator, ("", *ACCELERATORS), "Accelerator"),
+    ):  # fmt: skip
+        if value not in known_values:
+            yield f"{value!r} is no {what} of a TargetPlatform. There are: {', '.join(filter(None, known_values))}."
+    if architecture not in (taken := PLATFORMS.get((system, accelerator), ())):
+        pair = f"{system} with {accelerator}" if accelerator else system
+        told = f"Neo has for it: {', '.join(taken)}" if taken else "Neo has nothing for it"
+        yield f"{pair} does not go with {architecture}. {told}."
+
+
+def _of_framework(job: CompilationJob) -> Iterator[str]:
+    if job.framework not in FRAMEWORKS:
+        yield f"{job.framework!r} is no framework of Neo's. There are: {', '.join(FRAMEWORKS)}."
+        return
+    device = find_device(job.device) if job.device else None
+    if device is not None:
+        rows = frameworks_of(device, job.framework)
+        if not rows:
+            known = ", ".join(sorted({each.name for each in device.frameworks}))
+            yield f"{device.name} takes no {job.framework}. It takes: {known}."
+            return
+        versions = tuple(version for row in rows for version in row.versions)
+        if job.version is not None and job.version not in versions:
+            yield f"{device.name} takes {job.framework} {', '.join(versions)}, not {job.version}."
+        if job.version is not None and not device.versioned:
+            yield f"{device.name} takes no FrameworkVersion: Neo ends such jobs with a ValidationException. Leave it out."
+    if job.version is not None and not (_VERSION.fullmatch(job.version) and 3 <= len(job.version) <= 10):
+        yield f"{job.version!r} is no FrameworkVersion: it has the form 2.0."
+
+
+def _of_inputs(job: CompilationJob, names: tuple[str, ...]) -> Iterator[str]:
+    if not job.inputs and job.framework not in ("XGBOOST", "SKLEARN"):
+        yield "DataInputConfig names no input. Name each with its shape."
+    for name, shape in job.inputs.items():
+        if not shape or any(type(size) is not int or size < 1 for size in shape):
+            yield f"The input {name} has the shape {list(shape)}; every size must be a whole number above 0, none free."
+    if missing := [name for name in names if name not in job.inputs]:
+        given = ", ".join(job.inputs) or "none"
+        yield f"The model has the input {missing[0]}, and DataInputConfig does not name it; it names: {given}."
+    if names and (extra := [name for name in job.inputs if name not in names]):
+        yield f"DataInputConfig names the input {extra[0]}, which the model has not; it has: {', '.join(names)}."
+    if job.framework == "PYTORCH" and list(job.inputs) != sorted(job.inputs):
+        yield (
+            f"Neo's reader of PyTorch models gives inputs in the order of their names, {', '.join(sorted(job.inputs))}, "
+            f"and here they come as {', '.join(job.inputs)}. Name them so that both are one."
+        )
+    for name, shape in job.inputs.items():
+        if job.framework in ("PYTORCH", "ONNX", "MXNET", "KERAS") and len(shape) == 4 and shape[1] not in _CHANNELS:
+            yield f"The input {name} has {shape[1]} channels; {job.framework} wants batch, channels, height, width."
+    if len(job.data_input) > _MOST_INPUT:
+        yield f"DataInputConfig has {len(job.data_input)} characters, and {_MOST_INPUT} is the most."
+
+
+def _of_options(job: CompilationJob) -> Iterator[str]:
+    options = job.options or {}
+    text = json.dumps(options)
+    if job.options is not None and not _LEAST_OPTIONS <= len(text) <= _MOST_OPTIONS:
+        yield f"CompilerOptions have {len(text)} characters; {_LEAST_OPTIONS} to {_MOST_OPTIONS} are taken."
+    nvidia = job.platform is not None and job.platform.accelerator == "NVIDIA"
+    if nvidia and (lacking := [name for name in _GPU_OPTIONS if name not in options]):
+        yield f"NVIDIA as Accelerator needs CompilerOptions {', '.join(_GPU_OPTIONS)}; {lacking[0]} is not there."
+    dtype = options.get("dtype")
+    if dtype is not None and dtype not in _DTYPES:
+        yield f"The dtype {dtype!r} of CompilerOptions is none of {', '.join(_DTYPES)}."
+    level = options.get("ANDROID_PLATFORM")
+    if level is not None and not (type(level) is int and 21 <= level <= 29):
+        yield f"ANDROID_PLATFORM is {level!r}; Neo takes 21 to 29."
+
+
+def find_request_faults(name: str, role: str, source: str, out: str, seconds: int) -> Iterator[str]:
+    """The same of what is said for one run: the job's name, the role, where the archive lies, where the result goes."""
+    if not _NAME.fullmatch(name):
+        yield f"The job's name {name!r} is not of up to 63 letters, digits and single hyphens between them."
+    if not (_ROLE.fullmatch(role) and 20 <= len(role) <= _MOST_ARN):
+        yield f"The role {role!r} is no ARN of a role, such as arn:aws:iam::123456789012:role/neo."
+    for what, uri in (("archive", source), ("result", out)):
+        if not (_S3.fullmatch(uri) and len(uri) <= _MOST_URI):
+            yield f"The place of the {what}, {uri!r}, is none in S3, such as s3://bucket/folder."
+    if not source.endswith(".tar.gz"):
+        yield f"The archive {source!r} has to end in .tar.gz."
+    if seconds < 1:
+        yield "A job takes at least a second."
+
+
+def request(job: CompilationJob, name: str, role: str, source: str, out: str, seconds: int) -> dict[str, Any]:
+    """What `create_compilation_job` is called with."""
+    given: dict[str, Any] = {"S3Uri": source, "Framework": job.framework}
+    if job.inputs:
+        given["DataInputConfig"] = job.data_input
+    if job.version is not None:
+        given["FrameworkVersion"] = job.version
+    wanted: dict[str, Any] = {"S3OutputLocation": out}
+    if job.platform is None:
+        wanted["TargetDevice"] = job.device
+    else:
+        wanted["TargetPlatform"] = {"Os": job.platform.system, "Arch": job.platform.architecture}
+        if job.platform.accelerator:
+            wanted["TargetPlatform"]["Accelerator"] = job.platform.accelerator
+    if job.options:
+        wanted["CompilerOptions"] = json.dumps(job.options)
+    return {
+        "CompilationJobName": name,
+        "RoleArn": role,
+        "InputConfig": given,
+        "OutputConfig": wanted,
+        "StoppingCondition": {"MaxRuntimeInSeconds": seconds},
+    }
