@@ -51,6 +51,7 @@ bench: $(READY) bench-litert
 	$(BIN)/python tests/fleet.py
 	$(BIN)/python -P -m benchmarks.peers.needs
 	$(BIN)/python -P -m benchmarks.peers.billion
+	$(BIN)/python -P -m benchmarks.peers.aws
 
 # About half an hour: every figure of LiteRT.
 bench-litert: $(READY)
