@@ -25,9 +25,10 @@ from moto.backends import get_backend
 
 import edgec
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
+from compiler.formats.archive import write_tar
 from compiler.package import check_files, read_package
 from targets.neo.cloud import drive
-from targets.neo.cloud.archive import NAME, extract, find_layout_faults, list_members, read_member, write_archive
+from targets.neo.cloud.archive import NAME, extract, find_layout_faults, list_members, read_member
 from targets.neo.cloud.choice import VARIANTS
 from targets.neo.cloud.job import CompilationJob, TargetPlatform, find_faults, find_request_faults, request
 from targets.neo.cloud.result import find_result_faults
@@ -156,7 +157,7 @@ def test_an_archive_of_another_layout_is_told(framework: str, names: list[str], 
 def test_archives_are_the_same_bytes_and_are_read_with_limits(tmp_path: Path) -> None:
     (tmp_path / "model.pth").write_bytes(b"x" * 1000)
     for name in ("a.tar.gz", "b.tar.gz"):
-        write_archive(tmp_path / name, [("model.pth", tmp_path / "model.pth")])
+        write_tar(tmp_path / name, [("model.pth", tmp_path / "model.pth")])
     assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
     assert list_members(tmp_path / "a.tar.gz") == {"model.pth": 1000}
     with pytest.raises(UnusableInput, match="1000 bytes"):

@@ -104,7 +104,7 @@ def _families(modules: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("room", "families", "shared"),
     [
-        ("targets", _families([module for _, module in TARGETS]), {"registry"}),
+        ("targets", _families([module for _, module in TARGETS]), {"registry", "aws"}),
         ("runtimes", _families([each.module for each in RUNTIMES]), _SHARED_BY_RUNTIMES),
         ("runtimes/kinds", [f"runtimes.kinds.{task.kind}" for task in TASKS], {"kind", "outputs"}),
         ("runtimes/devices", [module for _, module in DEVICES], {"board", "device", "emulated", "profile", "registry"}),

@@ -6,7 +6,6 @@ most frameworks exactly one.
 
 from __future__ import annotations
 
-import gzip
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -47,20 +46,6 @@ LAYOUTS: dict[str, Layout] = {
 }
 # Beside the symbol file of an MXNet model.
 _NO_SYMBOLS = ("model-shapes.json", "hyperparams.json", "amba_config.json", "model-metadata.json")
-
-
-def write_archive(file: Path, members: Sequence[tuple[str, Path]]) -> None:
-    """Write members (name, file); the same bytes for the same members: no times, no owners."""
-    with (
-        file.open("wb") as raw,
-        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-    ):
-        for name, path in members:
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = path.stat().st_size, _MODE
-            with path.open("rb") as data:
-                archive.addfile(member, data)
 
 
 def list_members(file: Path) -> dict[str, int]:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from compiler.errors import CheckFailed, UnusableInput
+from compiler.formats.archive import write_tar
 from compiler.lineage import model_of, write_lineage
 from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights, Unfinished
-from targets.neo.cloud.archive import NAME, find_layout_faults, list_members, write_archive
+from targets.neo.cloud.archive import NAME, find_layout_faults, list_members
 from targets.neo.cloud.choice import choose
 from targets.neo.cloud.job import CompilationJob, find_faults
 from targets.neo.cloud.tables import ONNX_IR, ONNX_OPSET, TORCHSCRIPT_VERSIONS
@@ -42,7 +43,7 @@ def prepare(
     write = _write_onnx if job.framework == "ONNX" else _write_torchscript
     file, inputs, outputs = write(source, folder, job, sequence_length, batch)
     job = replace(job, inputs={port.name: _sizes(port) for port in inputs})
-    write_archive(folder / NAME, [(file.name, file)])
+    write_tar(folder / NAME, [(file.name, file)])
     file.unlink()
     require_accepted(job, folder / NAME, tuple(port.name for port in inputs))
     (folder / JOB).write_text(json.dumps(asdict(job), indent=2, sort_keys=True) + "\n", encoding="utf-8")

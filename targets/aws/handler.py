@@ -1,0 +1,239 @@
+"""What answers requests on AWS: the four functions that SageMaker's inference toolkit calls, around a package's own runtime.
+
+The toolkit: aws/sagemaker-inference-toolkit, and its PyTorch container's layout: model files at the top of `model.tar.gz`,
+`code/inference.py` and `code/requirements.txt` beside them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from string import Template
+
+from compiler.errors import UnusableInput, missing_extra
+from compiler.formats.json_file import read_object
+from compiler.package import Package
+from compiler.sentence import OUTPUT
+from compiler.task import GENERATION, find_task
+
+_TOKENS = 4096
+_GGUF = "model.gguf"
+
+_GENERATE = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
+
+A request is {"inputs": "a text", "parameters": {"max_new_tokens": 64, "temperature": 0}}, or as OpenAI's chats are:
+{"messages": [{"role": "user", "content": "a text"}], "max_tokens": 64}.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from llama_cpp import Llama
+
+TOKENS = $tokens
+
+
+def model_fn(model_dir):
+    return Llama(str(Path(model_dir) / "$file"), n_ctx=TOKENS, n_threads=os.cpu_count(), verbose=False)
+
+
+def input_fn(data, content_type):
+    if content_type.partition(";")[0] != "application/json":
+        raise ValueError(f"{content_type} is not taken; send application/json.")
+    given = json.loads(data)
+    if not isinstance(given, dict) or ("inputs" in given) == ("messages" in given):
+        raise ValueError("Send inputs, a text, or messages, a chat; one of them.")
+    return given
+
+
+def predict_fn(given, model):
+    if "messages" in given:
+        return model.create_chat_completion(given["messages"], max_tokens=int(given.get("max_tokens", 256)))
+    asked = given.get("parameters", {})
+    most, heat = int(asked.get("max_new_tokens", 64)), float(asked.get("temperature", 0))
+    made = model.create_completion(given["inputs"], max_tokens=most, temperature=heat)
+    return [{"generated_text": made["choices"][0]["text"]}]
+
+
+def output_fn(prediction, accept):
+    return json.dumps(prediction)
+''')
+
+_ENCODE = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
+
+A request is {"inputs": "a text"} or {"inputs": ["a text", "another"]}; the answer has $answer for each.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+$imports
+
+INPUTS = $inputs
+OUTPUTS = $outputs
+# Tokens of a text at most, and what it is filled up to; None where any length will do.
+LONGEST, LENGTH = $longest, $length
+LABELS = $labels
+
+
+def model_fn(model_dir):
+    tokenizer = Tokenizer.from_file(str(Path(model_dir) / "tokenizer.json"))
+    tokenizer.enable_truncation(LONGEST)
+    tokenizer.no_padding()
+    return tokenizer, open_model(Path(model_dir) / "$file")
+
+
+$open
+
+
+def input_fn(data, content_type):
+    if content_type.partition(";")[0] != "application/json":
+        raise ValueError(f"{content_type} is not taken; send application/json.")
+    texts = json.loads(data)["inputs"]
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def predict_fn(texts, model):
+    return [answer(text, *model) for text in texts]
+
+
+def answer(text, tokenizer, run):
+    encoded = tokenizer.encode(text)
+    count = len(encoded.ids)
+    if LENGTH is not None:
+        encoded.pad(LENGTH)
+    arrays = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
+    found = run({name: np.asarray([arrays[name]], dtype) for name, dtype in INPUTS.items()})
+    value = np.asarray(found["$output"], np.float32)[0]
+    if LABELS:
+        raised = np.exp(value - value.max())
+        shares = raised / raised.sum()
+        return [{"label": LABELS[place], "score": float(shares[place])} for place in np.argsort(-shares)]
+    return (value if value.ndim == 1 else value[:count]).tolist()
+
+
+def output_fn(prediction, accept):
+    return json.dumps(prediction)
+''')
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    """How a runtime is opened: imports, the function `open_model`, distributions that it needs."""
+
+    imports: str
+    open: str
+    tools: tuple[str, ...]
+
+
+_RUNTIMES: Mapping[str, _Runtime] = {
+    "onnxruntime": _Runtime(
+        "import onnxruntime",
+        "def open_model(file):\n"
+        "    session = onnxruntime.InferenceSession(str(file))\n"
+        "    names = [each.name for each in session.get_outputs()]\n"
+        "    return lambda inputs: dict(zip(names, session.run(names, inputs)))",
+        ("onnxruntime", "numpy", "tokenizers"),
+    ),
+    "litert": _Runtime(
+        "from ai_edge_litert.interpreter import Interpreter",
+        "def open_model(file):\n"
+        "    run = Interpreter(str(file), num_threads=os.cpu_count()).get_signature_runner()\n"
+        "    return lambda inputs: run(**inputs)",
+        ("ai-edge-litert", "numpy", "tokenizers"),
+    ),
+    "tvm": _Runtime(
+        'os.environ["TVM_USE_RUNTIME_LIB"], os.environ["TVM_BIND_THREADS"] = "1", "0"\n'
+        'os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count()))\n'
+        "import tvm\n"
+        "from tvm.runtime.vm import VirtualMachine",
+        "def open_model(file):\n"
+        '    main = VirtualMachine(tvm.runtime.load_module(str(file)), tvm.cpu())["main"]\n'
+        "\n"
+        "    def run(inputs):\n"
+        "        found = main(*(tvm.runtime.tensor(each) for each in inputs.values()))\n"
+        '        values = [found] if hasattr(found, "numpy") else list(found)\n'
+        "        return dict(zip(OUTPUTS, (each.numpy() for each in values)))\n"
+        "\n"
+        "    return run",
+        ("apache-tvm", "numpy", "tokenizers"),
+    ),
+}
+
+
+def write_handler(package: Package, folder: Path) -> None:
+    """Write the model's files into `folder`, and `inference.py` and `requirements.txt` into its `code`.
+
+    Raises:
+        UnusableInput: the package takes something else than texts, or a library of its runtime is not installed here.
+    """
+    code = folder / "code"
+    code.mkdir(parents=True)
+    if find_task(package.model.task).kind == GENERATION:
+        script, files, tools = _generate(package)
+    else:
+        script, files, tools = _encode(package)
+    for name, own in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package.folder / own, folder / name)
+    (code / "inference.py").write_text(script, encoding="utf-8")
+    pinned = "".join(f"{name}=={_version(name, package)}\n" for name in tools)
+    (code / "requirements.txt").write_text(pinned, encoding="utf-8")
+
+
+def _version(tool: str, package: Package) -> str:
+    try:
+        return metadata.version(tool)
+    except metadata.PackageNotFoundError as error:
+        raise missing_extra(tool, package.recipe.partition(":")[0]) from error
+
+
+def _generate(package: Package) -> tuple[str, dict[str, str], tuple[str, ...]]:
+    tokens = package.lowered.shapes.context_length or min(package.lowered.shapes.longest_sequence or _TOKENS, _TOKENS)
+    if package.lowered.runtime != "llamacpp" or len(package.lowered.main.files) != 1:
+        raise UnusableInput(
+            f"The kit serves language models by llama.cpp, from one file, and {package.title} is none of those. Build "
+            "gguf:Q4_K_M, for instance."
+        )
+    script = _GENERATE.substitute(model=package.model.name, recipe=package.recipe, tokens=tokens, file=_GGUF)
+    return script, {_GGUF: package.lowered.main.files[0]}, ("llama-cpp-python",)
+
+
+def _encode(package: Package) -> tuple[str, dict[str, str], tuple[str, ...]]:
+    task, main, shapes = package.model.task, package.lowered.main, package.lowered.shapes
+    if package.lowered.runtime not in _RUNTIMES or len(package.lowered.graphs) != 1:
+        raise UnusableInput(
+            f"The kit serves encoders of one length by {', '.join(_RUNTIMES)}, and {package.title} is none. Build onnx:int8, "
+            "for instance."
+        )
+    if task not in ("feature-extraction", "text-classification") or shapes.batch not in (None, 1):
+        raise UnusableInput(
+            f"The kit serves vectors of texts and labels of texts, one text at a time; {package.title} is for {task}."
+        )
+    if "tokenizer.json" not in package.files:
+        raise UnusableInput(
+            f"{package.title} has no tokenizer.json, which the kit needs. Build it of a model that has one."
+        )
+    runtime = _RUNTIMES[package.lowered.runtime]
+    outputs = tuple(port.name for port in main.outputs)
+    output = OUTPUT if OUTPUT in outputs else outputs[0]
+    labels = read_object(package.folder / "config.json").get("id2label", {}) if task == "text-classification" else {}
+    longest = shapes.longest_sequence or 512
+    script = _ENCODE.substitute(
+        model=package.model.name, recipe=package.recipe, imports=runtime.imports, open=runtime.open,
+        inputs={port.name: port.dtype for port in main.inputs}, outputs=outputs, output=output, longest=longest,
+        length=longest if shapes.sequence_lengths else None, file=main.files[0],
+        labels=json.dumps([str(label) for _, label in sorted(labels.items(), key=lambda item: int(item[0]))]),
+        answer="a label and a score" if labels else "a vector",
+    )  # fmt: skip
+    files = {main.files[0]: main.files[0], "tokenizer.json": "tokenizer.json"}
+    beside = {name: name for name in package.files if name.endswith((".onnx.data", ".onnx_data"))}
+    return script, files | beside, runtime.tools

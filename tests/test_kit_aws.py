@@ -1,0 +1,246 @@
+"""Kits for AWS: the handler run by SageMaker's own toolkit in a container's layout, the script under moto, the server."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+import tiny
+from conftest import Run, assert_refused
+from moto import mock_aws
+
+from compiler.model import Model
+from compiler.package import read_package
+from runtimes.kinds.encoding.use import embed
+from runtimes.registry import open_session
+
+_KINDS = ("onnx-fp32", "tflite-fp32", "neo-fp32-local")
+
+
+@pytest.fixture(scope="module")
+def built(smollm2: Model, minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("kits")
+    bert = tiny.save_encoder("bert", minilm_folder, out / "bert")
+    classifier = tiny.save_encoder("bert-classify", minilm_folder, out / "classifier")
+    llama = tiny.save_decoder("llama", smollm2.folder, out / "llama")
+    options = ("--sequence-length", 32, "-o")
+    encoders = ("onnx:fp32", "tflite:fp32", "neo:fp32@local", "neuron:fp32")
+    for model, recipes in ((bert, encoders), (classifier, ("onnx:fp32",)), (llama, ("gguf:F16",))):
+        words = [word for recipe in recipes for word in ("-r", recipe)]
+        done = edgec_here("build", model, *words, *options, out / f"{model.name}-out")
+        assert done.returncode == 0, done.stdout + done.stderr
+    for folder in (
+        *(out / "bert-out" / kind for kind in _KINDS),
+        out / "classifier-out" / "onnx-fp32",
+        out / "llama-out" / "gguf-F16",
+    ):
+        for system in ("sagemaker", "greengrass"):
+            done = edgec_here(
+                "kit", folder, "--for", system, "-o", out / f"{folder.parent.name}-{folder.name}-{system}"
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def _model_folder(kit: Path, tmp_path: Path) -> Path:
+    """/opt/ml/model as SageMaker makes it of the archive."""
+    folder = tmp_path / "opt" / "ml" / "model"
+    folder.mkdir(parents=True)
+    with tarfile.open(kit / "model.tar.gz", "r:gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+_CONTAINER = """
+import json, os, sys
+sys.path.insert(0, os.path.join(sys.argv[1], "code"))
+from sagemaker_inference import environment, transformer
+from sagemaker_inference.default_inference_handler import DefaultInferenceHandler
+class Processor:
+    def get_request_properties(self): return {"Content-Type": "application/json", "Accept": "application/json"}
+    def add_response_property(self, name, value): pass
+    def report_status(self, code, reason_phrase=None): print("STATUS", code, reason_phrase, file=sys.stderr)
+class Context:
+    request_processor = [Processor()]
+    system_properties = {"model_dir": sys.argv[1]}
+    def get_request_header(self, index, name): return "application/json"
+    def get_all_request_header(self, index): return {"Content-Type": "application/json", "Accept": "application/json"}
+    def set_response_content_type(self, index, kind): self.kind = kind
+    def set_response_status(self, code, phrase=None, idx=0): print("STATUS", code, phrase, file=sys.stderr)
+made = transformer.Transformer(DefaultInferenceHandler())
+(answer,) = made.transform([{"body": sys.stdin.read().encode()}], Context())
+print(answer if isinstance(answer, str) else answer.decode())
+"""
+
+
+def _by_the_toolkit(folder: Path, request: dict[str, Any]) -> Any:
+    """What AWS's own toolkit makes of a request by the handler in a container's folder, in a process of its own."""
+    environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(folder.parent.parent), "SAGEMAKER_PROGRAM": "inference.py"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _CONTAINER, str(folder)], input=json.dumps(request), text=True,
+        capture_output=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_sagemakers_toolkit_gives_the_packages_vectors(kind: str, built: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sagemaker_inference")
+    folder = _model_folder(built / f"bert-out-{kind}-sagemaker", tmp_path)
+    found = _by_the_toolkit(folder, {"inputs": ["The tide was out.", "Hello"]})
+    package = read_package(built / "bert-out" / kind)
+    session = open_session(package, 1)
+    for text, vectors in zip(("The tide was out.", "Hello"), found, strict=True):
+        wanted = embed(package, session, text, lambda note: None)
+        got = np.asarray(vectors)
+        mean = got if got.ndim == 1 else got.mean(0)
+        np.testing.assert_allclose(mean / np.linalg.norm(mean), wanted / np.linalg.norm(wanted), atol=1e-4)
+
+
+def test_labels_and_texts(built: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sagemaker_inference")
+    folder = _model_folder(built / "classifier-out-onnx-fp32-sagemaker", tmp_path / "labels")
+    (scores,) = _by_the_toolkit(folder, {"inputs": "Good"})
+    assert len(scores) == 3 and abs(sum(each["score"] for each in scores) - 1) < 1e-5
+    assert scores == sorted(scores, key=lambda each: -each["score"])
+    folder = _model_folder(built / "llama-out-gguf-F16-sagemaker", tmp_path / "texts")
+    (made,) = _by_the_toolkit(folder, {"inputs": "The tide", "parameters": {"max_new_tokens": 4}})
+    assert isinstance(made["generated_text"], str)
+    chat = _by_the_toolkit(folder, {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
+    assert chat["choices"][0]["message"]["role"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"), [(b"[]", "application/json"), (b"{}", "application/json"), (b"x", "text/csv")]
+)
+def test_a_request_of_another_form_is_refused(data: bytes, kind: str, built: Path, tmp_path: Path) -> None:
+    folder = _model_folder(built / "llama-out-gguf-F16-sagemaker", tmp_path)
+    spec = importlib.util.spec_from_file_location("handler", folder / "code" / "inference.py")
+    assert spec is not None and spec.loader is not None
+    handler = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(handler)
+    with pytest.raises(ValueError, match=r"Send inputs|is not taken"):
+        handler.input_fn(data, kind)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        boto3.client("s3").create_bucket(Bucket="models")
+        yield
+
+
+def test_the_script_deploys_and_takes_away(built: Path, aws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = built / "bert-out-onnx-fp32-sagemaker"
+    role = "arn:aws:iam::123456789012:role/sagemaker"
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["deploy.py", *words])
+        runpy.run_path(str(kit / "deploy.py"), run_name="__main__")
+
+    run("--bucket", "models", "--role", role)
+    service = boto3.client("sagemaker")
+    (endpoint,) = service.list_endpoints()["Endpoints"]
+    assert endpoint["EndpointName"] == "bert" and endpoint["EndpointStatus"] == "InService"
+    container = service.describe_model(ModelName="bert")["PrimaryContainer"]
+    assert container["ModelDataUrl"] == "s3://models/edgec/bert/model.tar.gz"
+    assert (
+        container["Image"].startswith("763104351884.dkr.ecr.us-east-1.")
+        and container["Environment"]["SAGEMAKER_PROGRAM"]
+    )
+    run("--delete")
+    assert not service.list_endpoints()["Endpoints"] and not service.list_models()["Models"]
+    run("--delete")
+    with pytest.raises(SystemExit):
+        run("--bucket", "models")
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _post(port: int, body: bytes) -> tuple[int, bytes]:
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_a_component_serves_from_its_archive(built: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(built / "bert-out-onnx-fp32-greengrass" / "component.zip") as archive:
+        archive.extractall(tmp_path / "component")
+    port = _free_port()
+    command = [sys.executable, str(tmp_path / "component" / "serve.py")]
+    server = subprocess.Popen(command, env={**os.environ, "PORT": str(port)}, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(150):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2) as reply:
+                    assert reply.status == 200
+                break
+            except OSError:
+                time.sleep(0.2)
+        status, body = _post(port, json.dumps({"inputs": "Hello"}).encode())
+        assert status == 200 and len(json.loads(body)) == 1
+        assert _post(port, b"no json")[0] == 400 and _post(port, b"{}")[0] == 400
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_components_recipe_is_of_greengrasss_form(built: Path) -> None:
+    for name in ("bert-out-onnx-fp32", "bert-out-neo-fp32-local", "llama-out-gguf-F16"):
+        kit = built / f"{name}-greengrass"
+        recipe = json.loads((kit / "recipe.json").read_text())
+        assert recipe["RecipeFormatVersion"] == "2020-01-25" and len((kit / "recipe.json").read_bytes()) < 16000
+        (manifest,) = recipe["Manifests"]
+        (artifact,) = manifest["Artifacts"]
+        assert artifact["Unarchive"] == "ZIP" and artifact["URI"].endswith("/component.zip")
+        assert set(manifest["Lifecycle"]) == {"Setenv", "Install", "Run"}
+        expected = {"os": "linux", "architecture": "amd64"} if "neo" in name else {"os": "linux"}
+        assert manifest["Platform"] == expected
+        with zipfile.ZipFile(kit / "component.zip") as archive:
+            assert {"serve.py", "code/inference.py", "code/requirements.txt"} <= set(archive.namelist())
+
+
+def test_two_kits_have_the_same_bytes(built: Path, edgec_here: Run, tmp_path: Path) -> None:
+    for system in ("sagemaker", "greengrass"):
+        done = edgec_here("kit", built / "bert-out" / "onnx-fp32", "--for", system, "-o", tmp_path / system)
+        assert done.returncode == 0, done.stderr
+        first = built / f"bert-out-onnx-fp32-{system}"
+        for path in first.iterdir():
+            assert path.read_bytes() == (tmp_path / system / path.name).read_bytes()
+
+
+def test_what_a_kit_does_not_serve_is_refused(built: Path, edgec: Run, tmp_path: Path) -> None:
+    done = edgec("kit", built / "bert-out" / "neuron-fp32", "--for", "sagemaker", "-o", tmp_path / "out")
+    assert_refused(done, 2, "neuron:fp32")
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
