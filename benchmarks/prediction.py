@@ -51,15 +51,16 @@ class RuntimeCost:
         base_bytes: whatever the package.
         factors: of the bytes of weights that are read, in memory, by class of bits.
         cache_element_bytes: of a key or value.
-        products: operations a second over those of numpy's float32 products, of many tokens at once, by class of bits.
-        shares: of the bandwidth of memory while decoding, by class of bits; None for what does not decode.
+        products: operations a second over those of numpy's float32 products, of many tokens at once, by class of bits; None
+            where nothing was measured.
+        shares: of the bandwidth of memory while decoding, by class of bits; None for what does not decode, or as above.
     """
 
     imports_bytes: int
     base_bytes: int
     factors: tuple[float, float, float, float, float]
     cache_element_bytes: int
-    products: tuple[float, float, float, float, float]
+    products: tuple[float, float, float, float, float] | None
     shares: tuple[float, float, float, float, float] | None = None
 
 
@@ -74,6 +75,8 @@ COSTS: dict[str, RuntimeCost] = {
     "litertlm": RuntimeCost(
         69_000_000, 0, (2.95, 2.9, 2.7, 3.0, 2.5), 4, (1.6, 1.6, 1.9, 0.9, 0.9), (0.53, 0.55, 0.60, 0.60, 0.87)
     ),
+    # Weights and cache in the accelerator's memory; no chip was measured.
+    "neuron": RuntimeCost(0, 0, (1.0, 1.0, 1.0, 1.0, 1.0), 2, None),
     "litert": RuntimeCost(55_000_000, 0, (1.4, 1.4, 1.25, 3.5, 1.0), 4, (1.2, 1.2, 1.4, 0.8, 0.8)),
 }
 
@@ -90,6 +93,7 @@ def bits_of(recipe: Recipe) -> float:
 def runtime_for(target: str, model: Model) -> str | None:
     """What runs a target's packages of a model; None where edgec has no figures of it."""
     named = {"gguf": ("llamacpp", "llamacpp"), "onnx": ("ortgenai", "onnxruntime"), "tflite": ("litertlm", "litert")}
+    named["neuron"] = ("neuron", "neuron")
     return named[target][0 if model.is_decoder else 1] if target in named else None
 
 
@@ -173,9 +177,9 @@ def predict_seconds(
     profile: DeviceProfile, model: Model, recipe: Recipe, tokens: int, runtime: str | None, history: Sequence[Seen]
 ) -> Range | None:
     """Seconds of that many tokens at once: a prompt up to the first token, or an input; None where too little is known."""
-    if runtime is None or model.takes != "text":
+    if runtime is None or model.takes != "text" or (products := COSTS[runtime].products) is None:
         return None
-    share = COSTS[runtime].products[_class_of(bits_of(recipe))]
+    share = products[_class_of(bits_of(recipe))]
     if profile.fp32 is not None:
         learned = _learned(history, runtime, str(recipe), lambda each: each.products_share)
         rate, around = profile.fp32.amount, _around(share, learned, _UNSURE_SPEED)

@@ -42,7 +42,8 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
     default="local",
     show_default=True,
     metavar="DEVICE",
-    help="local, ssh://user@host, adb:SERIAL, qemu:aarch64, or http://host:port: an OpenAI-compatible server, no package.",
+    help="local, ssh://user@host, adb:SERIAL, qemu:aarch64; without a package http://host:port, an OpenAI-compatible server, "
+    "or sagemaker:ENDPOINT.",
 )
 @click.option(
     "--sustain",
@@ -80,7 +81,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure each PACKAGE in a process of its own, taking turns round by round."""
-    if device.startswith(("http://", "https://")):
+    if device.startswith(("http://", "https://", "sagemaker:")):
         if packages or out is not None or sustain is not None:
             raise UnusableInput("What a server serves is measured without packages, -o and --sustain. Leave them out.")
         show_endpoint(device, prompt_tokens, generated_tokens, requests, concurrency, endpoint_model, as_json)

@@ -37,10 +37,15 @@ def show_endpoint(
 ) -> None:
     """Measure a server and tell of it."""
     from benchmarks.endpoint import Asked, measure_endpoint
+    from benchmarks.sagemaker import SCHEME, measure_sagemaker
 
     asked = Asked(prompt, generated, requests, concurrency, model)
     with shown_steps(quiet=as_json) as steps:
-        found = measure_endpoint(url, asked, steps.begin(f"bench {url}", f"{requests} requests").update)
+        tell = steps.begin(f"bench {url}", f"{requests} requests").update
+        if url.startswith(SCHEME):
+            found = measure_sagemaker(url.removeprefix(SCHEME), asked, tell)
+        else:
+            found = measure_endpoint(url, asked, tell)
     if as_json:
         print_json(asdict(found))
         return

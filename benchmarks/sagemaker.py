@@ -1,0 +1,146 @@
+"""An endpoint of SageMaker, measured from outside by `invoke_endpoint_with_response_stream`, or where it streams nothing by
+`invoke_endpoint`.
+
+A request is {"inputs": ..., "parameters": {"max_new_tokens": N}, "stream": true}, which Hugging Face's and DJL's containers
+take, and edgec's own kit. Parts of a stream may end anywhere: what is counted is lines, of which those containers send one a
+token. Nothing of this was run on AWS.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from benchmarks.endpoint import Answer, Asked, EndpointMeasurement, summarize
+from compiler.errors import UnusableInput, missing_extra
+
+SCHEME = "sagemaker:"
+_WORDS = ("river", "stone", "light", "table", "green", "seven", "paper", "north", "glass", "water", "smoke", "field")
+_MOST_BYTES = 64 << 20
+_NO_STREAM = ("ValidationError", "ModelError", "NotImplemented", "UnknownOperationException")
+_ADVICE = {
+    "AccessDeniedException": "Your user may not call it: sagemaker:InvokeEndpoint and InvokeEndpointWithResponseStream.",
+    "ExpiredTokenException": "Your credentials have expired. Get new ones, for instance by aws sso login.",
+    "ThrottlingException": "It takes no more requests for now: fewer at a time, or more instances.",
+    "ModelNotReadyException": "Its model is still being loaded. Try again in a minute.",
+    "ModelError": "Its container failed; its log in CloudWatch says why.",
+    "ValidationError": "Is there an endpoint of that name in this region, and does it serve?",
+}
+
+
+def measure_sagemaker(
+    name: str, asked: Asked, tell: Callable[[int, int], None] = lambda done, total: None
+) -> EndpointMeasurement:
+    """Measure an endpoint by its name; prompts have so many words as tokens are asked for.
+
+    Raises:
+        UnusableInput: no credentials or region; it refuses, breaks off, or answers nonsense.
+    """
+    client, run = _client(), secrets.token_hex(3)
+    streams = _streams(client, name, run)
+    began, answers = time.perf_counter(), []
+
+    def one(number: int) -> Answer:
+        return _request(client, name, _prompt(run, asked.prompt_tokens, number), asked.generated_tokens, streams)
+
+    with ThreadPoolExecutor(asked.concurrency) as pool:
+        for answer in pool.map(one, range(1, asked.requests + 1)):
+            answers.append(answer)
+            tell(len(answers), asked.requests)
+    wall_s = time.perf_counter() - began
+    notes = [f"prompts had {asked.prompt_tokens} words; it does not count tokens"]
+    notes += ["tokens are lines of its stream"] if streams else ["it streams nothing: only latency is its own"]
+    summary = summarize(answers, wall_s)
+    if not streams:
+        summary |= dict.fromkeys(("ttft_s_p50", "ttft_s_p90", "all_tok_per_s"), None)
+    return EndpointMeasurement(f"{SCHEME}{name}", name, asked, tuple(answers), wall_s, summary, tuple(notes))
+
+
+def _client() -> Any:
+    try:
+        import boto3
+    except ModuleNotFoundError as error:
+        raise missing_extra("boto3", "aws") from error
+    session = boto3.session.Session()
+    if session.get_credentials() is None:
+        raise UnusableInput("There are no AWS credentials. `aws configure` sets them up.")
+    if not session.region_name:
+        raise UnusableInput("No AWS region is set. Set AWS_DEFAULT_REGION to the endpoint's.")
+    return session.client("sagemaker-runtime")
+
+
+def _prompt(run: str, words: int, number: int) -> str:
+    chosen = random.Random(number)
+    return f"{run}{number}. " + " ".join(chosen.choice(_WORDS) for _ in range(words))
+
+
+def _body(prompt: str, tokens: int, stream: bool) -> bytes:
+    asked = {"inputs": prompt, "parameters": {"max_new_tokens": tokens, "temperature": 0}}
+    return json.dumps(asked | ({"stream": True} if stream else {})).encode()
+
+
+def _streams(client: Any, name: str, run: str) -> bool:
+    """Whether it streams; the request that tells is not timed."""
+    from botocore.exceptions import ClientError
+
+    try:
+        _request(client, name, _prompt(run, 8, 0), 2, True)
+    except UnusableInput as error:
+        if isinstance(error.__cause__, ClientError) and error.__cause__.response["Error"].get("Code") in _NO_STREAM:
+            _request(client, name, _prompt(run, 8, 0), 2, False)
+            return False
+        raise
+    return True
+
+
+def _request(client: Any, name: str, prompt: str, tokens: int, stream: bool) -> Answer:
+    from botocore.exceptions import BotoCoreError, ClientError, EventStreamError
+
+    given = {"EndpointName": name, "ContentType": "application/json", "Body": _body(prompt, tokens, stream)}
+    began = time.perf_counter()
+    try:
+        if not stream:
+            data = client.invoke_endpoint(**given)["Body"].read(_MOST_BYTES)
+            if not data:
+                raise UnusableInput(f"The endpoint {name} answered nothing.")
+            spent = time.perf_counter() - began
+            return Answer(spent, spent, 0, 1)
+        first, last, lines = _taken(client.invoke_endpoint_with_response_stream(**given)["Body"], name)
+    except EventStreamError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        raise UnusableInput(
+            f"The endpoint {name} broke a request off ({code}). Its container's log in CloudWatch says why."
+        ) from error
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        raise UnusableInput(f"The endpoint {name} refuses ({code}). {_ADVICE.get(code, '')}".strip()) from error
+    except BotoCoreError as error:
+        raise UnusableInput(
+            f"The endpoint {name} cannot be reached ({type(error).__name__}). Are the network and the region right?"
+        ) from error
+    return Answer(first - began, last - began, 0, lines)
+
+
+def _taken(parts: Iterable[dict[str, Any]], name: str) -> tuple[float, float, int]:
+    """When the first and the last bytes came, and how many lines with something in them there were."""
+    first = last = None
+    taken, rest, lines = 0, b"", 0
+    for part in parts:
+        data = part.get("PayloadPart", {}).get("Bytes", b"")
+        if not data:
+            continue
+        last = time.perf_counter()
+        first = first or last
+        taken += len(data)
+        if taken > _MOST_BYTES:
+            raise UnusableInput(f"The endpoint {name} streams more than a request can hold.")
+        *whole, rest = (rest + data).split(b"\n")
+        lines += sum(1 for line in whole if line.strip() and b"[DONE]" not in line)
+    if first is None or last is None:
+        raise UnusableInput(f"The endpoint {name} ended a stream without a byte.")
+    return first, last, lines + bool(rest.strip())
