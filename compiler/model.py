@@ -285,7 +285,7 @@ def _geometry(config: Mapping[str, Any], folder: Path) -> Geometry:
     layers = first("num_hidden_layers", "n_layer", "n_layers")
     heads = first("num_attention_heads", "n_head", "n_heads")
     if (depths := _stages_of(config)) is not None:
-        return Geometry(sum(depths), config["hidden_sizes"][-1], 1, 1, 1, 0, None)
+        return Geometry(len(depths), config["hidden_sizes"][-1], 1, 1, 1, 0, None)
     if not hidden or not layers or not heads:
         raise UnusableInput(
             f"config.json of {folder.name} does not tell hidden size, layers and attention heads in a way known to "

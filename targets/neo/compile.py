@@ -152,7 +152,9 @@ def optimized(module: Any, machine: Machine, stored: str) -> Any:
         _TRANSFORM.CanonicalizeBindings(),
         _TRANSFORM.FastMathTransform(),
         _TRANSFORM.FoldConstant(),
-        _TRANSFORM.LegalizeOps({"relax.matmul": _packing(machine, stored)}),
+        _TRANSFORM.LegalizeOps(
+            {"relax.matmul": _packing(machine, stored), "relax.nn.conv2d": _filters(machine, stored)}
+        ),
         _TRANSFORM.RewriteDataflowReshape(),
         _TRANSFORM.AnnotateTIROpPattern(),
         _TRANSFORM.FuseOps(),
@@ -172,5 +174,36 @@ def _packing(machine: Machine, stored: str) -> Any:
             return _TRANSFORM.legalize_ops.linear_algebra._matmul(builder, call)
         packed = kernels.pack(weight.data.numpy().astype(stored), columns)
         return builder.call_te(kernels.packed_product, x, relax.const(packed), primfunc_name_hint="packed_product")
+
+    return legalize
+
+
+def _filters(machine: Machine, stored: str) -> Any:
+    """How convolutions with filters that the program holds become tiles: channels side by side, places one below another."""
+
+    def legalize(builder: Any, call: Any) -> Any:
+        x, weight = call.args
+        attributes = call.attrs
+        plain = (
+            isinstance(weight, relax.Constant)
+            and attributes.groups == 1
+            and attributes.data_layout == "NCHW"
+            and attributes.kernel_layout == "OIHW"
+            and [int(each) for each in attributes.dilation] == [1, 1]
+        )
+        if not plain:
+            return _TRANSFORM.legalize_ops.nn._nn_conv2d(builder, call)
+        top, left, bottom, right = (int(each) for each in attributes.padding)
+        if top or left or bottom or right:
+            x = builder.emit(relax.op.nn.pad(x, [0, 0, 0, 0, top, bottom, left, right]))
+        outputs = int(weight.ty.shape[0])
+        columns = next(
+            width for width in (machine.columns, machine.lanes) if outputs % width == 0 or width == machine.lanes
+        )
+        packed = relax.const(kernels.pack_filters(weight.data.numpy().astype(stored), columns))
+        strides = tuple(int(each) for each in attributes.strides)
+        return builder.call_te(
+            kernels.packed_convolution, x, packed, strides, outputs, primfunc_name_hint="packed_convolution"
+        )
 
     return legalize

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tvm import te
 
 # Names of the blocks that hold the sums.
-PACKED, SCORES, MIXED = "packed_product", "attention_scores", "attention_mix"
-PRODUCTS = (PACKED, SCORES, MIXED)
+PACKED, SCORES, MIXED, CONVOLVED = "packed_product", "attention_scores", "attention_mix", "packed_convolution"
+PRODUCTS = (PACKED, SCORES, MIXED, CONVOLVED)
 
 
 def pack(weight: NDArray[Any], columns: int) -> NDArray[Any]:
@@ -36,6 +36,31 @@ def packed_product(x: Any, packed: Any) -> Any:
 
     sums = te.compute((*rows, tiles * columns), summed, PACKED)
     return te.compute(sums.shape, lambda *at: sums(*at), "copied")
+
+
+def pack_filters(weight: NDArray[Any], columns: int) -> NDArray[Any]:
+    """(outputs, inputs, height, width) as (tiles, inputs, height, width, columns), the last tile filled with zeros."""
+    outputs = len(weight)
+    filled = np.pad(weight, ((0, -outputs % columns), (0, 0), (0, 0), (0, 0)))
+    return np.ascontiguousarray(filled.reshape(-1, columns, *weight.shape[1:]).transpose(0, 2, 3, 4, 1))
+
+
+def packed_convolution(x: Any, packed: Any, strides: tuple[int, int], outputs: int) -> Any:
+    """Filters over (batch, inputs, height, width), padded already: (batch, outputs, rows, columns)."""
+    batch, inputs, height, width = x.shape
+    _, _, filter_height, filter_width, columns = packed.shape
+    rows = (int(height) - int(filter_height)) // strides[0] + 1
+    places = (int(width) - int(filter_width)) // strides[1] + 1
+    i = te.reduce_axis((0, inputs), "i")
+    dy, dx = te.reduce_axis((0, filter_height), "dy"), te.reduce_axis((0, filter_width), "dx")
+
+    def summed(n: Any, y: Any, at: Any, o: Any) -> Any:
+        weight = packed[o // columns, i, dy, dx, o % columns]
+        value = x[n, i, y * strides[0] + dy, at * strides[1] + dx]
+        return te.sum(value * (weight if packed.dtype == "float32" else weight.astype("float32")), axis=[i, dy, dx])
+
+    sums = te.compute((batch, rows, places, int(packed.shape[0]) * int(columns)), summed, CONVOLVED)
+    return te.compute((batch, outputs, rows, places), lambda n, o, y, at: sums[n, y, at, o], "copied")
 
 
 def keys_turned(mixed: Any, heads: int, width: int, first: int) -> Any:

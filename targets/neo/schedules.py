@@ -12,7 +12,7 @@ from typing import Any
 import tvm
 from tvm import s_tir, tirx
 
-from targets.neo.kernels import MIXED, PRODUCTS
+from targets.neo.kernels import CONVOLVED, MIXED, PRODUCTS
 from targets.neo.machines import Machine
 
 # Below so many values a loop is not worth waking the other cores.
@@ -55,15 +55,18 @@ def _tile(made: Any, blocks: Sequence[Any], product: Any, machine: Machine) -> N
     for block in blocks[:-1]:
         if made.get(block).name_hint != made.get(product).name_hint:
             made.compute_inline(block)
-    mixed = made.get(product).name_hint.startswith(MIXED)
+    name = made.get(product).name_hint
     loops = made.get_loops(last)
-    if mixed:
+    if name.startswith(MIXED):
         # batch, tokens, heads, width
         made.reorder(loops[0], loops[2], loops[1], loops[3])
-        loops = made.get_loops(last)
+    elif name.startswith(CONVOLVED):
+        # batch, channels, rows, places
+        made.reorder(loops[0], loops[2], loops[3], loops[1])
+    loops = made.get_loops(last)
     row, column = loops[-2], loops[-1]
     columns = _columns(_extent(made, column), machine)
-    rows = math.gcd(_extent(made, row), machine.rows)
+    rows = next(count for count in range(machine.rows, 0, -1) if _extent(made, row) % count == 0)
     lanes = math.gcd(columns, machine.lanes)
     row_tile, row_in = made.split(row, [None, rows])
     column_tile, column_vector, lane = made.split(column, [None, columns // lanes, lanes])
@@ -71,13 +74,14 @@ def _tile(made: Any, blocks: Sequence[Any], product: Any, machine: Machine) -> N
     outer = made.fuse(*loops[:-2], column_tile, row_tile)
     made.parallel(outer)
     made.compute_at(product, outer, preserve_unit_loops=True)
-    own_row, own_column, k = made.get_loops(product)[-3:]
+    summed = sum(each.iter_type == each.CommReduce for each in made.get(product).iter_vars)
+    own_row, own_column, *summed_over = made.get_loops(product)[-2 - summed :]
     own_vector, own_lane = made.split(own_column, [None, lanes])
-    made.reorder(k, own_row, own_vector, own_lane)
+    made.reorder(*summed_over, own_row, own_vector, own_lane)
     made.unroll(own_row)
     made.unroll(own_vector)
     made.vectorize(own_lane)
-    beginning = made.decompose_reduction(product, k)
+    beginning = made.decompose_reduction(product, summed_over[0])
     first, second, third = made.get_loops(beginning)[-3:]
     made.unroll(first)
     made.unroll(second)
