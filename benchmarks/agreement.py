@@ -17,7 +17,7 @@ from benchmarks.harness import Progress, start_runner
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.inputs.identity import find_identified
 from compiler.package import Package
-from compiler.package_use import is_usable, require_finished, require_usable
+from compiler.package_use import is_usable, require_finished
 from runtimes.devices.device import Device
 from runtimes.devices.registry import open_device
 from runtimes.kinds import kind_of_task
@@ -124,7 +124,6 @@ def _expected(package: Package, workload: Workload) -> Outputs:
     """What the fp32 model computes, for a package that cannot be run here."""
     kind = kind_of_task(package.model.task)
     if kind.reference is None:
-        require_usable(package)
         raise UnusableInput(f"{package.title} cannot be run here, so that there is nothing to hold the device to.")
     return kind.reference(package, find_identified(package.model).folder, workload)
 

@@ -41,7 +41,7 @@ def measure_sagemaker(
     Raises:
         UnusableInput: no credentials or region; it refuses, breaks off, or answers nonsense.
     """
-    client, run = _client(), secrets.token_hex(3)
+    client, run = _client(asked.concurrency), secrets.token_hex(3)
     streams = _streams(client, name, run)
     began, answers = time.perf_counter(), []
 
@@ -61,17 +61,27 @@ def measure_sagemaker(
     return EndpointMeasurement(f"{SCHEME}{name}", name, asked, tuple(answers), wall_s, summary, tuple(notes))
 
 
-def _client() -> Any:
+def _client(concurrency: int) -> Any:
     try:
         import boto3
     except ModuleNotFoundError as error:
         raise missing_extra("boto3", "aws") from error
-    session = boto3.session.Session()
-    if session.get_credentials() is None:
-        raise UnusableInput("There are no AWS credentials. `aws configure` sets them up.")
-    if not session.region_name:
-        raise UnusableInput("No AWS region is set. Set AWS_DEFAULT_REGION to the endpoint's.")
-    return session.client("sagemaker-runtime")
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        session = boto3.session.Session()
+        if session.get_credentials() is None:
+            raise UnusableInput("There are no AWS credentials. `aws configure` sets them up.")
+        if not session.region_name:
+            raise UnusableInput("No AWS region is set. Set AWS_DEFAULT_REGION to the endpoint's.")
+        # A request that is tried again would be timed twice, and one that waits for a connection of ours too long.
+        config = Config(retries={"total_max_attempts": 1}, max_pool_connections=max(10, concurrency), read_timeout=120)
+        return session.client("sagemaker-runtime", config=config)
+    except BotoCoreError as error:
+        raise UnusableInput(
+            f"The AWS settings cannot be used ({type(error).__name__}). Are the profile's name and its credentials right?"
+        ) from error
 
 
 def _prompt(run: str, words: int, number: int) -> str:
@@ -80,7 +90,8 @@ def _prompt(run: str, words: int, number: int) -> str:
 
 
 def _body(prompt: str, tokens: int, stream: bool) -> bytes:
-    asked = {"inputs": prompt, "parameters": {"max_new_tokens": tokens, "temperature": 0}}
+    # Without a temperature those containers choose the most probable token; TGI refuses one of 0.
+    asked = {"inputs": prompt, "parameters": {"max_new_tokens": tokens, "do_sample": False}}
     return json.dumps(asked | ({"stream": True} if stream else {})).encode()
 
 
@@ -89,17 +100,19 @@ def _streams(client: Any, name: str, run: str) -> bool:
     from botocore.exceptions import ClientError
 
     try:
-        _request(client, name, _prompt(run, 8, 0), 2, True)
+        # What comes as one document is no stream of tokens.
+        return _request(client, name, _prompt(run, 8, 0), 8, True).generated_tokens > 1
     except UnusableInput as error:
         if isinstance(error.__cause__, ClientError) and error.__cause__.response["Error"].get("Code") in _NO_STREAM:
             _request(client, name, _prompt(run, 8, 0), 2, False)
             return False
         raise
-    return True
 
 
 def _request(client: Any, name: str, prompt: str, tokens: int, stream: bool) -> Answer:
+    from botocore.eventstream import ParserError
     from botocore.exceptions import BotoCoreError, ClientError, EventStreamError
+    from urllib3.exceptions import HTTPError
 
     given = {"EndpointName": name, "ContentType": "application/json", "Body": _body(prompt, tokens, stream)}
     began = time.perf_counter()
@@ -119,6 +132,10 @@ def _request(client: Any, name: str, prompt: str, tokens: int, stream: bool) -> 
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         raise UnusableInput(f"The endpoint {name} refuses ({code}). {_ADVICE.get(code, '')}".strip()) from error
+    except (ParserError, HTTPError) as error:
+        raise UnusableInput(
+            f"The endpoint {name} broke a stream off, or streams nonsense ({type(error).__name__}). Its log may say why."
+        ) from error
     except BotoCoreError as error:
         raise UnusableInput(
             f"The endpoint {name} cannot be reached ({type(error).__name__}). Are the network and the region right?"
@@ -140,7 +157,27 @@ def _taken(parts: Iterable[dict[str, Any]], name: str) -> tuple[float, float, in
         if taken > _MOST_BYTES:
             raise UnusableInput(f"The endpoint {name} streams more than a request can hold.")
         *whole, rest = (rest + data).split(b"\n")
-        lines += sum(1 for line in whole if line.strip() and b"[DONE]" not in line)
+        lines += sum(_is_token(line, name) for line in whole)
     if first is None or last is None:
         raise UnusableInput(f"The endpoint {name} ended a stream without a byte.")
-    return first, last, lines + bool(rest.strip())
+    return first, last, lines + _is_token(rest, name)
+
+
+def _is_token(line: bytes, name: str) -> bool:
+    """Whether a line of a stream, of server-sent events or of JSON, brings text.
+
+    Raises:
+        UnusableInput: it tells of an error.
+    """
+    data = line.strip().removeprefix(b"data:").strip()
+    if not data or data == b"[DONE]" or data.startswith((b":", b"event:", b"id:")):
+        return False
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        return True
+    if isinstance(told, dict) and (told.get("error") or told.get("error_type")):
+        raise UnusableInput(
+            f"The endpoint {name} broke a request off with an error of its container's. Its log says which."
+        )
+    return not (isinstance(told, dict) and set(told) <= {"usage", "details"})

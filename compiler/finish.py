@@ -32,13 +32,26 @@ def finish(
     """
     if package.lowered.unfinished is None:
         raise UnusableInput(f"{package.title} is finished already: nothing of it is left to do.")
-    target = load_target(package.recipe.partition(":")[0])
+    name = package.recipe.partition(":")[0]
+    try:
+        target = load_target(name)
+    except KeyError:
+        raise UnusableInput(
+            f"{package.title} is of the target {name!r:.40}, which this edgec has not. Refused."
+        ) from None
+    variant = package.recipe_full.get("variant")
+    if variant is not None and variant not in target.variants:
+        raise UnusableInput(
+            f"{package.title} names a variant that {target.name} has not. It was changed, and is refused."
+        )
     if not target.finish:
         raise UnusableInput(
             f"{package.title} says that it is unfinished, and the target {target.name} finishes nothing."
         )
-    check_files(package)
+    # The folder may have been named by a dot.
+    package = replace(package, folder=package.folder.resolve())
     refuse_existing(out, [package.name], force)
+    check_files(package)
     module, _, function = target.finish.partition(":")
     finisher: Finisher = getattr(importlib.import_module(module), function)
     out.mkdir(parents=True, exist_ok=True)

@@ -302,6 +302,11 @@ def _geometry(config: Mapping[str, Any], folder: Path) -> Geometry:
     )
 
 
+def is_convolutional(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is that of a convolutional network such as ResNet."""
+    return _stages_of(config) is not None
+
+
 def _stages_of(config: Mapping[str, Any]) -> list[int] | None:
     """Blocks of each stage of a convolutional network such as ResNet; None of any other."""
     depths, sizes = config.get("depths"), config.get("hidden_sizes")

@@ -41,3 +41,9 @@ def is_usable(package: Package) -> bool:
     """Whether it is made for such a machine as this one."""
     needs = package.lowered.platform
     return needs is None or (needs.system, needs.machine) == (platform.system(), platform.machine())
+
+
+def is_provable(package: Package) -> bool:
+    """Whether it can be verified on this machine."""
+    unfinished = package.lowered.unfinished
+    return is_usable(package) and (unfinished is None or unfinished.provable)

@@ -199,8 +199,8 @@ def require_measurable(package: Package) -> None:
     """
     if only_evaluated(package):
         raise UnusableInput(
-            f"{package.title} is only evaluated on this machine, which says nothing of its speed on a device. Leave it out, "
-            "or measure it on macOS."
+            f"{package.title} is only evaluated on this machine, which says nothing of its speed on a device. Leave it out"
+            f"{', or measure it on macOS' if package.lowered.runtime == 'coreml' else ''}."
         )
 
 

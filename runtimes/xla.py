@@ -18,7 +18,7 @@ from jaxlib import _jax, xla_client
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
-from compiler.formats.hlo import aliases_of, parameters_of, read_module, results_of, write_module
+from compiler.formats.hlo import aliases_of, parameters_of, read_module, require_plain, results_of, write_module
 from compiler.formats.safetensors import TensorInfo, list_tensors
 from compiler.package import Graph, Package
 from compiler.task import GENERATION, find_task
@@ -46,6 +46,7 @@ class Module:
 
     def __init__(self, client: Any, package: Package, graph: Graph, replicas: int) -> None:
         module = read_module(package.folder / graph.files[0])
+        require_plain(module, graph.files[0])
         self.parameters, self.results, self.aliases = parameters_of(module), results_of(module), aliases_of(module)
         # XLA would take memory of ours where a result has a parameter's place.
         del module.input_output_alias.entries[:]
@@ -60,7 +61,7 @@ class Module:
                 f"XLA does not take {graph.files[0]} of {package.title}: it is no module that edgec wrote, or of another "
                 "version of XLA. Build the package again."
             ) from error
-        self.graph = graph
+        self.states = frozenset(port.name for port in graph.states)
 
     def run(self, arguments: Sequence[jax.Array]) -> list[list[jax.Array]]:
         """Results, each of all replicas."""
@@ -82,6 +83,8 @@ class Modules:
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("replica"))
         self.modules = {graph.name: Module(client, package, graph, self.replicas) for graph in package.lowered.graphs}
         stored = [{info.name: info for info in list_tensors(package.folder / files[rank])} for rank in sorted(files)]
+        for module in self.modules.values():
+            _require_stored(module, stored, package)
         self._weights = {name: self._placed([_read(each[name]) for each in stored]) for name in stored[0]}
 
     def _placed(self, values: Sequence[NDArray[Any]]) -> jax.Array:
@@ -110,6 +113,10 @@ class Modules:
                 arguments.append(self._placed([given] * self.replicas))
             elif each.name in self._weights:
                 arguments.append(self._weights[each.name])
+            elif each.name not in module.states:
+                raise UnusableInput(
+                    f"The graph {name} takes {each.name!r:.60}, which the package has not. Build it again."
+                )
             else:
                 if each.name not in states:
                     states[each.name] = self._placed([np.zeros(each.shape, _DTYPES[each.dtype])] * self.replicas)
@@ -121,6 +128,32 @@ class Modules:
             else:
                 found[result.name] = np.asarray(values[0], np.float32)
         return found
+
+
+def _require_stored(module: Module, stored: Sequence[Mapping[str, TensorInfo]], package: Package) -> None:
+    """Hold the weights of every rank to what a module takes, and what it takes to types that are known.
+
+    Raises:
+        UnusableInput: they are not of one package.
+    """
+    for each in (*module.parameters, *module.results):
+        if each.dtype not in _DTYPES or (not each.shape and each in module.parameters):
+            raise UnusableInput(
+                f"{package.title} has {each.name!r:.60} of {each.dtype} {list(each.shape)}. Build it again."
+            )
+    for each in module.parameters:
+        found = [rank.get(each.name) for rank in stored]
+        if any(found) and not all(
+            info is not None
+            and info.dtype in _STORED
+            and _STORED[info.dtype] == _DTYPES[each.dtype]
+            and info.shape == each.shape
+            for info in found
+        ):
+            raise UnusableInput(
+                f"The weights of {package.title} do not fit its graphs: {each.name!r:.60} has another type or shape in the "
+                "file of a core, or is missing there. Build it again."
+            )
 
 
 def _read(info: TensorInfo) -> NDArray[Any]:
@@ -186,6 +219,9 @@ class DecoderSession:
         rows, start = [], 0
         while start < len(token_ids):
             length = max(self._graphs) if len(token_ids) - start > 1 else min(self._graphs)
+            if self._position + length > self.context_length:
+                # What fills a chunk up would be written over tokens before it.
+                length = min(self._graphs)
             chunk = list(token_ids[start : start + length])
             ids = np.asarray([[*chunk, *[0] * (length - len(chunk))]], np.int32)
             inputs = {"input_ids": ids, "position": np.asarray([self._position], np.int32)}

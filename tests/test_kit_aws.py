@@ -27,10 +27,11 @@ from moto import mock_aws
 
 from compiler.model import Model
 from compiler.package import read_package
-from runtimes.kinds.encoding.use import embed
+from runtimes.kinds.encoding.inputs import require_tokenizer, text_arrays
+from runtimes.kinds.encoding.use import classify, embed
 from runtimes.registry import open_session
 
-_KINDS = ("onnx-fp32", "tflite-fp32", "neo-fp32-local")
+_KINDS = ("onnx-fp32", "tflite-fp32", "neo-fp32-x86-64-v3")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def built(smollm2: Model, minilm_folder: Path, edgec_here: Run, tmp_path_factory
     classifier = tiny.save_encoder("bert-classify", minilm_folder, out / "classifier")
     llama = tiny.save_decoder("llama", smollm2.folder, out / "llama")
     options = ("--sequence-length", 32, "-o")
-    encoders = ("onnx:fp32", "tflite:fp32", "neo:fp32@local", "neuron:fp32")
+    encoders = ("onnx:fp32", "tflite:fp32", "neo:fp32@x86-64-v3", "neo:fp32@local", "neuron:fp32")
     for model, recipes in ((bert, encoders), (classifier, ("onnx:fp32",)), (llama, ("gguf:F16",))):
         words = [word for recipe in recipes for word in ("-r", recipe)]
         done = edgec_here("build", model, *words, *options, out / f"{model.name}-out")
@@ -118,6 +119,11 @@ def test_labels_and_texts(built: Path, tmp_path: Path) -> None:
     pytest.importorskip("sagemaker_inference")
     folder = _model_folder(built / "classifier-out-onnx-fp32-sagemaker", tmp_path / "labels")
     (scores,) = _by_the_toolkit(folder, {"inputs": "Good"})
+    package = read_package(built / "classifier-out" / "onnx-fp32")
+    ids = text_arrays(require_tokenizer(package).encode("Good").ids)
+    wanted = classify(package, open_session(package, 1), ids)
+    assert [each["label"] for each in scores] == [label for label, _ in wanted]
+    np.testing.assert_allclose([each["score"] for each in scores], [share for _, share in wanted], atol=1e-4)
     assert len(scores) == 3 and abs(sum(each["score"] for each in scores) - 1) < 1e-5
     assert scores == sorted(scores, key=lambda each: -each["score"])
     folder = _model_folder(built / "llama-out-gguf-F16-sagemaker", tmp_path / "texts")
@@ -164,9 +170,9 @@ def test_the_script_deploys_and_takes_away(built: Path, aws: None, monkeypatch: 
     run("--bucket", "models", "--role", role)
     service = boto3.client("sagemaker")
     (endpoint,) = service.list_endpoints()["Endpoints"]
-    assert endpoint["EndpointName"] == "bert" and endpoint["EndpointStatus"] == "InService"
-    container = service.describe_model(ModelName="bert")["PrimaryContainer"]
-    assert container["ModelDataUrl"] == "s3://models/edgec/bert/model.tar.gz"
+    assert endpoint["EndpointName"] == "bert-onnx-fp32" and endpoint["EndpointStatus"] == "InService"
+    container = service.describe_model(ModelName="bert-onnx-fp32")["PrimaryContainer"]
+    assert container["ModelDataUrl"] == "s3://models/edgec/bert-onnx-fp32/model.tar.gz"
     assert (
         container["Image"].startswith("763104351884.dkr.ecr.us-east-1.")
         and container["Environment"]["SAGEMAKER_PROGRAM"]
@@ -217,7 +223,7 @@ def test_a_component_serves_from_its_archive(built: Path, tmp_path: Path) -> Non
 
 
 def test_a_components_recipe_is_of_greengrasss_form(built: Path) -> None:
-    for name in ("bert-out-onnx-fp32", "bert-out-neo-fp32-local", "llama-out-gguf-F16"):
+    for name in ("bert-out-onnx-fp32", "bert-out-neo-fp32-x86-64-v3", "llama-out-gguf-F16"):
         kit = built / f"{name}-greengrass"
         recipe = json.loads((kit / "recipe.json").read_text())
         assert recipe["RecipeFormatVersion"] == "2020-01-25" and len((kit / "recipe.json").read_bytes()) < 16000
@@ -243,4 +249,6 @@ def test_two_kits_have_the_same_bytes(built: Path, edgec_here: Run, tmp_path: Pa
 def test_what_a_kit_does_not_serve_is_refused(built: Path, edgec: Run, tmp_path: Path) -> None:
     done = edgec("kit", built / "bert-out" / "neuron-fp32", "--for", "sagemaker", "-o", tmp_path / "out")
     assert_refused(done, 2, "neuron:fp32")
+    done = edgec("kit", built / "bert-out" / "neo-fp32-local", "--for", "sagemaker", "-o", tmp_path / "out")
+    assert_refused(done, 2, "neo:fp32@x86-64-v3", "lack its instructions")
     shutil.rmtree(tmp_path / "out", ignore_errors=True)

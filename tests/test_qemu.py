@@ -50,6 +50,17 @@ def test_every_runtime_computes_there_what_it_does_here(packages: list[Path], ed
     assert floats["distance"] < 1e-5
 
 
+def test_what_tvm_compiled_for_arm_computes_what_the_model_computes(
+    minilm_folder: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    model = tiny.save_encoder("bert", minilm_folder, tmp_path / "bert")
+    words = ("-r", "neo:fp32@aarch64", "--sequence-length", 32, "-o", tmp_path / "out")
+    assert edgec_here("build", model, *words).returncode == 0
+    done = edgec_here("verify", tmp_path / "out" / "neo-fp32-aarch64", "--device", "qemu:aarch64", "--json")
+    (found,) = json.loads(done.stdout)
+    assert done.returncode == 0 and found["held_to"] == "the fp32 model" and found["distance"] < 1e-5
+
+
 def test_its_measurements_say_that_they_are_emulated(packages: list[Path], edgec_here: Run) -> None:
     words = ("--prompt-tokens", 8, "--generated-tokens", 4, "--rounds", 3, "--device", "qemu:aarch64", "--json")
     done = edgec_here("bench", packages[1], *words)

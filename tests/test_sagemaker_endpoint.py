@@ -57,7 +57,11 @@ class _Endpoint(BaseHTTPRequestHandler):
             lines = b"".join(b'data: {"token": {"text": "w"}}\n' for _ in range(tokens))
             # Parts end in the middle of lines.
             frames = b"".join(_part(lines[start : start + 17]) for start in range(0, len(lines), 17))
-            frames = {"breaks": frames + _broken("ModelStreamError"), "empty": b""}.get(name, frames)
+            odd = {
+                "breaks": frames + _broken("ModelStreamError"), "empty": b"", "garbage": b"\x00\x00\x00\x20" * 9,
+                "errors": _part(b'data: {"error": "CUDA out of memory"}\n'), "whole": _part(b'[{"generated_text": "a b"}]'),
+            }  # fmt: skip
+            frames = odd.get(name, frames)
             self._reply(200, frames, "application/vnd.amazon.eventstream")
 
     def _reply(self, status: int, body: bytes, kind: str, more: dict[str, str] | None = None) -> None:
@@ -77,7 +81,7 @@ def settings() -> Iterator[dict[str, str]]:
     Thread(target=server.serve_forever, daemon=True).start()
     yield {
         "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": f"http://127.0.0.1:{server.server_port}", "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1",
+        "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
     }  # fmt: skip
     server.shutdown()
 
@@ -97,8 +101,10 @@ def test_a_stream_is_measured(settings: dict[str, str], edgec: Run) -> None:
     assert "TTFT" in table.stdout and "6 requests, 2 at a time" in table.stdout
 
 
-def test_what_streams_nothing_has_its_latency(settings: dict[str, str], edgec: Run) -> None:
-    done = edgec("bench", "--device", "sagemaker:plain", *_WORDS, "--json", **settings)
+@pytest.mark.parametrize("name", ["plain", "whole"])
+def test_what_streams_nothing_has_its_latency(name: str, settings: dict[str, str], edgec: Run) -> None:
+    """`whole` answers the call for a stream with one document."""
+    done = edgec("bench", "--device", f"sagemaker:{name}", *_WORDS, "--json", **settings)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["summary"]["ttft_s_p50"] is None and found["summary"]["latency_s_p50"] > 0
@@ -111,6 +117,8 @@ def test_what_streams_nothing_has_its_latency(settings: dict[str, str], edgec: R
         ("refuses", ("AccessDeniedException", "sagemaker:InvokeEndpoint")),
         ("breaks", ("broke a request off", "ModelStreamError", "CloudWatch")),
         ("empty", ("without a byte",)),
+        ("garbage", ("streams nonsense",)),
+        ("errors", ("an error of its container's",)),
     ],
 )
 def test_what_goes_wrong_is_told(name: str, words: tuple[str, ...], settings: dict[str, str], edgec: Run) -> None:
@@ -126,3 +134,4 @@ def test_without_credentials_region_or_an_endpoint(settings: dict[str, str], edg
     assert_refused(edgec(*words, **{**settings, "AWS_DEFAULT_REGION": ""}), 2, "No AWS region")
     gone = {**settings, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": "http://127.0.0.1:9"}
     assert_refused(edgec(*words, **gone), 2, "cannot be reached")
+    assert_refused(edgec(*words, **{**settings, "AWS_PROFILE": "nobody-has-this"}), 2, "ProfileNotFound")

@@ -20,6 +20,7 @@ from compiler.cli.verify_command import print_verifications, verification_json, 
 from compiler.cli.verify_options import allow_option, min_quality_option
 from compiler.errors import EdgecError, UnusableInput
 from compiler.package import Package
+from compiler.package_use import is_provable
 from compiler.placement import Requirement
 from compiler.quantize.options import QuantizationOptions, require_mixed, with_options
 from compiler.recipe import LARGEST, Recipe, parse_recipe
@@ -114,8 +115,13 @@ def command(
 
         def keep(packages: Sequence[Package]) -> list[bool]:
             accepted = [name for name in allow if name not in BUILD_CHECKS]
-            found.extend(verify_with_bars(packages, steps, model=source, allow=accepted, debug=debug))
-            return [each.passed for _, each in found]
+            here = [package for package in packages if is_provable(package)]
+            for package in packages:
+                if package not in here:
+                    steps.tell(f"{package.title} is not verified here: {_why_elsewhere(package)}")
+            found.extend(verify_with_bars(here, steps, model=source, allow=accepted, debug=debug))
+            passed = {package.folder: each.passed for package, each in found}
+            return [passed.get(package.folder, True) for package in packages]
 
         report = edgec.build(
             source,
@@ -134,6 +140,14 @@ def command(
         print_report(report, out)
         print_verifications(found)
     _require_kept(report, found)
+
+
+def _why_elsewhere(package: Package) -> str:
+    left, needs = package.lowered.unfinished, package.lowered.platform
+    if left is not None:
+        return f"{left.step} is still to be done. `edgec build --finish` does it on {left.where}."
+    assert needs is not None
+    return f"it is for {needs.machine} on {needs.system}. `edgec verify --device` verifies it there."
 
 
 def _finish(unfinished: Path, model: str | None, out: Path, force: bool, as_json: bool) -> None:

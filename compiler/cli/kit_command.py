@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 
 from compiler.cli.display import print_json
+from compiler.cli.trust_option import trust_option
 from compiler.errors import UnusableInput
 from compiler.kit import Kit, write_kit
 from compiler.package import Package, check_files, read_package
+from runtimes.registry import require_trusted
 from targets.registry import KITS
 
 
@@ -23,11 +25,13 @@ from targets.registry import KITS
     help="What the kit is for [the first that takes the package].",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the kit.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(package: Path, system: str | None, out: Path, as_json: bool) -> None:
-    """Put PACKAGE into what an app or a board takes: a Swift package, an Android library, a container."""
+def command(package: Path, system: str | None, out: Path, trust: bool, as_json: bool) -> None:
+    """Put PACKAGE into what an app, a board or AWS takes: a Swift package, an Android library, a container, an endpoint."""
     read = read_package(package)
     check_files(read)
+    require_trusted(read, trust)
     fill = importlib.import_module(_choose(read, system).module).fill_kit
     files = write_kit(read, out, fill)
     if as_json:

@@ -35,17 +35,13 @@ _MESSAGES: Mapping[str, tuple[tuple[str, str, int], ...]] = {
     "ProgramShape": (("parameters", "*Shape", 1), ("result", "Shape", 2), ("parameter_names", "*string", 3)),
     "Attribute": (("key", "string", 1), ("value", "string", 2)),
     "FrontendAttributes": (("map", "*Attribute", 1),),
-    "DotDimensions": (
-        ("lhs_contracting_dimensions", "*int64", 1), ("rhs_contracting_dimensions", "*int64", 2),
-        ("lhs_batch_dimensions", "*int64", 3), ("rhs_batch_dimensions", "*int64", 4),
-    ),
     "ReplicaGroup": (("replica_ids", "*int64", 1),),
     "Opaque": (),
     "DeviceList": (("replica_groups", "*ReplicaGroup", 1),),
     "Instruction": (
         ("name", "string", 1), ("opcode", "string", 2), ("shape", "Shape", 3), ("metadata", "Opaque", 7),
         ("parameter_number", "int64", 9), ("custom_call_target", "string", 28),
-        ("dot_dimension_numbers", "DotDimensions", 30), ("id", "int64", 35), ("operand_ids", "*int64", 36),
+        ("id", "int64", 35), ("operand_ids", "*int64", 36),
         ("control_predecessor_ids", "*int64", 37), ("called_computation_ids", "*int64", 38),
         ("replica_groups", "*ReplicaGroup", 49), ("frontend_attributes", "FrontendAttributes", 68),
         ("collective_device_list", "DeviceList", 87),
@@ -67,6 +63,14 @@ _MESSAGES: Mapping[str, tuple[tuple[str, str, int], ...]] = {
     ),
 }  # fmt: skip
 _MUST_ALIAS = 2
+# Operators of arithmetic and of moving values: none of them calls anything, waits for anything, or repeats.
+PLAIN_OPERATORS = frozenset(
+    ("abs", "add", "all-gather", "all-reduce", "and", "broadcast", "ceil", "clamp", "compare", "concatenate", "constant",
+     "convert", "convolution", "copy", "cosine", "divide", "dot", "dynamic-update-slice", "exponential", "floor", "gather",
+     "get-tuple-element", "iota", "log", "maximum", "minimum", "multiply", "negate", "not", "or", "pad", "parameter", "power",
+     "reduce", "reshape", "reverse", "rsqrt", "scatter", "select", "sign", "sine", "slice", "sqrt", "subtract", "tanh",
+     "transpose", "tuple", "xor")
+)  # fmt: skip
 # PrimitiveType of xla_data.proto: the element types by number, and the bytes of those with whole ones.
 ELEMENT_TYPES = (
     "invalid", "pred", "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64", "f16", "f32", "f64", "tuple", "opaque", "c64",
@@ -210,6 +214,24 @@ def results_of(module: Any) -> tuple[Tensor, ...]:
     )
 
 
+def require_plain(module: Any, name: str) -> None:
+    """Refuse a module that could do anything but compute: nothing of a package may call what this process has.
+
+    Raises:
+        UnusableInput: it has an operator that is none of `PLAIN_OPERATORS`, or results in places that are none.
+    """
+    for instruction in instructions_of(module):
+        if instruction.opcode not in PLAIN_OPERATORS:
+            raise UnusableInput(
+                f"The HLO module {name} has the operator {instruction.opcode!r:.40} ({instruction.name!r:.60}), which no "
+                "module of edgec's has. It is refused, and was not run."
+            )
+    parameters, results = parameters_of(module), results_of(module)
+    for result, parameter in aliases_of(module).items():
+        if not (0 <= result < len(results) and 0 <= parameter < len(parameters)):
+            raise UnusableInput(f"The HLO module {name} puts a result into the place of a parameter that is not there.")
+
+
 def aliases_of(module: Any) -> dict[int, int]:
     """For each result that takes the place of a parameter, the number of that."""
     return {
@@ -306,7 +328,7 @@ def forget_sources(module: Any) -> None:
         instruction.ClearField("metadata")
 
 
-def say_groups_as_before(module: Any) -> None:
+def use_replica_groups(module: Any) -> None:
     """Give collectives their groups in the field that every XLA reads; newer ones write another, which older ones skip."""
     for instruction in instructions_of(module):
         if instruction.HasField("collective_device_list"):

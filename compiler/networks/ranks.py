@@ -49,7 +49,14 @@ class Cut:
 
 
 def cut_of(config: DecoderConfig, ranks: int) -> Cut:
-    """How so many ranks share a decoder."""
+    """How so many ranks share a decoder.
+
+    Raises:
+        ValueError: they cannot share it evenly.
+    """
+    shared = config.kv_heads % ranks == 0 or ranks % config.kv_heads == 0
+    if config.heads % ranks or config.intermediate % ranks or not shared:
+        raise ValueError(f"{ranks} ranks cannot share {config.heads} heads of which {config.kv_heads} are of keys")
     return Cut(ranks, config.kv_heads, ranks > 1 and config.vocabulary % ranks == 0)
 
 

@@ -27,6 +27,7 @@ from compiler.stages.cache import (
     stage_environment,
     store_entry,
 )
+from compiler.stages.processor import processor
 from compiler.stages.prune import keep_limit, limit_bytes, touch
 from compiler.stages.stage import Stage, missing_file, stage_key, tool_versions
 from compiler.stages.worker import Children, Ended, Progress, run_in_child
@@ -152,7 +153,7 @@ class LocalExecutor:
     def key(self, stage: Stage, sources: Sources) -> str:
         """The key of a stage's result."""
         digests = {name: source.digest for name, source in sources.items()}
-        machine = " ".join((platform.system(), platform.machine(), platform.mac_ver()[0]))
+        machine = " ".join((platform.system(), platform.machine(), platform.mac_ver()[0], processor()))
         return stage_key(stage, digests, digest_code(), self.version_of, machine)
 
     def tools(self, stage: Stage) -> dict[str, str]:

@@ -99,7 +99,9 @@ class DecoderCalls:
         largest = max(self._names)
         start = 0
         while start < len(token_ids):
-            length = largest if len(token_ids) - start > 1 else 1
+            # What fills a chunk up must not go beyond the cache: it would be written over tokens before it.
+            fits = self._position + largest <= self.context_length
+            length = largest if fits and len(token_ids) - start > 1 else min(self._names)
             chunk = list(token_ids[start : start + length])
             rows.append(self._step([*chunk, *[0] * (length - len(chunk))])[: len(chunk)])
             start += len(chunk)

@@ -19,7 +19,7 @@ _LOOKED_UP = ("embedding.weight", "words.weight")
 
 def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
     """Each matrix, as the ranks' files have it; tables of positions and rotations are none."""
-    files = sorted(name for name in package.files if name.startswith("weights/tp"))
+    files = sorted((name for name in package.files if name.startswith("weights/tp")), key=_rank_of)
     ranks = [{info.name: info for info in list_tensors(package.folder / name)} for name in files]
     for name, info in ranks[0].items():
         if len(info.shape) < 2 or not name.endswith("weight"):
@@ -29,6 +29,10 @@ def stored_matrices(package: Package) -> Iterator[StoredMatrix]:
         rounding = Rounding("bfloat16", attention=True) if info.dtype == "BF16" else EXACT
         matrix = values.reshape(len(values), -1)
         yield StoredMatrix(name, matrix, looked_up, not looked_up, info.dtype == "BF16", rounding)
+
+
+def _rank_of(name: str) -> int:
+    return int("".join(each for each in name.partition("_")[0] if each.isdigit()) or 0)
 
 
 def _read(info: TensorInfo) -> NDArray[np.float32]:

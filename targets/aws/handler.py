@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from compiler.errors import UnusableInput, missing_extra
 from compiler.formats.json_file import read_object
@@ -20,7 +21,8 @@ from compiler.package import Package
 from compiler.sentence import OUTPUT
 from compiler.task import GENERATION, find_task
 
-_TOKENS = 4096
+_TOKENS, _LONGEST = 4096, 512
+_ANSWERS = {"feature-extraction": "vectors of its tokens", "text-classification": "labels with their scores"}
 _GGUF = "model.gguf"
 
 _GENERATE = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
@@ -53,7 +55,8 @@ def input_fn(data, content_type):
 
 def predict_fn(given, model):
     if "messages" in given:
-        return model.create_chat_completion(given["messages"], max_tokens=int(given.get("max_tokens", 256)))
+        asked = {name: given[name] for name in ("max_tokens", "temperature", "top_p", "stop", "seed") if name in given}
+        return model.create_chat_completion(given["messages"], **{"max_tokens": 256, **asked})
     asked = given.get("parameters", {})
     most, heat = int(asked.get("max_new_tokens", 64)), float(asked.get("temperature", 0))
     made = model.create_completion(given["inputs"], max_tokens=most, temperature=heat)
@@ -81,7 +84,9 @@ INPUTS = $inputs
 OUTPUTS = $outputs
 # Tokens of a text at most, and what it is filled up to; None where any length will do.
 LONGEST, LENGTH = $longest, $length
-LABELS = $labels
+# Names of the outputs, and what they are; what stands before every text, and whether it is made small.
+LABELS, PROBLEM = $labels, json.loads('$problem')
+PREFIX, LOWER = $prefix, $lower
 
 
 def model_fn(model_dir):
@@ -97,8 +102,12 @@ $open
 def input_fn(data, content_type):
     if content_type.partition(";")[0] != "application/json":
         raise ValueError(f"{content_type} is not taken; send application/json.")
-    texts = json.loads(data)["inputs"]
-    return [texts] if isinstance(texts, str) else list(texts)
+    given = json.loads(data)
+    texts = given.get("inputs") if isinstance(given, dict) else None
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not texts or not all(isinstance(each, str) for each in texts):
+        raise ValueError("Send inputs, a text or a list of texts.")
+    return texts
 
 
 def predict_fn(texts, model):
@@ -106,7 +115,7 @@ def predict_fn(texts, model):
 
 
 def answer(text, tokenizer, run):
-    encoded = tokenizer.encode(text)
+    encoded = tokenizer.encode(PREFIX + (text.lower() if LOWER else text))
     count = len(encoded.ids)
     if LENGTH is not None:
         encoded.pad(LENGTH)
@@ -114,10 +123,19 @@ def answer(text, tokenizer, run):
     found = run({name: np.asarray([arrays[name]], dtype) for name, dtype in INPUTS.items()})
     value = np.asarray(found["$output"], np.float32)[0]
     if LABELS:
-        raised = np.exp(value - value.max())
-        shares = raised / raised.sum()
+        shares = scores(value)
         return [{"label": LABELS[place], "score": float(shares[place])} for place in np.argsort(-shares)]
     return (value if value.ndim == 1 else value[:count]).tolist()
+
+
+def scores(logits):
+    """As the model was trained: numbers as they are, each label for itself, or all together."""
+    if PROBLEM == "regression":
+        return logits
+    if PROBLEM == "multi_label_classification" or len(logits) == 1:
+        return 1 / (1 + np.exp(-logits))
+    raised = np.exp(logits - logits.max())
+    return raised / raised.sum()
 
 
 def output_fn(prediction, accept):
@@ -127,8 +145,9 @@ def output_fn(prediction, accept):
 
 @dataclass(frozen=True)
 class _Runtime:
-    """How a runtime is opened: imports, the function `open_model`, distributions that it needs."""
+    """How a runtime is opened: the file's name in the kit, imports, the function `open_model`, distributions it needs."""
 
+    file: str
     imports: str
     open: str
     tools: tuple[str, ...]
@@ -136,6 +155,7 @@ class _Runtime:
 
 _RUNTIMES: Mapping[str, _Runtime] = {
     "onnxruntime": _Runtime(
+        "model.onnx",
         "import onnxruntime",
         "def open_model(file):\n"
         "    session = onnxruntime.InferenceSession(str(file))\n"
@@ -144,6 +164,7 @@ _RUNTIMES: Mapping[str, _Runtime] = {
         ("onnxruntime", "numpy", "tokenizers"),
     ),
     "litert": _Runtime(
+        "model.tflite",
         "from ai_edge_litert.interpreter import Interpreter",
         "def open_model(file):\n"
         "    run = Interpreter(str(file), num_threads=os.cpu_count()).get_signature_runner()\n"
@@ -151,6 +172,7 @@ _RUNTIMES: Mapping[str, _Runtime] = {
         ("ai-edge-litert", "numpy", "tokenizers"),
     ),
     "tvm": _Runtime(
+        "compiled.so",
         'os.environ["TVM_USE_RUNTIME_LIB"], os.environ["TVM_BIND_THREADS"] = "1", "0"\n'
         'os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count()))\n'
         "import tvm\n"
@@ -167,6 +189,26 @@ _RUNTIMES: Mapping[str, _Runtime] = {
         ("apache-tvm", "numpy", "tokenizers"),
     ),
 }
+
+
+def require_for(package: Package, system: str) -> None:
+    """Refuse native code of another machine than the kit is for, or that was compiled for this very processor.
+
+    Raises:
+        UnusableInput: it is such a package.
+    """
+    needs = package.lowered.platform
+    if needs is None:
+        return
+    if system == "sagemaker" and (needs.system, needs.machine) != ("Linux", "x86_64"):
+        raise UnusableInput(
+            f"{package.title} is for {needs.machine}, and the kit's container runs on x86-64. Build another."
+        )
+    if package.recipe_full.get("variant") in (None, "local"):
+        raise UnusableInput(
+            f"{package.title} was compiled for the processor of the machine that built it, and other machines may lack its "
+            "instructions. Build neo:fp32@x86-64-v3, or @aarch64 for a board."
+        )
 
 
 def write_handler(package: Package, folder: Path) -> None:
@@ -225,15 +267,26 @@ def _encode(package: Package) -> tuple[str, dict[str, str], tuple[str, ...]]:
     runtime = _RUNTIMES[package.lowered.runtime]
     outputs = tuple(port.name for port in main.outputs)
     output = OUTPUT if OUTPUT in outputs else outputs[0]
-    labels = read_object(package.folder / "config.json").get("id2label", {}) if task == "text-classification" else {}
-    longest = shapes.longest_sequence or 512
+    config = read_object(package.folder / "config.json")
+    labels = _labels(config, main.outputs[0].shape[-1]) if task == "text-classification" else []
+    sentence, longest = package.sentence, shapes.longest_sequence or _LONGEST
+    length = longest if shapes.sequence_lengths else None
+    if sentence is not None and sentence.max_tokens:
+        longest = min(longest, sentence.max_tokens)
     script = _ENCODE.substitute(
         model=package.model.name, recipe=package.recipe, imports=runtime.imports, open=runtime.open,
         inputs={port.name: port.dtype for port in main.inputs}, outputs=outputs, output=output, longest=longest,
-        length=longest if shapes.sequence_lengths else None, file=main.files[0],
-        labels=json.dumps([str(label) for _, label in sorted(labels.items(), key=lambda item: int(item[0]))]),
-        answer="a label and a score" if labels else "a vector",
+        length=length, file=runtime.file, labels=json.dumps(labels), problem=json.dumps(config.get("problem_type")),
+        prefix=json.dumps(sentence.prompts.get(sentence.default_prompt or "", "") if sentence else ""),
+        lower=bool(sentence and sentence.lower_case),
+        answer=_ANSWERS[task] if output != OUTPUT else "the text's vector",
     )  # fmt: skip
-    files = {main.files[0]: main.files[0], "tokenizer.json": "tokenizer.json"}
-    beside = {name: name for name in package.files if name.endswith((".onnx.data", ".onnx_data"))}
-    return script, files | beside, runtime.tools
+    return script, {runtime.file: main.files[0], "tokenizer.json": "tokenizer.json"}, runtime.tools
+
+
+def _labels(config: Mapping[str, Any], outputs: int | str) -> list[str]:
+    """The name of each output; its number where config.json tells none."""
+    told = config.get("id2label")
+    named = told if isinstance(told, dict) else {}
+    count = outputs if isinstance(outputs, int) else len(named) or 2
+    return [str(named.get(str(number), number)) for number in range(count)]

@@ -14,7 +14,7 @@ from string import Template
 from compiler.formats.archive import members_of, write_zip
 from compiler.kit import type_name
 from compiler.package import Package
-from targets.aws.handler import write_handler
+from targets.aws.handler import require_for, write_handler
 
 PORT = 8080
 # What Greengrass calls the machines that Python's `platform` names.
@@ -45,7 +45,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200 if self.path == "/ping" else 404, b"")
 
     def do_POST(self):
-        length = int(self.headers.get("Content-Length", 0))
+        told = self.headers.get("Content-Length", "")
+        length = int(told) if told.isdigit() else 0
         if self.path != "/invocations" or not 0 < length <= MOST_BYTES:
             self.answer(404 if self.path != "/invocations" else 413, b"")
             return
@@ -54,8 +55,12 @@ class Handler(BaseHTTPRequestHandler):
         except (ValueError, KeyError, TypeError) as error:
             self.answer(400, json.dumps({"error": str(error)}).encode())
             return
-        with TURN:
-            made = inference.predict_fn(given, MODEL)
+        try:
+            with TURN:
+                made = inference.predict_fn(given, MODEL)
+        except Exception as error:
+            self.answer(500, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+            return
         self.answer(200, inference.output_fn(made, "application/json").encode())
 
     def answer(self, status, body):
@@ -88,7 +93,8 @@ It was not run by Greengrass: the server was run here from the archive.
 
 def fill_kit(package: Package, folder: Path) -> None:
     """Write component.zip, recipe.json and README.md."""
-    component = f"org.edgec.{type_name(package.model.name)}"
+    require_for(package, "greengrass")
+    component = f"org.edgec.{type_name(package.model.name)[:60]}.{type_name(package.recipe)[:40]}"
     given = {
         "model": package.model.name, "recipe": package.recipe, "component": component, "version": _VERSION, "port": PORT,
     }  # fmt: skip

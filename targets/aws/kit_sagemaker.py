@@ -13,7 +13,7 @@ from string import Template
 from compiler.formats.archive import members_of, write_tar
 from compiler.kit import image_name
 from compiler.package import Package
-from targets.aws.handler import write_handler
+from targets.aws.handler import require_for, write_handler
 
 # aws/deep-learning-containers: the account of most regions, and a CPU image of PyTorch's for SageMaker.
 _IMAGE = "763104351884.dkr.ecr.{region}.amazonaws.com/pytorch-inference:2.6.0-cpu-py312-ubuntu22.04-sagemaker"
@@ -39,7 +39,11 @@ ENVIRONMENT = {
     "SAGEMAKER_PROGRAM": "inference.py",
     "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
     "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+    # Else there is a copy of the model for every processor.
+    "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
 }
+# What the handler needs is installed, and llama-cpp-python compiled, before the container answers.
+STARTUP_S = 3600
 
 
 def deploy(session, bucket, role, name, image, instance):
@@ -50,6 +54,7 @@ def deploy(session, bucket, role, name, image, instance):
     container = {"Image": image, "ModelDataUrl": f"s3://{bucket}/{key}", "Environment": ENVIRONMENT}
     service.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=role)
     variant = {"VariantName": "main", "ModelName": name, "InitialInstanceCount": 1, "InstanceType": instance}
+    variant["ContainerStartupHealthCheckTimeoutInSeconds"] = STARTUP_S
     service.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
     service.create_endpoint(EndpointName=name, EndpointConfigName=name)
     service.get_waiter("endpoint_in_service").wait(EndpointName=name)
@@ -78,8 +83,11 @@ def main():
     parser.add_argument("--delete", action="store_true")
     given = parser.parse_args()
     session = boto3.session.Session()
+    if not session.region_name:
+        parser.error("no region is set: AWS_DEFAULT_REGION, or the AWS command line's")
     if given.delete:
         delete(session, given.name)
+        print("What was sent stays in the bucket, in edgec/" + given.name)
         return
     if not given.bucket or not given.role:
         parser.error("--bucket and --role are needed")
@@ -93,10 +101,11 @@ if __name__ == "__main__":
 
 _README = Template("""# $model as $recipe, for SageMaker
 
-`model.tar.gz` has the package's files and, in `code`, the handler and the libraries that it needs. `deploy.py` makes an
+`model.tar.gz` has the model and its tokenizer and, in `code`, the handler and the names of the libraries that it needs, which
+the container installs when it starts: it needs a network to PyPI, and minutes for llama-cpp-python. `deploy.py` makes an
 endpoint of it: `python deploy.py --bucket my-bucket --role arn:aws:iam::123456789012:role/sagemaker`, and
-`python deploy.py --delete` takes it away. It was not run on AWS: the handler was run here by the container's own toolkit, the
-script against an imitation of AWS's services.
+`python deploy.py --delete` takes it away. It was not run on AWS: the handler was run here by SageMaker's inference toolkit,
+the script against an imitation of AWS's services.
 
 How fast the endpoint is: `edgec bench --device sagemaker:$name`.
 """)
@@ -104,7 +113,8 @@ How fast the endpoint is: `edgec bench --device sagemaker:$name`.
 
 def fill_kit(package: Package, folder: Path) -> None:
     """Write model.tar.gz, deploy.py and README.md."""
-    name = image_name(package.model.name)[:40].strip("-")
+    require_for(package, "sagemaker")
+    name = f"{image_name(package.model.name)[:40]}-{image_name(package.recipe)[:20]}".strip("-")
     given = {
         "model": package.model.name,
         "recipe": package.recipe,

@@ -10,6 +10,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from compiler.errors import UnusableInput
@@ -41,7 +42,15 @@ class Machine:
 _AARCH64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu"}
 _LINKER = "aarch64-linux-gnu-g++"
 _CROSS = {
-    "x86-64-v3": Machine("Linux", "x86_64", {"kind": "llvm", "mcpu": "x86-64-v3"}, 8, 4, 24),
+    "x86-64-v3": Machine(
+        "Linux",
+        "x86_64",
+        {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
+        8,
+        4,
+        24,
+        "x86_64-linux-gnu-g++",
+    ),
     # What a Raspberry Pi 4 has, which a Pi 5 runs too.
     "aarch64": Machine("Linux", "aarch64", {**_AARCH64, "mcpu": "cortex-a72"}, 4, 8, 8, _LINKER),
     "cortex-a76": Machine("Linux", "aarch64", {**_AARCH64, "mcpu": "cortex-a76"}, 4, 8, 8, _LINKER),
@@ -66,9 +75,18 @@ def machine_of(variant: str) -> Machine:
     if shutil.which(machine.linker) is None:
         raise UnusableInput(
             f"Compiling for {variant} needs {machine.linker} to link, which is not on the PATH. Debian has it: apt install "
-            f"{machine.linker.replace('aarch64-linux-gnu-g++', 'g++-aarch64-linux-gnu')}."
+            f"g++-{machine.linker.removesuffix('-g++').replace('_', '-')}."
         )
     return machine
+
+
+def _masked() -> set[str]:
+    """Features that a processor of this name has, and this (virtual) machine does not let programs use."""
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text(errors="replace") if info.is_file() else ""
+    if "flags" not in flags:
+        return set()
+    return {feature for feature, *_ in _TILES if feature != "neon" and f" {feature} " not in flags.replace("\n", " ")}
 
 
 def _this_machine() -> Machine:
@@ -76,7 +94,10 @@ def _this_machine() -> Machine:
 
     cpu = tvm.target.codegen.llvm_get_system_cpu()
     features = tvm.target.codegen.llvm_get_cpu_features(tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
-    known = {str(name) for name in features}
+    known = {str(name) for name in features} - _masked()
     lanes, rows, columns = next((tile for feature, *tile in _TILES if feature in known), (4, 4, 16))
-    llvm = {"kind": "llvm", "mcpu": cpu, "vector-width": lanes * 32}
+    llvm: dict[str, Any] = {"kind": "llvm", "mcpu": cpu, "vector-width": lanes * 32}
+    if "avx512f" not in known and any(str(name).startswith("avx512") for name in features):
+        # Of such a processor without those instructions nothing but AVX2 is taken.
+        llvm["mcpu"] = "x86-64-v3"
     return Machine(platform.system(), platform.machine(), llvm, lanes, rows, columns)

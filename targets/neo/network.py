@@ -216,6 +216,10 @@ def _patches(building: Building, module: parts.Patches, name: str, picture: Any)
     """Patches do not overlap, so the convolution is a product of matrices."""
     batch, channels, height, width = (int(n) for n in picture.ty.shape)
     side, weight = module.size, building.read(f"{name}.weight")
+    if height % side or width % side:
+        # As a convolution does, what fills no patch is left out.
+        height, width = height // side * side, width // side * side
+        picture = building.emit(relax.op.strided_slice(picture, [2, 3], [0, 0], [height, width]))
     cut = (batch, channels, height // side, side, width // side, side)
     rows = (batch, building.tokens - 1, channels * side * side)
     parted = building.emit(relax.op.permute_dims(building.emit(relax.op.reshape(picture, cut)), [0, 2, 4, 1, 3, 5]))

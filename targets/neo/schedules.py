@@ -39,7 +39,8 @@ def _arranged(function: Any, machine: Machine) -> Any:
             _by_rows(made, blocks, machine)
         else:
             _spread(made, blocks, machine)
-    except s_tir.schedule.ScheduleError:
+    except (s_tir.schedule.ScheduleError, tvm.error.InternalError, ValueError, IndexError):
+        # No rule suits it: it stays as TVM has it.
         return function
     arranged = made.mod["main" if not named else str(function.attrs["global_symbol"])]
     return (arranged if named else arranged.without_attr("global_symbol")).with_attr("tirx.is_scheduled", True)

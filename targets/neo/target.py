@@ -28,6 +28,8 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     longest = model.geometry.context_length
     if longest and model.takes == "text" and recipe.shapes.sequence_length > longest:
         return f"the model takes at most {longest} tokens, the recipe asks for {recipe.shapes.sequence_length}."
+    if recipe.scheme.name == "fp16" and refuse_network(model) is not None:
+        return "matrices are stored in 16 bits where edgec has a network of its own for the model; use neo:fp32."
     if recipe.variant is None or recipe.variant in HERE:
         return None
     if recipe.scheme.name != "fp32":

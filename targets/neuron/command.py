@@ -36,9 +36,14 @@ def script(graphs: Sequence[str], device: str) -> str:
     lines = [
         "#!/bin/sh",
         "# Compiles the HLO modules beside this file with AWS's neuronx-cc. `edgec build --finish FOLDER` does the same, and",
-        "# puts what comes of it into the package; run this by hand where edgec is not installed.",
+        "# puts what comes of it into the package; run this by hand where edgec is not installed: sh compile.sh OUT.",
         "set -eu",
-        'cd "$(dirname "$0")"',
-        *(" ".join([COMPILER, *arguments(graph, device)]) for graph in graphs),
+        'out="${1:?name a folder that the compiled graphs go into}"',
+        'here="$(cd "$(dirname "$0")" && pwd)"',
+        'mkdir -p "$out" && cd "$out"',
+        *(
+            f'cp "$here/{module_name(graph)}" . && {" ".join([COMPILER, *arguments(graph, device)])}'
+            for graph in graphs
+        ),
     ]
     return "\n".join(lines) + "\n"

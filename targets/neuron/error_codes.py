@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 
-_MORE_CORES = "Share the model among more cores (+tp2, +tp4, ...), or build for a shorter context or length."
+_SMALLER = "Build it for a shorter context or text, or share a language model among more cores (+tpN)."
 MEANINGS: dict[str, str] = {
     "EARG001": "the number of logical cores suits another device. Leave --lnc out.",
-    "EBIR023": f"a layer between two others is wider than the 4096 that its kernel takes. {_MORE_CORES}",
-    "EBVF030": f"the graph becomes too many instructions. {_MORE_CORES}",
-    "EHCA005": "the graph calls something that this compiler does not know. Build it again with this edgec.",
-    "EMOD025": "a size is not fixed. Build it again with this edgec.",
-    "EOOM001": f"the graph's tensors do not fit the memory of a core. {_MORE_CORES}",
-    "EOOM002": f"the graph's tensors do not fit the memory of a core. {_MORE_CORES}",
+    "EBIR023": f"a layer between two others is wider than the 4096 that its kernel takes. {_SMALLER}",
+    "EBVF030": f"the graph becomes too many instructions. {_SMALLER}",
+    "EHCA005": "the graph calls something that this compiler does not know. Another version may.",
+    "EMOD025": "a size is not fixed.",
+    "EOOM001": f"the graph's tensors do not fit the memory of a core. {_SMALLER}",
+    "EOOM002": f"the graph's tensors do not fit the memory of a core. {_SMALLER}",
     "ESFH002": "a constant does not fit 32 bits.",
     "ESPP004": "an element type does not exist on this device.",
     "ESPP047": "a float of 8 bits does not exist on this device.",
@@ -23,31 +23,32 @@ MEANINGS: dict[str, str] = {
     "EVRF001": "an operator is not supported by this version. Take a newer Neuron SDK.",
     "EVRF004": "complex numbers do not exist on this device.",
     "EVRF005": "a float of 8 bits does not exist on this device.",
-    "EVRF007": f"the graph becomes too many instructions. {_MORE_CORES}",
-    "EVRF009": f"what goes into the graph and out of it does not fit the memory of a core. {_MORE_CORES}",
+    "EVRF007": f"the graph becomes too many instructions. {_SMALLER}",
+    "EVRF009": f"what goes into the graph and out of it does not fit the memory of a core. {_SMALLER}",
     "EVRF014": "the largest values of more than 16384 are asked for.",
-    "EVRF015": "the graph calls something that this compiler does not know. Build it again with this edgec.",
-    "EVRF023": f"one tensor is larger than 4 GiB. {_MORE_CORES}",
-    "EVRF024": f"one result is larger than 4 GiB. {_MORE_CORES}",
+    "EVRF015": "the graph calls something that this compiler does not know. Another version may.",
+    "EVRF023": f"one tensor is larger than 4 GiB. {_SMALLER}",
+    "EVRF024": f"one result is larger than 4 GiB. {_SMALLER}",
     "EVRF029": "this device does not sort.",
     "EVRF035": "a product of integers of 64 bits is asked for.",
     "EVRF051": "a float of 8 bits does not exist on this device.",
     "EVRF056": "more positions are looked up than the table has. Build for a shorter context.",
-    "EVRF064": "the graph's shapes contradict each other. Build it again with this edgec.",
-    "EXSP001": f"what is computed between the layers does not fit the memory of a core. {_MORE_CORES}",
-    "EXTP003": f"one operator becomes too many instructions. {_MORE_CORES}",
-    "EXTP004": f"the graph becomes too many instructions. {_MORE_CORES}",
+    "EVRF064": "the graph's shapes contradict each other.",
+    "EXSP001": f"what is computed between the layers does not fit the memory of a core. {_SMALLER}",
+    "EXTP003": f"one operator becomes too many instructions. {_SMALLER}",
+    "EXTP004": f"the graph becomes too many instructions. {_SMALLER}",
     "F137": "the system ended the compiler, most often because this machine has too little memory. Take a larger one.",
 }
-_CODE = re.compile(r"\b(?:NCC_)?([EI][A-Z]{3}\d{3}|F1\d\d)\b")
+# `[ERROR] [NCC_EOOM001] ...`, and `[F137] ...` of a process that was ended.
+_CODE = re.compile(r"\[(NCC_[EI][A-Z]{3}\d{3}|F1\d\d)\]")
 
 
 def explain(log: str) -> tuple[str, str]:
-    """The first error code in what the compiler printed, and a sentence on it; empty where it has none."""
-    found = _CODE.search(log)
-    if found is None:
+    """The last error code in what the compiler printed, and a sentence on it; empty where it has none."""
+    found = _CODE.findall(log)
+    if not found:
         return "", "it gave no error code."
-    code = found[1]
+    code = found[-1].removeprefix("NCC_")
     if code.startswith("I"):
-        return code, "that is a fault of the compiler itself. Take another Neuron SDK, or --optlevel 1 in compile.sh."
-    return code, MEANINGS.get(code, "AWS's pages of error codes tell more.")
+        return found[-1], "that is a fault of the compiler itself. Take another Neuron SDK."
+    return found[-1], MEANINGS.get(code, "AWS's pages of error codes tell more.")

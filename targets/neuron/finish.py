@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from compiler.package import Lowered, Package
 from compiler.recipe import recipe_from_full
 from compiler.stages.worker import Progress
 from targets.neuron.command import COMPILER, arguments, module_name, neff_name
-from targets.neuron.error_codes import explain
+from targets.neuron.error_codes import MEANINGS, explain
 from targets.neuron.target import DEVICES
 
 _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
@@ -57,10 +58,12 @@ def _compile(program: str, folder: Path, graph: str, device: str, title: str) ->
                 stderr=log,
                 check=False,
             )
-        told = b"".join(path.read_bytes()[-_MOST_LOG:] for path in (printed, *sorted(work.glob("log-neuron-cc*.txt"))))
+        told = b"".join(_tail(path) for path in (printed, *sorted(work.glob("log-neuron-cc*.txt"))))
         if done.returncode != 0:
             code, meaning = explain(told.decode("utf-8", "replace"))
-            named = f"error NCC_{code}" if code else f"exit code {done.returncode}"
+            named = f"error {code}" if code else f"exit code {done.returncode}"
+            if done.returncode == -signal.SIGKILL:
+                named, meaning = "killed", MEANINGS["F137"]
             raise CheckFailed("neuron", f"{COMPILER} did not compile the graph {graph} of {title} ({named}): {meaning}")
         made = work / neff_name(graph)
         if not made.is_file() or made.stat().st_size == 0:
@@ -71,7 +74,20 @@ def _compile(program: str, folder: Path, graph: str, device: str, title: str) ->
         shutil.copyfile(made, folder / made.name)
 
 
+def _tail(path: Path) -> bytes:
+    """The end of a log, which may have grown large."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - _MOST_LOG))
+        return stream.read()
+
+
 def _version(program: str) -> str:
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", check=False)
+    with tempfile.TemporaryDirectory(prefix="edgec-neuron-") as work:
+        done = subprocess.run(
+            [program, "--version"], cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            check=False,
+        )  # fmt: skip
     found = _VERSION.search(done.stdout + done.stderr)
-    return found[0] if found else "unknown"
+    if found is None:
+        raise CheckFailed("neuron", f"{COMPILER} --version tells no version. Is it AWS's compiler?")
+    return found[0]

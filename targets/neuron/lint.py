@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from compiler.errors import CheckFailed
-from compiler.formats.hlo import dtype_of, entry_of, instructions_of, nbytes_of, parameters_of, results_of, root_of
+from compiler.formats.hlo import (
+    aliases_of,
+    dtype_of,
+    entry_of,
+    instructions_of,
+    nbytes_of,
+    parameters_of,
+    results_of,
+    root_of,
+)
 from targets.neuron.rules import (
     CORE_BYTES,
     CUSTOM_CALLS,
@@ -21,8 +30,11 @@ _LARGEST_ID = (1 << 31) - 1
 _GIB = 1 << 30
 
 
-def find_faults(module: Any, device: str) -> Iterator[str]:
-    """A sentence for each thing that the compiler would not take, with its own code where it has one."""
+def find_faults(module: Any, device: str, advice: str = "") -> Iterator[str]:
+    """A sentence for each thing that the compiler would not take, with its own code where it has one.
+
+    `advice` is what this very model can do where it does not fit a core.
+    """
     for instruction in instructions_of(module):
         where = f"{instruction.name} ({instruction.opcode})"
         yield from _of_operator(instruction, device, where)
@@ -31,12 +43,13 @@ def find_faults(module: Any, device: str) -> Iterator[str]:
             yield f"{where} has the number {instruction.id}, and neuronx-cc ends at numbers of 2^31 and more."
     if any(dtype_of(shape) == "tuple" for shape in root_of(entry_of(module)).shape.tuple_shapes):
         yield "The module's result is a tuple with tuples in it; it has to be one of arrays."
-    held = sum(each.nbytes for each in (*parameters_of(module), *results_of(module)))
+    in_place = aliases_of(module)
+    results = [each for number, each in enumerate(results_of(module)) if number not in in_place]
+    held = sum(each.nbytes for each in (*parameters_of(module), *results))
     if (room := CORE_BYTES[device]) < held:
         yield (
             f"Its parameters and results take {held / _GIB:.1f} GiB, and a core of {device} has {room / _GIB:.0f}: "
-            f"{(held - room) / _GIB:.1f} GiB are missing [NCC_EVRF009]. Share it among more cores (+tp2, +tp4, ...), or ask "
-            "for a shorter context."
+            f"{(held - room) / _GIB:.1f} GiB are missing [NCC_EVRF009]. {advice}".strip()
         )
 
 
@@ -60,7 +73,7 @@ def _of_shape(shape: Any, where: str) -> Iterator[str]:
         return
     if dtype in REFUSED_TYPES:
         code, reason = REFUSED_TYPES[dtype]
-        yield f"{where} is of {dtype}: {reason} [{code}]."
+        yield f"{where} is of {dtype}: {reason}{f' [{code}]' if code else ''}."
     elif dtype not in KNOWN_TYPES:
         yield f"{where} is of {dtype}, which Neuron does not have."
     if any(shape.is_dynamic_dimension) or any(size < 0 for size in shape.dimensions):
@@ -72,13 +85,13 @@ def _of_shape(shape: Any, where: str) -> Iterator[str]:
         yield f"{where} does not lie row by row, the last axis innermost, which the compiler wants of all."
 
 
-def require_accepted(module: Any, name: str, device: str) -> None:
+def require_accepted(module: Any, name: str, device: str, advice: str = "") -> None:
     """Refuse a module that the compiler would not take.
 
     Raises:
         CheckFailed: with the first reason, and how many there are.
     """
-    faults = list(dict.fromkeys(find_faults(module, device)))
+    faults = list(dict.fromkeys(find_faults(module, device, advice)))
     if faults:
         more = f" ({len(faults)} such places in all)" if len(faults) > 1 else ""
         raise CheckFailed("neuron", f"neuronx-cc would not compile the graph {name} for {device}: {faults[0]}{more}")

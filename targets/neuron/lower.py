@@ -110,7 +110,11 @@ def _write_graph(
     """Write and check a module."""
     cut = cut or Cut()
     data = lower_network(network, signature, cut.ranks, cut.head, name)
-    require_accepted(parse_module(data, module_name(name)), name, device)
+    decodes = bool(signature.states)
+    advice = (
+        "Share it among more cores, or build for a shorter context." if decodes else "Build for shorter texts at once."
+    )
+    require_accepted(parse_module(data, module_name(name)), name, device, advice)
     (folder / module_name(name)).write_bytes(data)
     results = _results(data, signature)
     files = (module_name(name),)

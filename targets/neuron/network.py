@@ -27,7 +27,7 @@ from compiler.formats.hlo import (
     name_tensors,
     parse_module,
     renumber,
-    say_groups_as_before,
+    use_replica_groups,
     write_module,
 )
 from compiler.networks import kv_cache
@@ -100,7 +100,7 @@ def lower_network(network: nn.Module, signature: Signature, ranks: int, head_by_
     alias(module, {first_result + n: first_parameter + n for n in range(len(signature.states))})
     forget_sources(module)
     lay_out_by_rows(module)
-    say_groups_as_before(module)
+    use_replica_groups(module)
     renumber(module)
     return write_module(module)
 

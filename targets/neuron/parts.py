@@ -13,7 +13,7 @@ from jax import Array, lax
 from compiler.networks import kv_cache, parts, sentence
 from compiler.networks.ranks import BY_COLUMN
 from targets.neuron import arithmetic
-from targets.neuron.ranks import add_up, side_by_side
+from targets.neuron.ranks import all_gather, all_reduce
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ Emit = Callable[..., Any]
 def _projection(module: parts.Projection, own: Part, x: Array) -> Array:
     result = arithmetic.product(x, own["weight"], (x.ndim - 1, 1))
     if own.weights.ranks > 1 and own.prefix.endswith(BY_COLUMN):
-        result = add_up(result, own.weights.ranks)
+        result = all_reduce(result, own.weights.ranks)
     if module.bias is not None:
         result = result + own.vector("bias")
     if own.prefix == "head" and own.weights.head_by_rank:
-        result = side_by_side(result, own.weights.ranks)
+        result = all_gather(result, own.weights.ranks)
     return result
 
 
@@ -101,6 +101,9 @@ def _patches(module: parts.Patches, own: Part, picture: Array) -> Array:
     """Patches do not overlap, so the convolution is a product of matrices."""
     batch, channels, height, width = picture.shape
     side, weight = module.size, own["weight"]
+    # As a convolution does, what fills no patch is left out.
+    height, width = height // side * side, width // side * side
+    picture = picture[:, :, :height, :width]
     cut = picture.reshape(batch, channels, height // side, side, width // side, side).transpose(0, 2, 4, 1, 3, 5)
     flat = cut.reshape(batch, -1, channels * side * side)
     patches = arithmetic.product(flat, weight.reshape(weight.shape[0], -1), (2, 1)) + own.vector("bias")

@@ -12,27 +12,27 @@ from jax.interpreters import mlir
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
-_ADD_UP, _SIDE_BY_SIDE = Primitive("add_up"), Primitive("side_by_side")
+_ALL_REDUCE, _ALL_GATHER = Primitive("all_reduce"), Primitive("all_gather")
 
 
-def add_up(x: Array, ranks: int) -> Array:
+def all_reduce(x: Array, ranks: int) -> Array:
     """The sum of what all ranks have, on each."""
-    result: Array = _ADD_UP.bind(x, ranks=ranks)
+    result: Array = _ALL_REDUCE.bind(x, ranks=ranks)
     return result
 
 
-def side_by_side(x: Array, ranks: int) -> Array:
+def all_gather(x: Array, ranks: int) -> Array:
     """What all ranks have, one after the other along the last axis, on each."""
-    result: Array = _SIDE_BY_SIDE.bind(x, ranks=ranks)
+    result: Array = _ALL_GATHER.bind(x, ranks=ranks)
     return result
 
 
-@_ADD_UP.def_abstract_eval
+@_ALL_REDUCE.def_abstract_eval
 def _summed(x: ShapedArray, *, ranks: int) -> ShapedArray:
     return x
 
 
-@_SIDE_BY_SIDE.def_abstract_eval
+@_ALL_GATHER.def_abstract_eval
 def _gathered(x: ShapedArray, *, ranks: int) -> ShapedArray:
     return ShapedArray((*x.shape[:-1], x.shape[-1] * ranks), x.dtype)
 
@@ -58,5 +58,5 @@ def _lower_gather(context: Any, x: Any, *, ranks: int) -> Any:
     return stablehlo.AllGatherOp([result], [x], axis, _everyone(ranks)).results
 
 
-mlir.register_lowering(_ADD_UP, _lower_sum)
-mlir.register_lowering(_SIDE_BY_SIDE, _lower_gather)
+mlir.register_lowering(_ALL_REDUCE, _lower_sum)
+mlir.register_lowering(_ALL_GATHER, _lower_gather)

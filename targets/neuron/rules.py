@@ -1,18 +1,18 @@
-"""What Neuron's compiler takes, for Inferentia2 and Trainium 1 (NeuronCore-v2) and Trainium 2, each rule with its source.
+"""What Neuron's compiler takes, for Inferentia2 and Trainium 1 (NeuronCore-v2) and Trainium 2, and where that is said.
 
 Sources: AWS's documents at SDK 2.32.0 (aws-neuron/aws-neuron-sdk 81ce03ae, 2026-08-17: compiler/error-codes, release notes,
-architecture pages); operators that AWS's own builder of modules emits (aws-neuron/nkipy b91c9800, 2026-08-04); limits that
-its documents do not give, from logs of neuronx-cc 2.23 and 2.26 for inf2. The list of operators that the documents print is of
-2023 and leaves out much that compiles, so it is not held against a module.
+architecture pages); operators that AWS's own builder of modules emits (aws-neuron/nkipy b91c9800, 2026-08-04), or that the
+documents list (clamp, reverse, rsqrt); limits that its documents do not give, from logs of neuronx-cc 2.23 and 2.26 for inf2.
+The list of operators that the documents print is of 2023 and leaves out much that compiles, so a module is not held to it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What AWS's own builder emits for NeuronCore-v2 and later.
+# What AWS's own builder emits for NeuronCore-v2 and later, or its documents list.
 KNOWN_OPERATORS = frozenset(
-    ("abs", "add", "all-gather", "all-reduce", "all-to-all", "and", "bitcast-convert", "broadcast", "ceil", "clamp", "compare",
+    ("abs", "add", "all-gather", "all-reduce", "all-to-all", "and", "broadcast", "ceil", "clamp", "compare",
      "concatenate", "constant", "convert", "convolution", "copy", "cosine", "divide", "dot", "dynamic-update-slice",
      "exponential", "floor", "gather", "get-tuple-element", "iota", "log", "maximum", "minimum", "multiply", "negate", "not",
      "or", "pad", "parameter", "power", "reduce", "reduce-scatter", "reshape", "reverse", "rsqrt", "scatter", "select", "sign",
@@ -39,15 +39,15 @@ _NO_OPERATOR = "NCC_EVRF001"
 REFUSED_OPERATORS: dict[str, Refused] = {
     "topk": Refused(_NO_OPERATOR, "take the largest value k times, or leave the choice of tokens to the host"),
     "triangular-solve": Refused(_NO_OPERATOR, "the compiler has no such operator"),
-    "cholesky": Refused(_NO_OPERATOR, "the compiler has no such operator"),
-    "fft": Refused(_NO_OPERATOR, "the compiler has no such operator"),
-    "conditional": Refused(_NO_OPERATOR, "compute both ways and select"),
-    "while": Refused(_NO_OPERATOR, "only loops of a known number of turns compile; unroll it"),
+    "cholesky": Refused("", "the compiler has no such operator"),
+    "fft": Refused("", "the compiler has no such operator"),
+    "conditional": Refused("", "compute both ways and select"),
+    "while": Refused("", "only loops of a known number of turns compile; unroll it"),
     "set-dimension-size": Refused(
         "NCC_EMOD025", "sizes that change at run time do not compile; every size must be fixed"
     ),
-    "infeed": Refused(_NO_OPERATOR, "a module can only take parameters"),
-    "outfeed": Refused(_NO_OPERATOR, "a module can only give results"),
+    "infeed": Refused("", "a module can only take parameters"),
+    "outfeed": Refused("", "a module can only give results"),
     "sort": Refused("NCC_EVRF029", "Trainium 2 does not sort", ("trn2",)),
     "erf": Refused("", "no list of Neuron's has it; write it with the exponential function"),
     "logistic": Refused("", "no list of Neuron's has it; write it with the hyperbolic tangent"),
@@ -64,8 +64,8 @@ REFUSED_TYPES: dict[str, tuple[str, str]] = {
     "f8e4m3fnuz": ("NCC_EVRF005", "this float of 8 bits does not exist there"),
     "f8e5m2fnuz": ("NCC_EVRF005", "this float of 8 bits does not exist there"),
     "f8e4m3b11fnuz": ("NCC_EVRF005", "this float of 8 bits does not exist there"),
-    "s64": ("NCC_EVRF035", "integers of 64 bits are cut to 32; use int32"),
-    "u64": ("NCC_ESFH002", "integers of 64 bits are cut to 32; use uint32"),
+    "s64": ("", "integers of 64 bits are cut to 32; use int32"),
+    "u64": ("", "integers of 64 bits are cut to 32; use uint32"),
     "s4": ("NCC_ESPP004", "integers of 4 bits do not exist there"),
     "u4": ("NCC_ESPP004", "integers of 4 bits do not exist there"),
     "f4e2m1fn": ("NCC_ESPP004", "floats of 4 bits do not exist there"),

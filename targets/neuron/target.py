@@ -9,7 +9,7 @@ from compiler.lineage import lineage_of
 from compiler.model import Model
 from compiler.networks.families import refuse_network
 from compiler.recipe import Recipe, lengths_up_to
-from compiler.size import needed_tensors, processor_bytes
+from compiler.size import matrices_of, needed_tensors, processor_bytes, vector_weights
 from compiler.stages.stage import Stage
 from compiler.target import Target
 from compiler.task import ENCODING, GENERATION, tasks_of
@@ -17,8 +17,10 @@ from compiler.task import ENCODING, GENERATION, tasks_of
 NAME = "neuron"
 SCHEMES = ("fp32", "bf16")
 DEVICES = ("inf2", "trn1", "trn2")
-# Cores that share a language model, as whole machines have them.
-_RANKS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+# Cores that can share a language model. Trainium's runtime takes 1, 2, 8, 16 or multiples of 32 (optimum-neuron#619); an
+# Inferentia2 machine has 24 at most.
+_RANKS = {"inf2": (2, 3, 4, 6, 8, 12, 24), "trn1": (2, 8, 16, 32), "trn2": (2, 8, 16, 32)}
+_ALL_RANKS = sorted({each for ranks in _RANKS.values() for each in ranks})
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _BYTES = {"fp32": 4, "bf16": 2}
 _LONGEST_CONTEXT = 2048
@@ -45,10 +47,10 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
         return "it is shared among one number of cores; give one +tp."
     if model.is_decoder and shapes.batch != 1:
         return f"language models are lowered for one text at a time, and the recipe asks for {shapes.batch}."
-    return refuse_network(model) or _refuse_ranks(model, ranks_of(recipe))
+    return refuse_network(model) or _refuse_ranks(model, ranks_of(recipe), recipe.variant or DEVICES[0])
 
 
-def _refuse_ranks(model: Model, ranks: int) -> str | None:
+def _refuse_ranks(model: Model, ranks: int, device: str) -> str | None:
     if ranks == 1:
         return None
     if not model.is_decoder:
@@ -59,10 +61,12 @@ def _refuse_ranks(model: Model, ranks: int) -> str | None:
     kv_heads = kv_heads or heads
     if not (isinstance(heads, int) and isinstance(kv_heads, int) and isinstance(wide, int)):
         return "its config.json does not tell how many heads it has."
-    possible = [each for each in _RANKS if _shareable(heads, kv_heads, wide, each)]
+    possible = [each for each in _RANKS[device] if _shareable(heads, kv_heads, wide, each)]
     if ranks in possible:
         return None
     told = ", ".join(f"+tp{each}" for each in possible) or "one core alone"
+    if ranks not in _RANKS[device]:
+        return f"{device} takes {', '.join(map(str, _RANKS[device]))} cores at once, not {ranks}. What can: {told}."
     return (
         f"{ranks} cores cannot share its {heads} heads of queries, {kv_heads} of keys and {wide} channels between the layers "
         f"evenly. What can: {told}."
@@ -85,11 +89,21 @@ def _prefill_of(context: int) -> int:
 
 
 def nbytes(model: Model, recipe: Recipe) -> int:
-    """Bytes of the package, told from shapes: weights (of each rank, what all have counted once), modules, tokenizer."""
-    weights = sum(_BYTES[recipe.scheme.name] * tensor.elements for tensor in needed_tensors(model))
+    """Bytes of the package, told from shapes: weights of each rank, rotary tables, modules, tokenizer."""
+    each, ranks = _BYTES[recipe.scheme.name], ranks_of(recipe)
+    matrices = matrices_of(model) if model.is_decoder else ()
+    cut = sum(matrix.elements for matrix in matrices if matrix.place not in ("embedding", "head"))
+    tables = sum(matrix.elements for matrix in matrices if matrix.place == "embedding")
+    head = sum(matrix.elements for matrix in matrices if matrix.place == "head") or tables
     layers = model.config.get("num_hidden_layers") or 1
     graphs = 2 if model.is_decoder else len(_lengths(model, recipe))
-    return weights + graphs * layers * _OPERATORS_A_LAYER * _OPERATOR_BYTES + processor_bytes(model)
+    modules = graphs * layers * _OPERATORS_A_LAYER * _OPERATOR_BYTES + processor_bytes(model)
+    if not model.is_decoder:
+        return sum(each * tensor.elements for tensor in needed_tensors(model)) + modules
+    heads_shared = ranks > 1 and model.geometry.vocabulary % ranks == 0
+    rotary = 2 * 4 * context_of(model, recipe) * model.geometry.head_dim
+    held = each * (cut + ranks * tables + (head if heads_shared else ranks * head))
+    return held + ranks * (4 * vector_weights(model) + rotary) + modules
 
 
 def _lengths(model: Model, recipe: Recipe) -> list[int]:
@@ -125,7 +139,7 @@ TARGET = Target(
     refuse=refuse,
     nbytes=nbytes,
     # +lengths: an encoder takes texts of several lengths, not of one. +tpN: N cores share a language model.
-    options=("lengths", *(f"tp{ranks}" for ranks in _RANKS)),
+    options=("lengths", *(f"tp{ranks}" for ranks in _ALL_RANKS)),
     variants=DEVICES,
     finish="targets.neuron.finish:finish",
 )

@@ -6,8 +6,10 @@ most frameworks exactly one.
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,20 +19,14 @@ from compiler.errors import UnusableInput
 
 NAME = "model.tar.gz"
 _MOST_MEMBERS, _MOST_BYTES = 10_000, 16 << 30
-_MODE = 0o644
+_MODE, _LONGEST = 0o644, 255
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many files of which endings a framework wants, in words of Neo's own messages.
-
-    Attributes:
-        endings: one file of each; alternatives stand behind one another with a bar.
-        folder: a folder of this name must be there too, or None.
-    """
+    """The endings of which a framework wants a file each; alternatives stand behind one another with a bar."""
 
     endings: tuple[str, ...]
-    folder: str | None = None
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -55,19 +51,37 @@ def list_members(file: Path) -> dict[str, int]:
         UnusableInput: it is no .tar.gz, has a member that leaves its folder or is no plain file, or is beyond the limits.
     """
     found: dict[str, int] = {}
+    seen: set[str] = set()
     try:
+        _require_whole(file)
         with tarfile.open(file, "r:gz") as archive:
             for member in archive:
                 _require_plain(member, file)
+                name = member.name.removeprefix("./").rstrip("/")
+                if name in seen or any(len(part.encode()) > _LONGEST for part in PurePosixPath(name).parts):
+                    raise UnusableInput(
+                        f"The archive {file.name} has the member {name!r:.80} twice, or with too long a name."
+                    )
+                seen.add(name)
                 if member.isfile():
-                    found[member.name.removeprefix("./")] = member.size
-                if len(found) > _MOST_MEMBERS or sum(found.values()) > _MOST_BYTES:
+                    found[name] = member.size
+                if len(seen) > _MOST_MEMBERS or len(found) > _MOST_MEMBERS or sum(found.values()) > _MOST_BYTES:
                     raise UnusableInput(
                         f"The archive {file.name} has more than {_MOST_MEMBERS} files or {_MOST_BYTES >> 30} GiB. Refused."
                     )
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         raise UnusableInput(f"{file.name} is no whole .tar.gz archive. Make it again.") from error
     return found
+
+
+def _require_whole(file: Path) -> None:
+    """Read to the end, where a .gz tells the sum of all; tarfile stops before."""
+    taken = 0
+    with gzip.open(file) as stream:
+        while chunk := stream.read(1 << 22):
+            taken += len(chunk)
+            if taken > _MOST_BYTES + _MOST_MEMBERS * 1024:
+                raise UnusableInput(f"The archive {file.name} unpacks to more than {_MOST_BYTES >> 30} GiB. Refused.")
 
 
 def _require_plain(member: tarfile.TarInfo, file: Path) -> None:
@@ -117,7 +131,9 @@ def find_layout_faults(framework: str, names: Sequence[str]) -> Iterator[str]:
     if not seen:
         yield "The archive has no file that Neo sees."
         return
-    layout = LAYOUTS[framework]
+    layout = LAYOUTS.get(framework)
+    if layout is None:
+        return
     for ending in layout.endings:
         alternatives = ending.split("|")
         files = [name for name in seen if any(name.endswith(each) for each in alternatives)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from compiler.model import Model
+from compiler.model import Model, is_convolutional
 from compiler.networks.families import refuse_network
 from targets.neo.cloud.job import CompilationJob, TargetPlatform
 from targets.neo.cloud.tables import DEVICES, EDGE, PLATFORMS, Framework, find_device
 
 _CNN, _VIT, _TEXT = "image classification", "Vision Transformer", "Hugging Face"
-_TRANSFORMERS = ("vit", "deit", "beit", "dinov2", "swin")
+# Targets whose converters take other archives, inputs or results than those that are made and looked at here.
+_OTHERS = ("coreml", "amba_cv2", "amba_cv22", "amba_cv25", "jacinto_tda4vm", "sitara_am57x", "x86_win32", "x86_win64")
 _JETSON = {
     "jetson_nano": {"gpu-code": "sm_53", "trt-ver": "5.0.6", "cuda-ver": "10.0"},
     "jetson_tx1": {"gpu-code": "sm_53", "trt-ver": "6.0.1", "cuda-ver": "10.0"},
@@ -36,14 +37,20 @@ _PLATFORMS = {
     for architecture in architectures
     if accelerator != "NVIDIA"
 }
-VARIANTS = (*(device.name for device in DEVICES), *_PLATFORMS)
+VARIANTS = (*(device.name for device in DEVICES if device.name not in _OTHERS), *_PLATFORMS)
 
 
 def kind_of(model: Model) -> str:
     """What Neo's tables call such a model."""
     if model.takes != "image":
         return _TEXT
-    return _VIT if str(model.config.get("model_type")) in _TRANSFORMERS else _CNN
+    # A network of stages is convolutional; every other is a transformer (compiler/model.py).
+    return _CNN if is_convolutional(model.config) else _VIT
+
+
+def _framework(kind: str) -> str:
+    """What a kind of model is sent as: ONNX of 1.7 has no operators for transformers."""
+    return "ONNX" if kind == _CNN else "PYTORCH"
 
 
 def _rows(variant: str) -> tuple[Framework, ...]:
@@ -51,13 +58,19 @@ def _rows(variant: str) -> tuple[Framework, ...]:
     return device.frameworks if device is not None else EDGE
 
 
+def _takes(rows: tuple[Framework, ...], kind: str) -> bool:
+    return any(kind in row.models and row.name == _framework(kind) for row in rows)
+
+
 def refuse(variant: str, model: Model) -> str | None:
     """Why Neo does not compile a model for a variant; None when its tables say that it does."""
     kind, rows = kind_of(model), _rows(variant)
-    fitting = [row for row in rows if kind in row.models and row.name in ("PYTORCH", "ONNX")]
+    fitting = [row for row in rows if kind in row.models and row.name == _framework(kind)]
     if not fitting:
         taken = sorted({each for row in rows for each in row.models})
-        others = [f"@{device.name}" for device in DEVICES if any(kind in row.models for row in device.frameworks)]
+        others = [
+            f"@{device.name}" for device in DEVICES if device.name in VARIANTS and _takes(device.frameworks, kind)
+        ]
         also = f" They have it for {', '.join(others)}." if others else ""
         return (
             f"SageMaker Neo's tables have for {variant}: {', '.join(taken)}; and {model.name} is what they call {kind}.{also} "
@@ -71,7 +84,7 @@ def refuse(variant: str, model: Model) -> str | None:
 def choose(variant: str, model: Model) -> CompilationJob:
     """The newest framework that suits; its inputs are still to be told."""
     kind = kind_of(model)
-    framework = "ONNX" if kind == _CNN else "PYTORCH"
+    framework = _framework(kind)
     rows = [row for row in _rows(variant) if row.name == framework and kind in row.models]
     device = find_device(variant)
     version = rows[-1].versions[-1] if framework == "PYTORCH" else None

@@ -18,7 +18,7 @@ from typing import Any
 from compiler.digest import digest_file
 from compiler.errors import CheckFailed, UnusableInput, missing_extra
 from compiler.formats.json_file import read_object
-from compiler.package import Lowered, Package
+from compiler.package import Lowered, Package, Platform
 from compiler.records import from_json
 from compiler.stages.worker import Progress
 from targets.neo.cloud.archive import NAME, extract, list_members
@@ -34,6 +34,8 @@ _PENDING, _DONE = ("INPROGRESS", "STARTING", "STOPPING"), "COMPLETED"
 POLL = "EDGEC_NEO_POLL_SECONDS"
 _POLL_SECONDS = 5.0
 _LIBRARY_HEAD = 20
+# ELF's numbers of machines as Python's `platform` names them.
+_MACHINES = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64"}
 _CHUNK = 1 << 23
 _ADVICE = {
     "AccessDenied": "The role or your user has no rights for it; its policy must allow it.",
@@ -56,7 +58,12 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[
         CheckFailed: the job or the archive is none that Neo takes, the job failed, or what came back is something else.
     """
     settings = read_settings()
-    job = from_json(CompilationJob, read_object(folder / JOB))
+    try:
+        job = from_json(CompilationJob, read_object(folder / JOB))
+    except (ValueError, FileNotFoundError) as error:
+        raise UnusableInput(
+            f"{JOB} of {package.title} is missing or of another form. Build the package again."
+        ) from error
     require_accepted(job, folder / NAME, tuple(port.name for port in package.lowered.main.inputs))
     session = _session()
     digest = digest_file(folder / NAME)
@@ -65,7 +72,7 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[
     source, out = f"{settings.folder}/{name}/{NAME}", f"{settings.folder}/{name}/out"
     if faults := list(find_request_faults(name, settings.role, source, out, settings.seconds)):
         raise UnusableInput(f"This job cannot be asked for: {faults[0]}")
-    from boto3.exceptions import S3UploadFailedError
+    from boto3.exceptions import Boto3Error, S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -81,10 +88,12 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[
         raise _explained(error.__context__, package) from error
     except ClientError as error:
         raise _explained(error, package) from error
-    except BotoCoreError as error:
-        raise UnusableInput(f"AWS could not be asked about {package.title}: {_reason(error)}") from error
+    except (BotoCoreError, Boto3Error) as error:
+        raise UnusableInput(f"AWS could not be asked about {package.title} (job {name}): {_reason(error)}") from error
     require_compiled(job, folder / NAME, compiled)
-    return {"sagemaker-neo": f"{job.framework} {job.version or ''}".strip()}, _with_graphs(package.lowered, compiled)
+    return {"sagemaker-neo": f"{job.framework} {job.version or ''}".strip()}, _with_graphs(
+        package.lowered, compiled, job
+    )
 
 
 def _session() -> Any:
@@ -92,8 +101,14 @@ def _session() -> Any:
         import boto3
     except ModuleNotFoundError as error:
         raise missing_extra("boto3", "aws") from error
-    session = boto3.session.Session()
-    if session.get_credentials() is None:
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        session = boto3.session.Session()
+        credentials = session.get_credentials()
+    except BotoCoreError as error:
+        raise UnusableInput(f"The AWS settings cannot be used: {_reason(error)} Nothing was sent.") from error
+    if credentials is None:
         raise UnusableInput(
             "There are no AWS credentials: not in the environment, not in ~/.aws, not of a machine of Amazon's. "
             "`aws configure` sets them up. Nothing was sent."
@@ -110,8 +125,8 @@ def _reason(error: Exception) -> str:
     kind = type(error).__name__
     if "Connect" in kind or "Timeout" in kind or "EndpointConnection" in kind:
         return "it cannot be reached from here. Is there a network, and is the region one of AWS's?"
-    if "Credential" in kind or "Token" in kind or "SSO" in kind:
-        return "your credentials cannot be used. `aws configure`, or aws sso login, sets them up anew."
+    if "Credential" in kind or "Token" in kind or "SSO" in kind or "Profile" in kind:
+        return "your profile or credentials cannot be used. `aws configure`, or aws sso login, sets them up anew."
     return f"botocore gave up ({kind}). --debug shows all of it."
 
 
@@ -120,7 +135,8 @@ def _explained(error: Any, package: Package) -> UnusableInput:
         return UnusableInput(f"AWS could not be given {package.title}: {_reason(error)}")
     told = error.response.get("Error", {})
     code = str(told.get("Code", "unknown"))
-    advice = _ADVICE.get(code, "AWS's words: " + " ".join(str(told.get("Message", "")).split())[:300])
+    words = " ".join(str(told.get("Message", "")).split())[:300]
+    advice = f"{_ADVICE.get(code, '')} AWS's words: {words}".strip()
     return UnusableInput(f"AWS refused {error.operation_name} for {package.title} ({code}). {advice}")
 
 
@@ -155,7 +171,11 @@ _MEANINGS = (
 def _failure(name: str, status: str, reason: str) -> str:
     words = " ".join(reason.split())[:400]
     if status == "STOPPED":
-        return f"The job {name} was stopped before its end; nothing was compiled. Start it again."
+        told = f" AWS's words: {words}" if words else ""
+        return (
+            f"The job {name} was stopped before its end, by hand or by its time limit (EDGEC_NEO_SECONDS); nothing was "
+            f"compiled.{told}"
+        )
     meaning = next((meaning for pattern, meaning in _MEANINGS if re.search(pattern, reason, re.IGNORECASE)), "")
     told = (
         f" AWS tells of it: {words}"
@@ -193,7 +213,7 @@ def require_compiled(job: CompilationJob, sent: Path, compiled: Path) -> None:
         CheckFailed: with the first reason.
     """
     files = {path.relative_to(compiled).as_posix(): path for path in compiled.rglob("*") if path.is_file()}
-    heads = {name: _head(path) for name, path in files.items() if name.endswith(".so")}
+    heads = {name: _head(path) for name, path in files.items() if name.endswith((".so", ".pt", ".pth"))}
     meta = next((path for name, path in files.items() if name.endswith(META)), None)
     told = meta.read_bytes() if meta is not None and meta.stat().st_size <= _MOST_META else None
     digests = {name: digest_file(path) for name, path in files.items()}
@@ -221,10 +241,12 @@ def _digests_of(archive: Path) -> dict[str, str]:
     return found
 
 
-def _with_graphs(lowered: Lowered, compiled: Path) -> Lowered:
+def _with_graphs(lowered: Lowered, compiled: Path, job: CompilationJob) -> Lowered:
     """The graph is what came back: its library, or the model of PyTorch's own runtime."""
     names = sorted(
         f"{_COMPILED}/{path.relative_to(compiled).as_posix()}" for path in compiled.rglob("*") if path.is_file()
     )
-    main = [name for name in names if name.endswith((".so", ".pth", ".pt", ".dll")) and "libdlr" not in name]
-    return replace(lowered, graphs=(replace(lowered.main, files=tuple(main or names[:1])),))
+    main = [name for name in names if name.endswith((".so", ".pth", ".pt")) and "libdlr" not in name]
+    platform = Platform("Linux", _MACHINES[job.machine]) if job.machine in _MACHINES else None
+    graph = replace(lowered.main, files=tuple(main or names[:1]))
+    return replace(lowered, graphs=(graph,), platform=platform)

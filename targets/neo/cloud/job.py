@@ -16,12 +16,13 @@ from targets.neo.cloud.tables import (
     ACCELERATORS,
     ARCHITECTURES,
     DEVICES,
+    EDGE,
+    ELF_OF,
     FRAMEWORKS,
     PLATFORMS,
     SYSTEMS,
     UNPUBLISHED,
     find_device,
-    frameworks_of,
 )
 
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
@@ -70,6 +71,14 @@ class CompilationJob:
         return json.dumps({name: list(shape) for name, shape in self.inputs.items()})
 
     @property
+    def machine(self) -> int:
+        """Of a library that comes back, as ELF numbers it; 0 where no page tells."""
+        if self.platform is not None:
+            return ELF_OF.get(self.platform.architecture, 0)
+        device = find_device(self.device) if self.device else None
+        return device.elf if device else 0
+
+    @property
     def title(self) -> str:
         """What it is for."""
         if self.platform is None:
@@ -114,16 +123,17 @@ def _of_framework(job: CompilationJob) -> Iterator[str]:
         yield f"{job.framework!r} is no framework of Neo's. There are: {', '.join(FRAMEWORKS)}."
         return
     device = find_device(job.device) if job.device else None
-    if device is not None:
-        rows = frameworks_of(device, job.framework)
+    if device is not None or job.platform is not None:
+        every = EDGE if device is None else device.frameworks
+        rows = [row for row in every if row.name == job.framework]
         if not rows:
-            known = ", ".join(sorted({each.name for each in device.frameworks}))
-            yield f"{device.name} takes no {job.framework}. It takes: {known}."
+            known = ", ".join(sorted({each.name for each in every}))
+            yield f"{job.title} takes no {job.framework}. It takes: {known}."
             return
         versions = tuple(version for row in rows for version in row.versions)
         if job.version is not None and job.version not in versions:
-            yield f"{device.name} takes {job.framework} {', '.join(versions)}, not {job.version}."
-        if job.version is not None and not device.versioned:
+            yield f"{job.title} takes {job.framework} {', '.join(versions)}, not {job.version}."
+        if job.version is not None and device is not None and not device.versioned:
             yield f"{device.name} takes no FrameworkVersion: Neo ends such jobs with a ValidationException. Leave it out."
     if job.version is not None and not (_VERSION.fullmatch(job.version) and 3 <= len(job.version) <= 10):
         yield f"{job.version!r} is no FrameworkVersion: it has the form 2.0."

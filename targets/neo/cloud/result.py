@@ -13,13 +13,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from targets.neo.cloud.job import CompilationJob
-from targets.neo.cloud.tables import ELF_OF, find_device
 
 _LIBRARIES = (".so", ".dll", ".dylib")
 _NOT_MODELS = ("libdlr.so", "dlr.dll", "libdlr.dylib")
 # JSON files that DLR does not take for a graph.
 _NO_GRAPHS = ("model-shapes.json", "hyperparams.json", "version.json")
-_ELF = b"\x7fELF"
+_ELF, _ZIP = b"\x7fELF", b"PK\x03\x04"
 _MACHINES = {3: "x86", 40: "32-bit ARM", 62: "x86-64", 183: "ARM64"}
 META = ".meta"
 
@@ -37,7 +36,7 @@ def find_result_faults(
         job: what was asked for.
         digests: SHA-256 of each file that came back, by name.
         sent: the same of what was sent.
-        heads: the first 20 bytes of each library.
+        heads: the first 20 bytes of each library and model.
         meta: the file that tells about the model, where there is one.
     """
     if not digests:
@@ -48,9 +47,15 @@ def find_result_faults(
         return
     if any(name.endswith((".pt", ".pth")) for name in digests):
         # Cloud targets of PyTorch get a model for PyTorch's own runtime back.
+        models = [name for name in digests if name.endswith((".pt", ".pth"))]
         unchanged = [name for name, digest in digests.items() if digest in sent.values()]
         if unchanged:
             yield f"{unchanged[0]} came back as it was sent: Neo did not compile it."
+        if len(models) > 1:
+            yield f"{len(models)} models came back: {', '.join(sorted(models))}; one was sent."
+        for name in models:
+            if not heads.get(name, b"").startswith(_ZIP):
+                yield f"{name} is no model of PyTorch's: it is no TorchScript file."
         return
     libraries = [name for name in digests if name.endswith(_LIBRARIES) and PurePosixPath(name).name not in _NOT_MODELS]
     graphs = [name for name in digests if name.endswith(".json") and PurePosixPath(name).name not in _NO_GRAPHS]
@@ -64,6 +69,8 @@ def find_result_faults(
             yield f"{len(files)} files could be the {what}: {', '.join(sorted(files))}. DLR refuses such a folder."
         elif len(files) < least:
             yield f"No {what} came back; there are: {', '.join(sorted(digests))}."
+    if executable and not any(name.endswith(META) for name in digests):
+        yield f"{executable[0]} came back without a {META} file, which DLR wants beside it."
     for name in libraries:
         yield from _of_library(job, name, heads.get(name, b""))
     if meta is not None:
@@ -78,8 +85,7 @@ def _of_library(job: CompilationJob, name: str, head: bytes) -> Iterator[str]:
         return
     order = "<" if head[5] == 1 else ">"
     (machine,) = struct.unpack(f"{order}H", head[18:20])
-    device = find_device(job.device) if job.device else None
-    wanted = ELF_OF[job.platform.architecture] if job.platform else device.elf if device else 0
+    wanted = job.machine
     if wanted and machine != wanted:
         yield (
             f"{name} is for {_MACHINES.get(machine, f'the machine {machine}')}, and {job.title} is "
@@ -91,9 +97,11 @@ def _of_meta(job: CompilationJob, data: bytes) -> Iterator[str]:
     """Names and shapes of inputs, where the file tells them; -1 and null are sizes that are free."""
     try:
         told: Any = json.loads(data)
-        inputs = [(each["name"], each["shape"]) for each in told["Model"]["Inputs"]]
+        inputs = [(str(each["name"]), each["shape"]) for each in told["Model"]["Inputs"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return
+    if missing := [name for name in job.inputs if name not in dict(inputs)]:
+        yield f"The compiled model does not have the input {missing[0]}, which was asked for."
     for name, shape in inputs:
         if name not in job.inputs:
             yield f"The compiled model has the input {name!r:.80}; asked for were: {', '.join(job.inputs)}."

@@ -128,8 +128,3 @@ TORCHSCRIPT_VERSIONS = {"1.7": 6, "1.8": 6, "1.9": 6, "1.12": 10, "1.13": 10, "2
 def find_device(name: str) -> Device | None:
     """The device of that name; None where no page has it."""
     return next((device for device in DEVICES if device.name == name), None)
-
-
-def frameworks_of(device: Device, name: str) -> tuple[Framework, ...]:
-    """The rows of a framework for a device."""
-    return tuple(each for each in device.frameworks if each.name == name)

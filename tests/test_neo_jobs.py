@@ -1,0 +1,268 @@
+"""SageMaker Neo's jobs under moto, which imitates S3 and SageMaker: the whole way, and every way that it can end."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import tiny
+from botocore.awsrequest import AWSResponse
+from conftest import Run
+from moto import mock_aws
+from moto.backends import get_backend
+
+import edgec
+from compiler.errors import CheckFailed, EdgecError, UnusableInput
+from compiler.package import check_files
+from targets.neo.cloud import drive
+from targets.neo.cloud.archive import NAME, extract
+from targets.neo.cloud.job import CompilationJob
+from targets.neo.cloud.result import find_result_faults
+
+_ACCOUNT, _REGION = "123456789012", "us-east-1"
+_ROLE = f"arn:aws:iam::{_ACCOUNT}:role/neo"
+_TEXT = {"attention_mask": (1, 32), "input_ids": (1, 32), "token_type_ids": (1, 32)}
+_JOB = CompilationJob("PYTORCH", "2.0", _TEXT, device="ml_c5", options={"dtype": "int64"})
+_ELF = b"\x7fELF\x02\x01\x01" + b"\0" * 9 + struct.pack("<HH", 3, 62)
+
+
+@pytest.fixture(scope="module")
+def built(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("neo-jobs")
+    bert = tiny.save_encoder("bert", minilm_folder, out / "bert")
+    words = ("-r", "neo:fp32@ml_c5", "--sequence-length", 32, "-o", out / "bert-out")
+    done = edgec_here("build", bert, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def _archive(file: Path, members: Mapping[str, bytes]) -> Path:
+    with tarfile.open(file, "w:gz") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return file
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "tEsTiNg-9f8e7d", "AWS_DEFAULT_REGION": _REGION,
+        "EDGEC_S3": "s3://models/edgec", "EDGEC_SAGEMAKER_ROLE": _ROLE, drive.POLL: "0",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        storage = boto3.client("s3")
+        storage.create_bucket(Bucket="models")
+        yield storage
+
+
+def _compiled(machine: int = 62, others: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    library = _ELF[:18] + struct.pack("<H", machine) + b"\0" * 40
+    meta = {
+        "Model": {"Inputs": [{"name": name, "dtype": "int64", "shape": list(shape)} for name, shape in _TEXT.items()]}
+    }
+    return {
+        "compiled.so": library, "compiled_model.json": b"{}", "compiled.params": b"p",
+        "compiled.meta": json.dumps(meta).encode(), "libdlr.so": library, "manifest": b"m", **(others or {}),
+    }  # fmt: skip
+
+
+def _meta(name: str, length: int) -> bytes:
+    inputs = [{"name": each, "shape": list(shape)} for each, shape in _TEXT.items() if each != "input_ids"]
+    own = {"name": name, "shape": [1, length]}
+    return json.dumps(
+        {"Model": {"Inputs": [*inputs, own, *([] if name == "input_ids" else [{"name": "input_ids", "shape": None}])]}}
+    ).encode()
+
+
+def _neo_gives(members: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, storage: Any) -> None:
+    """What moto leaves out: the compiled archive in S3, when the job is asked about."""
+    real = drive._wait
+
+    def wait(service: Any, name: str, settings: Any, on_progress: Any) -> Any:
+        told = dict(real(service, name, settings, on_progress))
+        archive = _archive(tmp_path / "neo.tar.gz", members)
+        key = f"edgec/{name}/out/model-ml_c5.tar.gz"
+        storage.upload_file(str(archive), "models", key)
+        return {**told, "ModelArtifacts": {"S3ModelArtifacts": f"s3://models/{key}"}}
+
+    monkeypatch.setattr(drive, "_wait", wait)
+
+
+def _finish(built: Path, tmp_path: Path) -> edgec.Package:
+    folder = built / "bert-out" / "neo-fp32-ml_c5"
+    return edgec.finish(folder, tmp_path / "out", on_progress=lambda done, total: None)
+
+
+def test_the_whole_way(built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    finished = _finish(built, tmp_path)
+    check_files(finished)
+    assert finished.lowered.unfinished is None and finished.tools["sagemaker-neo"] == "PYTORCH 2.0"
+    assert finished.lowered.main.files == ("compiled/compiled.so",)
+    assert not (finished.folder / "compiled" / "compiled.so").stat().st_mode & 0o111
+    sent = [each["Key"] for each in aws.list_objects_v2(Bucket="models")["Contents"]]
+    assert any(key.endswith(f"/{NAME}") for key in sent)
+    jobs = get_backend("sagemaker")[_ACCOUNT][_REGION].compilation_jobs
+    (job,) = jobs.values()
+    assert job.input_config is not None and job.output_config is not None
+    assert job.output_config["TargetDevice"] == "ml_c5" and job.input_config["FrameworkVersion"] == "2.0"
+    for name in finished.files:
+        assert b"tEsTiNg-9f8e7d" not in (finished.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({}, "compiled nothing|empty archive"),
+        (_compiled(183), "is for ARM64, and ml_c5 is x86-64"),
+        ({"compiled.so": b"MZ" * 20, "compiled_model.json": b"{}", "compiled.params": b"p"}, "no ELF file"),
+        ({name: data for name, data in _compiled().items() if name != "compiled.params"}, "No file of parameters"),
+        (_compiled(others={"other.so": _ELF + b"\0" * 40}), "2 files could be the library"),
+        (_compiled(others={"extra.json": b"{}"}), "2 files could be the graph"),
+        (_compiled(others={"compiled.meta": _meta("input_ids", 64)}), "asked for was"),
+        (_compiled(others={"compiled.meta": _meta("ids", 32)}), "has the input 'ids'"),
+        (_compiled(others={"../evil": b"x"}), "leaves its folder"),
+    ],
+)  # fmt: skip
+def test_what_came_back_is_looked_at(
+    members: Mapping[str, bytes], words: str, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _neo_gives(members, monkeypatch, tmp_path, aws)
+    with pytest.raises(EdgecError, match=words):
+        _finish(built, tmp_path)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_input_that_is_given_back_is_no_compiled_model(
+    built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    extract(built / "bert-out" / "neo-fp32-ml_c5" / NAME, tmp_path / "sent")
+    _neo_gives({"model.pth": (tmp_path / "sent" / "model.pth").read_bytes()}, monkeypatch, tmp_path, aws)
+    with pytest.raises(CheckFailed, match="gave back the files that it was sent"):
+        _finish(built, tmp_path)
+
+
+def test_pytorch_that_came_back_changed_is_taken() -> None:
+    digests = {"model.pth": hashlib.sha256(b"new").hexdigest()}
+    assert not list(find_result_faults(_JOB, digests, {"model.pth": "old"}, {"model.pth": b"PK\x03\x04"}, None))
+    assert list(find_result_faults(_JOB, digests, {"model.pth": "old"}, {"model.pth": b"junk"}, None))
+    assert list(find_result_faults(_JOB, {"a.pth": "x", "b": "y"}, {"a.pth": "x"}, {}, None))
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "words"),
+    [
+        ("FAILED", "ClientError: InputConfiguration: TVM cannot convert the PyTorch model.", "by these shapes"),
+        ("FAILED", "The following operators are not implemented: {'aten::foo'}", "lacks an operator"),
+        ("FAILED", "ServerError: There was an internal server error", "fault of AWS"),
+        ("FAILED", "", "tells no reason"),
+        ("STOPPED", "", "was stopped"),
+    ],
+)
+def test_a_job_that_ends_otherwise_says_why(
+    status: str, reason: str, words: str, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = drive._wait
+
+    def wait(service: Any, name: str, settings: Any, on_progress: Any) -> Any:
+        job = get_backend("sagemaker")[_ACCOUNT][_REGION].compilation_jobs[name]
+        job.compilation_job_status, job.failure_reason = status, reason
+        return real(service, name, settings, on_progress)
+
+    monkeypatch.setattr(drive, "_wait", wait)
+    with pytest.raises(CheckFailed, match=words):
+        _finish(built, tmp_path)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def _answers(monkeypatch: pytest.MonkeyPatch, operation: str, code: str, times: int) -> list[int]:
+    """Let AWS answer so many calls of an operation with an error; how many were made."""
+    made: list[int] = []
+    real = drive._session
+
+    class _Raw(io.BytesIO):
+        def stream(self, **_: Any) -> Iterator[bytes]:
+            yield self.read()
+
+    def answer(request: Any, **_: Any) -> AWSResponse | None:
+        made.append(1)
+        if len(made) > times:
+            return None
+        body = json.dumps({"__type": code, "message": "no"}).encode()
+        return AWSResponse(request.url, 400, {"Content-Type": "application/x-amz-json-1.1"}, _Raw(body))
+
+    def session() -> Any:
+        made_session = real()
+        made_session.events.register(f"before-send.sagemaker.{operation}", answer)
+        return made_session
+
+    monkeypatch.setattr(drive, "_session", session)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("AccessDeniedException", "no rights for it"),
+        ("ExpiredTokenException", "have expired"),
+        ("UnrecognizedClientException", "not those of an AWS account"),
+        ("ResourceLimitExceeded", "as many jobs as it may"),
+        ("ValidationException", "AWS's words: no"),
+    ],
+)
+def test_what_aws_refuses_is_told(
+    code: str, words: str, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _answers(monkeypatch, "CreateCompilationJob", code, 100)
+    with pytest.raises(UnusableInput, match=words) as refused:
+        _finish(built, tmp_path)
+    assert code in str(refused.value) and "CreateCompilationJob" in str(refused.value)
+
+
+def test_throttling_is_waited_for(built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    made = _answers(monkeypatch, "DescribeCompilationJob", "ThrottlingException", 2)
+    assert _finish(built, tmp_path).lowered.unfinished is None and len(made) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("EDGEC_S3", "", "No bucket is named"),
+        ("EDGEC_S3", "models", "No bucket is named"),
+        ("EDGEC_SAGEMAKER_ROLE", "", "No role is named"),
+        ("EDGEC_SAGEMAKER_ROLE", "neo", "no ARN of a role"),
+        ("AWS_DEFAULT_REGION", "", "No AWS region"),
+        ("EDGEC_NEO_SECONDS", "soon", "as a whole number"),
+        ("EDGEC_S3", "s3://elsewhere/x", "NoSuchBucket|no such bucket"),
+    ],
+)
+def test_what_the_users_settings_lack_is_told(
+    name: str, value: str, words: str, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(EdgecError, match=words):
+        _finish(built, tmp_path)
+
+
+def test_without_credentials_nothing_is_sent(built: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("EDGEC_S3", "s3://models/edgec")
+    monkeypatch.setenv("EDGEC_SAGEMAKER_ROLE", _ROLE)
+    with pytest.raises(UnusableInput, match="no AWS credentials"):
+        _finish(built, tmp_path)
