@@ -69,6 +69,13 @@ PROCESSOR_FILES = (
 )  # fmt: skip
 
 
+def copy_chat_files(model: Model, folder: Path) -> None:
+    """Copy how a language model generates, and its chat template, where they have files of their own."""
+    for name in ("generation_config.json", "chat_template.jinja"):
+        if (model.folder / name).is_file():
+            shutil.copyfile(model.folder / name, folder / name)
+
+
 def _copy_processor(model: Model, folder: Path) -> None:
     """Copy config, tokenizer and image processor, so that the package can be used without the model."""
     for name in PROCESSOR_FILES:

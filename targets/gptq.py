@@ -13,7 +13,7 @@ import numpy as np
 from compiler.formats.codes import QuantizedTensor, list_quantized, read_quantized
 from compiler.formats.gptq import BITS, config_of, pack_tensor, write_config
 from compiler.formats.safetensors import TensorInfo, find_tensors, read_bytes, write_tensors
-from compiler.lineage import lineage_of, model_of, write_lineage
+from compiler.lineage import copy_chat_files, lineage_of, model_of, write_lineage
 from compiler.model import Model
 from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights
 from compiler.quantize.plan import CODES, IN_BLOCK, experts_of, plan_codes, refuse_rows, with_tables_kept
@@ -114,9 +114,7 @@ def pack(
     read = model_of(Path(model), lineage)
     write_lineage(read, lineage, folder, processor=True)
     write_config(dict(read.config), config_of(bits, group_size, symmetric, damping, form), folder)
-    for name in ("generation_config.json", "chat_template.jinja"):
-        if (Path(model) / name).is_file():
-            shutil.copyfile(Path(model) / name, folder / name)
+    copy_chat_files(read, folder)
     shutil.copyfile(Path(codes) / "layers.json", folder / "layers.json")
     inputs = (Port("input_ids", "int64", ("batch", "sequence")),)
     outputs = (Port("logits", "float32", ("batch", "sequence", read.geometry.vocabulary)),)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
@@ -13,7 +12,7 @@ import torch
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, types
 
-from compiler.lineage import about, model_of, write_lineage
+from compiler.lineage import about, copy_chat_files, model_of, write_lineage
 from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.decoder import Decoder, Tables, cache_shapes
 from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
@@ -51,9 +50,7 @@ def lower_decoder(
     folder = Path(out)
     source = model_of(Path(model), lineage)
     write_lineage(source, lineage, folder, processor=True)
-    for name in ("generation_config.json", "chat_template.jinja"):
-        if (Path(model) / name).is_file():
-            shutil.copyfile(Path(model) / name, folder / name)
+    copy_chat_files(source, folder)
     family = decoder_family(source)
     config = describe_decoder(source, family, context_length)
     tables = rotary_tables(source, family, config)

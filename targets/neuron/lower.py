@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from compiler.formats.hlo import parse_module, results_of
-from compiler.lineage import model_of, write_lineage
+from compiler.lineage import copy_chat_files, model_of, write_lineage
 from compiler.networks.configs import DecoderConfig, Part
 from compiler.networks.decoder import Decoder
 from compiler.networks.decoder_family import decoder_sources, describe_decoder, rotary_tables
@@ -75,9 +74,7 @@ def lower_decoder(
     """Write the modules `prefill` and `decode`, which all ranks run, and the weights of each rank."""
     folder, source = Path(out), model_of(Path(model), lineage)
     write_lineage(source, lineage, folder, processor=True)
-    for name in ("generation_config.json", "chat_template.jinja"):
-        if (Path(model) / name).is_file():
-            shutil.copyfile(Path(model) / name, folder / name)
+    copy_chat_files(source, folder)
     family = decoder_family(source)
     config = describe_decoder(source, family, context_length)
     tables, part, cut = rotary_tables(source, family, config), Part(0, config.layers, True, True), cut_of(config, ranks)
