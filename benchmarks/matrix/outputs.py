@@ -20,6 +20,7 @@ def row_of(result: Result) -> dict[str, Any]:
     predicted = found.predicted if found else None
     return {
         "model": result.cell.model,
+        "model_name": found.model if found else result.cell.model.rpartition("/")[2],
         "recipe": result.cell.recipe,
         "device": result.cell.device,
         "status": result.status,
@@ -63,7 +64,7 @@ def _write_parquet(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    texts = ("model", "recipe", "device", "status", "reason", "package", "verdict", "quality")
+    texts = ("model", "model_name", "recipe", "device", "status", "reason", "package", "verdict", "quality")
     flags = ("emulated", "computes_the_same")
     kinds = {name: pyarrow.string() for name in texts} | {name: pyarrow.bool_() for name in flags}
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in rows[0]])

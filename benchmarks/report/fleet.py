@@ -26,8 +26,14 @@ def fleet_sections(rows: Sequence[Row]) -> list[tuple[str, list[Any], str]]:
         own = [row for row in rows if row["model"] == model]
         charts = [chart for key, title in _SPEEDS if (chart := heat_map(own, key, title)) is not None]
         charts += [chart for each in _PREDICTED if (chart := predicted_chart(own, *each)) is not None]
-        sections.append((f"{model.rpartition('/')[2]} on the fleet", charts, _cells_table(own)))
+        sections.append((f"{name_of(own)} on the fleet", charts, _cells_table(own)))
     return sections
+
+
+def name_of(rows: Sequence[Row]) -> str:
+    """What a model calls itself, where a cell of it was measured; else its folder's name."""
+    measured = (row["model_name"] for row in rows if row["status"] == "measured")
+    return str(next(measured, rows[0]["model_name"]))
 
 
 def heat_map(rows: Sequence[Row], key: str, title: str) -> Any | None:

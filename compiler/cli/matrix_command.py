@@ -70,9 +70,11 @@ def command(file: Path, out: Path, cluster: str | None, store: str | None, as_js
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
+    from benchmarks.report.fleet import name_of
+
     for model in dict.fromkeys(row["model"] for row in rows):
-        cells = []
-        for row in (each for each in rows if each["model"] == model):
+        cells, own = [], [row for row in rows if row["model"] == model]
+        for row in own:
             speed = next((f"{row[key]:.1f} {unit}" for key, unit in _SPEEDS if row[key] is not None), "-")
             word = "emulated" if row["emulated"] else row["verdict"] or row["status"]
             expected = row["predicted_tok_per_s"]
@@ -89,7 +91,7 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
                 ]
             )
         titles = ["recipe", "device", "measured", "speed", "predicted", "peak memory", "predicted", "quality"]
-        print_table(model.rpartition("/")[2], titles, cells)
+        print_table(name_of(own), titles, cells)
     for row in rows:
         if row["computes_the_same"] is False:
             far = f"{row['distance']:.2g}, at most {row['most_distance']:.2g}"
