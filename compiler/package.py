@@ -306,9 +306,6 @@ def read_package(folder: Path) -> Package:
         raise UnusableInput(f"{MANIFEST} of {folder.name} has a name with control characters. Refused.")
     if not package.lowered.graphs or not all(graph.files for graph in package.lowered.graphs):
         raise UnusableInput(f"{MANIFEST} of {folder.name} names nothing that can be run. Build it again.")
-    for graph in package.lowered.graphs:
-        if not re.fullmatch(r"[A-Za-z_][\w-]{0,80}", graph.name):
-            raise UnusableInput(f"{MANIFEST} of {folder.name} names a graph {graph.name!r:.80}. Refused.")
     for name in (*package.files, *(file for graph in package.lowered.graphs for file in graph.files)):
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:

@@ -297,4 +297,5 @@ def test_half_precision_and_shards_are_read(smollm2: Model, edgec_here: Run, tmp
         "coreml": True,
         "tflite": True,
         "neo": False,
+        "neuron": True,
     }

@@ -66,7 +66,7 @@ def test_what_the_wrapper_does_not_fit_is_refused(packages: Path, edgec: Run, tm
     changed = shutil.copytree(packages / "decoder" / "coreml-fp16", tmp_path / "changed")
     manifest = (changed / "package.json").read_text()
     for old, new, words in (
-        ('"runtime": "coreml"', '"runtime": "onnxruntime"', ("onnxruntime", "none")),
+        ('"runtime": "coreml"', '"runtime": "onnxruntime"', ("onnxruntime", "does not write for")),
         ('"variant": null', '"variant": "ios17"', ("states", "iOS 18")),
     ):
         assert old in manifest

@@ -26,7 +26,7 @@ from targets.neo import kernels
 from targets.neo.machines import VARIANTS, Machine, machine_of
 from targets.neo.schedules import schedule
 
-_KINDS = ("bert", "bert-classify", "bert-answers", "bert-tokens", "bert-mask", "distilbert", "roberta", "vit")
+_KINDS = ("bert-classify", "bert-answers", "bert-mask", "roberta", "vit")
 _AVX2 = Machine("Linux", "x86_64", {"kind": "llvm", "mcpu": "x86-64-v3"}, 8, 4, 24)
 
 

@@ -112,7 +112,9 @@ def test_a_real_run_builds_measures_and_goes_on(tiny_models: Path, edgec_here: R
     )
     done = edgec_here(*words, "--json")
     told = json.loads(done.stdout)
-    assert len(told["trials"]) == 1 and told["ended"] == "the budget is used up", done.stderr
+    # Which of both it is depends on how fast this machine is.
+    ends = ("the budget is used up", "none that is left can be better")
+    assert len(told["trials"]) == 1 and told["ended"] in ends, done.stderr
     first = told["trials"][0]["result"]
     again = json.loads(edgec_here(*words, "--json").stdout)
     if first["status"] == "measured":

@@ -31,8 +31,9 @@ def command(package: Path, system: str | None, out: Path, trust: bool, as_json: 
     """Put PACKAGE into what an app, a board or AWS takes: a Swift package, an Android library, a container, an endpoint."""
     read = read_package(package)
     check_files(read)
+    chosen = _choose(read, system)
     require_trusted(read, trust)
-    fill = importlib.import_module(_choose(read, system).module).fill_kit
+    fill = importlib.import_module(chosen.module).fill_kit
     files = write_kit(read, out, fill)
     if as_json:
         print_json({"folder": str(out), "files": files})

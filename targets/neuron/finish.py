@@ -36,6 +36,11 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[
         )
     device = recipe_from_full(package.recipe_full).variant or DEVICES[0]
     graphs = [graph.name for graph in package.lowered.graphs]
+    # They are names of files, and words of a command.
+    if odd := [name for name in graphs if not re.fullmatch(r"[A-Za-z]\w{0,80}", name)]:
+        raise UnusableInput(
+            f"{package.title} has a graph {odd[0]!r:.80}, which no module of edgec's is called. Refused."
+        )
     for number, graph in enumerate(graphs):
         on_progress(number, len(graphs))
         _compile(program, folder, graph, device, package.title)
