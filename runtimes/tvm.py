@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.package import Package
 from runtimes.session import EncodingSession
 
@@ -37,9 +39,16 @@ class TvmSession:
         self._inputs = {port.name: port.dtype for port in package.lowered.main.inputs}
         self.input_names = tuple(self._inputs)
         self._output_names = tuple(port.name for port in package.lowered.main.outputs)
+        config = package.folder / "config.json"
+        rows = read_object(config).get("vocab_size") if config.is_file() else None
+        self._rows = rows if isinstance(rows, int) else None
         self.fixed_sequence_length = self.longest_sequence = package.lowered.shapes.longest_sequence
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        ids = inputs.get("input_ids")
+        if ids is not None and self._rows is not None and not 0 <= ids.min() <= ids.max() < self._rows:
+            # TVM looks up what lies behind a table without asking.
+            raise UnusableInput(f"A token has the id {ids.max()}, and the model's table has {self._rows:,} rows.")
         arguments = [
             tvm.runtime.tensor(np.ascontiguousarray(inputs[name], dtype)) for name, dtype in self._inputs.items()
         ]
