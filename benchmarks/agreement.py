@@ -89,7 +89,8 @@ def compare_devices(
     found = []
     for number, (package, limit) in enumerate(zip(packages, limits, strict=True)):
         workload = replace(_WORKLOAD, threads=threads)
-        own = _outputs(package, here, workload) if is_usable(package) else _expected(package, workload)
+        held_to = THIS_MACHINE if is_usable(package) else FP32_MODEL
+        own = _outputs(package, here, workload) if held_to == THIS_MACHINE else _expected(package, workload)
         other = _outputs(package, there, workload)
         if {name: each.shape for name, each in own.items()} != {name: each.shape for name, each in other.items()}:
             raise UnusableInput(
@@ -99,7 +100,6 @@ def compare_devices(
         largest = float(np.max([np.abs(other[name] - own[name]).max(initial=0.0) for name in own]))
         figure = kind.stored.figure if kind.stored else "relative error"
         distance = float(np.maximum(0.0, kind.apart(own, other)))
-        held_to = THIS_MACHINE if is_usable(package) else FP32_MODEL
         found.append(Agreement(package.title, device, figure, distance, limit, largest, held_to))
         on_progress(number + 1, len(packages))
     return found

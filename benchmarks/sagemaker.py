@@ -41,6 +41,10 @@ def measure_sagemaker(
     Raises:
         UnusableInput: no credentials or region; it refuses, breaks off, or answers nonsense.
     """
+    if not name or asked.model is not None:
+        raise UnusableInput(
+            "Write sagemaker:NAME of the endpoint, without --endpoint-model: an endpoint has its model."
+        )
     client, run = _client(asked.concurrency), secrets.token_hex(3)
     streams = _streams(client, name, run)
     began, answers = time.perf_counter(), []

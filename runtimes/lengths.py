@@ -1,8 +1,9 @@
-"""Encoders that take inputs of a few lengths: an input is padded to the next of them, and the result is cut."""
+"""Graphs that take inputs of a few lengths: an encoder's input is padded to the next of them, and the result is cut; a
+language model's text is taken in chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,3 +37,18 @@ def run_padded(run: Callable[[Arrays, int], Mapping[str, Any]], inputs: Arrays, 
     return {
         name: value[:, :tokens] if value.ndim == 3 or name in _BY_TOKEN else value for name, value in outputs.items()
     }
+
+
+def chunk_length(left: int, position: int, lengths: Collection[int], context: int) -> int:
+    """How many tokens a language model's next graph takes, where `left` of a text are left: its most, or one at a time.
+
+    What fills a chunk up must not go beyond the cache: it would be written over tokens before it.
+    """
+    most = max(lengths)
+    return most if left > 1 and position + most <= context else min(lengths)
+
+
+def require_room(tokens: int, context: int) -> None:
+    """Raise UnusableInput where so many tokens do not fit a cache of `context` positions."""
+    if tokens > context:
+        raise UnusableInput(f"{tokens} tokens do not fit the package's context of {context}.")

@@ -22,7 +22,7 @@ from compiler.formats.hlo import aliases_of, parameters_of, read_module, require
 from compiler.formats.safetensors import TensorInfo, list_tensors
 from compiler.package import Graph, Package
 from compiler.task import GENERATION, find_task
-from runtimes.lengths import run_padded
+from runtimes.lengths import chunk_length, require_room, run_padded
 from runtimes.session import EncodingSession, GenerationSession
 from runtimes.text import HuggingFaceText
 
@@ -212,16 +212,10 @@ class DecoderSession:
         return HuggingFaceText(self._folder)
 
     def _take(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        if self._position + len(token_ids) > self.context_length:
-            raise UnusableInput(
-                f"{self._position + len(token_ids)} tokens do not fit the package's context of {self.context_length}."
-            )
+        require_room(self._position + len(token_ids), self.context_length)
         rows, start = [], 0
         while start < len(token_ids):
-            length = max(self._graphs) if len(token_ids) - start > 1 else min(self._graphs)
-            if self._position + length > self.context_length:
-                # What fills a chunk up would be written over tokens before it.
-                length = min(self._graphs)
+            length = chunk_length(len(token_ids) - start, self._position, self._graphs, self.context_length)
             chunk = list(token_ids[start : start + length])
             ids = np.asarray([[*chunk, *[0] * (length - len(chunk))]], np.int32)
             inputs = {"input_ids": ids, "position": np.asarray([self._position], np.int32)}

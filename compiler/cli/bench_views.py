@@ -42,7 +42,7 @@ def show_endpoint(
     asked = Asked(prompt, generated, requests, concurrency, model)
     with shown_steps(quiet=as_json) as steps:
         tell = steps.begin(f"bench {url}", f"{requests} requests").update
-        if url.startswith(SCHEME) and model is None and url != SCHEME:
+        if url.startswith(SCHEME):
             found = measure_sagemaker(url.removeprefix(SCHEME), asked, tell)
         else:
             found = measure_endpoint(url, asked, tell)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 _MODE = 0o644
+_AT_ONCE = 1 << 22
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 Members = Sequence[tuple[str, Path]]
 
@@ -24,7 +26,7 @@ def write_tar(file: Path, members: Members) -> None:
     with (
         file.open("wb") as raw,
         gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         for name, path in members:
             member = tarfile.TarInfo(name)
@@ -39,4 +41,5 @@ def write_zip(file: Path, members: Members) -> None:
         for name, path in members:
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr, entry.compress_type = _MODE << 16, zipfile.ZIP_DEFLATED
-            archive.writestr(entry, path.read_bytes())
+            with path.open("rb") as data, archive.open(entry, "w", force_zip64=True) as target:
+                shutil.copyfileobj(data, target, _AT_ONCE)

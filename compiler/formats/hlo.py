@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, 
 _INPUT_NAME, _OUTPUT_NAMES = "neff_input_names", "neff_output_names"
 
 
+@cache
 def _messages() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name="edgec/hlo.proto", package=_PACKAGE, syntax="proto3")
     for name, fields in _MESSAGES.items():
@@ -100,9 +102,6 @@ def _messages() -> dict[str, Any]:
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in _MESSAGES
     }
-
-
-_CLASSES = _messages()
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def parse_module(data: bytes, name: str) -> Any:
         raise UnusableInput(
             f"The HLO module {name} has {len(data)} bytes, more than the {LARGEST_BYTES} that are read."
         )
-    module = _CLASSES["Module"]()
+    module = _messages()["Module"]()
     try:
         module.ParseFromString(data)
     except DecodeError:

@@ -13,10 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.errors import UnusableInput
 from compiler.package import Graph, Package
 from compiler.task import GENERATION, find_task
-from runtimes.lengths import run_padded
+from runtimes.lengths import chunk_length, require_room, run_padded
 from runtimes.session import EncodingSession, GenerationSession
 from runtimes.text import HuggingFaceText
 
@@ -91,17 +90,11 @@ class DecoderCalls:
 
     def _run(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Take tokens after those that are there; logits after each of them."""
-        if self._position + len(token_ids) > self.context_length:
-            raise UnusableInput(
-                f"{self._position + len(token_ids)} tokens do not fit the package's context of {self.context_length}."
-            )
+        require_room(self._position + len(token_ids), self.context_length)
         rows = []
-        largest = max(self._names)
         start = 0
         while start < len(token_ids):
-            # What fills a chunk up must not go beyond the cache: it would be written over tokens before it.
-            fits = self._position + largest <= self.context_length
-            length = largest if fits and len(token_ids) - start > 1 else min(self._names)
+            length = chunk_length(len(token_ids) - start, self._position, self._names, self.context_length)
             chunk = list(token_ids[start : start + length])
             rows.append(self._step([*chunk, *[0] * (length - len(chunk))])[: len(chunk)])
             start += len(chunk)

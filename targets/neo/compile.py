@@ -169,11 +169,14 @@ def _packing(machine: Machine, stored: str) -> Any:
 
     def legalize(builder: Any, call: Any) -> Any:
         x, weight = call.args
-        columns = machine.columns
-        if not isinstance(weight, relax.Constant) or weight.ty.ndim != 2 or int(weight.ty.shape[1]) % columns:
+        if not isinstance(weight, relax.Constant) or weight.ty.ndim != 2:
             return _TRANSFORM.legalize_ops.linear_algebra._matmul(builder, call)
-        packed = kernels.pack(weight.data.numpy().astype(stored), columns)
-        return builder.call_te(kernels.packed_product, x, relax.const(packed), primfunc_name_hint="packed_product")
+        outputs = int(weight.ty.shape[1])
+        packed = relax.const(kernels.pack(weight.data.numpy().astype(stored), machine.width_for(outputs)))
+        made = builder.emit_te(kernels.packed_product, x, packed, primfunc_name_hint="packed_product")
+        if outputs % machine.width_for(outputs):
+            made = builder.emit(relax.op.strided_slice(made, [made.ty.ndim - 1], [0], [outputs]))
+        return made
 
     return legalize
 
@@ -197,10 +200,7 @@ def _filters(machine: Machine, stored: str) -> Any:
         if top or left or bottom or right:
             x = builder.emit(relax.op.nn.pad(x, [0, 0, 0, 0, top, bottom, left, right]))
         outputs = int(weight.ty.shape[0])
-        columns = next(
-            width for width in (machine.columns, machine.lanes) if outputs % width == 0 or width == machine.lanes
-        )
-        packed = relax.const(kernels.pack_filters(weight.data.numpy().astype(stored), columns))
+        packed = relax.const(kernels.pack_filters(weight.data.numpy().astype(stored), machine.width_for(outputs)))
         strides = tuple(int(each) for each in attributes.strides)
         return builder.call_te(
             kernels.packed_convolution, x, packed, strides, outputs, primfunc_name_hint="packed_convolution"

@@ -38,6 +38,10 @@ class Machine:
     columns: int
     linker: str | None = None
 
+    def width_for(self, outputs: int) -> int:
+        """Columns of a tile that waste the fewest of so many outputs, the widest of those."""
+        return min(range(self.columns, 0, -self.lanes), key=lambda width: -outputs % width)
+
 
 _AARCH64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu"}
 _LINKER = "aarch64-linux-gnu-g++"

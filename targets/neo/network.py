@@ -65,7 +65,7 @@ class Building:
     def product(self, x: Any, weight: NDArray[np.float32], bias: NDArray[np.float32] | None) -> Any:
         """x W^T + b for a weight (outputs, inputs)."""
         outputs = len(weight)
-        columns = self._columns(outputs)
+        columns = self.machine.width_for(outputs)
         packed = kernels.pack(np.ascontiguousarray(weight.T, self.stored), columns)
         made = self.call(kernels.packed_product, x, self.constant(packed))
         if bias is not None:
@@ -73,11 +73,6 @@ class Building:
         if outputs % columns:
             made = self.emit(relax.op.strided_slice(made, [made.ty.ndim - 1], [0], [outputs]))
         return made
-
-    def _columns(self, outputs: int) -> int:
-        """The width of a tile that wastes the fewest columns, the widest of those."""
-        widths = range(self.machine.columns, 0, -self.machine.lanes)
-        return min(widths, key=lambda width: -outputs % width)
 
 
 class _Tracer(fx.Tracer):

@@ -12,11 +12,12 @@ from compiler.target import Target
 from compiler.task import ENCODING, tasks_of
 from targets.neo.cloud.choice import VARIANTS
 from targets.neo.cloud.choice import refuse as refuse_in_cloud
+from targets.neo.machines import VARIANTS as MACHINES
 
 NAME = "neo"
 SCHEMES = ("fp32", "fp16")
 # Compiled here; other variants are devices of SageMaker Neo's, which compiles in the cloud.
-HERE = ("local", "x86-64-v3", "aarch64", "cortex-a76")
+HERE = MACHINES
 
 _STORED = {"fp32": "float32", "fp16": "float16"}
 _BYTES = {"fp32": 4, "fp16": 2}
