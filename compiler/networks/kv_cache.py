@@ -123,6 +123,3 @@ class Causal(nn.Module):
         start = self.context - int(position)
         rows = self.table()[start : start + self.context]
         return rows[None, :, None] if self.layout == "ane" else rows.t()[None, None]
-
-
-LEAVES = (Rotary, Causal)

@@ -4,7 +4,8 @@
 Engine" lays them out: the engine pads the last axis to 64 bytes and works on channels, so the long sequence axis comes last
 and every projection is a 1x1 convolution. Parameters have the same names and shapes in both.
 
-Each class here is a leaf to whoever lowers a network: it becomes a known, small group of the target's operators.
+Each class here is a leaf to whoever lowers a network (compiler/networks/interpret.py): it becomes a known, small group of the
+target's operators.
 """
 
 from __future__ import annotations
@@ -190,12 +191,6 @@ class OneOut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, 0, 0] if self.layout == "ane" else x[:, 0]
-
-
-LEAVES = (
-    Projection, LayerNorm, RmsNorm, HeadNorm, Embedding, Segments, Positions, AttentionMask, Patches, TokensOut, FirstToken,
-    OneOut,
-)  # fmt: skip
 
 
 def along_channels(vector: Tensor, layout: Layout) -> Tensor:

@@ -141,6 +141,3 @@ def load_sentence_head(folder: Path, vector: SentenceVector) -> SentenceHead:
     values = {name: torch.from_numpy(np.array(read_float(info))) for name, info in tensors.items()}
     head.load_state_dict(values)
     return head.requires_grad_(False).eval()
-
-
-LEAVES = (TokenWeights, LargestValues, LengthOne)

@@ -18,23 +18,17 @@ from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import nn
 from torch.nn import functional
 
-from compiler.networks import kv_cache, parts, sentence
+from compiler.networks import kv_cache, parts
+from compiler.networks.interpret import interpret
 from targets.coreml.kv_cache import Pieces, beginning, incoming, places
 from targets.coreml.placement import LARGEST_EXTENT
 from targets.coreml.sentence import EMITS as SENTENCE
 from targets.coreml.weights import Rows, Weights
 
 Emit = Callable[..., Any]
-
-
-class _Tracer(fx.Tracer):
-    """Stops at the parts."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (*parts.LEAVES, *kv_cache.LEAVES, *sentence.LEAVES))
 
 
 def lower_function(
@@ -55,28 +49,20 @@ def lower_function(
         output_names: names for what `forward` returns, in order.
         opset: a `coremltools.target`.
     """
-    graph = _Tracer().trace(network)
+
+    def part(name: str, module: nn.Module, *arguments: Any, **named: Any) -> Any:
+        return _PARTS[type(module)](module, _Named(weights, name), *arguments, **named)
+
+    def call(target: Any, *arguments: Any, **named: Any) -> Any:
+        return _FUNCTIONS[target](*arguments, **named)
+
     with Function(dict(placeholders), opset_version=opset) as function:
-        values: dict[fx.Node, Any] = {}
-        for node in graph.nodes:
-            arguments = fx.map_arg(node.args, values.get)
-            named = fx.map_arg(node.kwargs, values.get)
-            if node.op == "placeholder":
-                values[node] = incoming(function, names.get(node.target))
-            elif node.op == "get_attr":
-                raise TypeError(f"the network uses the tensor {node.target} outside its parts")
-            elif node.op == "call_module":
-                module = network.get_submodule(node.target)
-                values[node] = _PARTS[type(module)](module, _Named(weights, node.target), *arguments, **named)
-            elif node.op in ("call_function", "call_method"):
-                values[node] = _FUNCTIONS[node.target](*arguments, **named)
-            else:
-                results = arguments[0] if isinstance(arguments[0], tuple | list) else (arguments[0],)
-                joined = [each.joined() if isinstance(each, Pieces) else each for each in results]
-                variables = [each for each in joined if each is not None]
-                for variable, name in zip(variables, output_names, strict=True):
-                    variable.set_name(name)
-                function.set_outputs(variables)
+        results = interpret(network, _PARTS, lambda name: incoming(function, names.get(name)), part, call)
+        joined = [each.joined() if isinstance(each, Pieces) else each for each in results]
+        variables = [each for each in joined if each is not None]
+        for variable, name in zip(variables, output_names, strict=True):
+            variable.set_name(name)
+        function.set_outputs(variables)
     return function
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import nn
 from torch.nn import functional
 from tvm import relax, topi
 
 from compiler.networks import encoder, parts, sentence
+from compiler.networks.interpret import interpret
 from targets.neo import kernels
 from targets.neo.machines import Machine
 
@@ -75,13 +76,6 @@ class Building:
         return made
 
 
-class _Tracer(fx.Tracer):
-    """Stops at the parts, and at attention."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, tuple(_PARTS))
-
-
 def lower_network(
     network: nn.Module,
     read: Read,
@@ -105,10 +99,17 @@ def lower_network(
     tokens = first[1] if len(first) == 2 else _patches_of(network) + 1
     building = Building(builder, read, machine, stored, tokens, -(-tokens // _ROWS) * _ROWS)
     variables = {name: relax.Var(name, relax.TensorType(shape, dtype)) for name, (shape, dtype) in inputs.items()}
+
+    def part(name: str, module: nn.Module, *arguments: Any, **named: Any) -> Any:
+        return _PARTS[type(module)](building, module, name, *arguments, **named)
+
+    def call(target: Any, *arguments: Any, **named: Any) -> Any:
+        return _FUNCTIONS[target](building, *arguments, **named)
+
     with builder.function("main", list(variables.values())):
         with builder.dataflow():
             given = {name: _filled_up(building, each) for name, each in variables.items()}
-            found = zip(outputs, _run(building, network, given), strict=True)
+            found = zip(outputs, interpret(network, _PARTS, given.get, part, call), strict=True)
             results = [builder.emit_output(_cut(building, name, each)) for name, each in found]
         builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
     return builder.get()
@@ -132,25 +133,6 @@ def _cut(building: Building, name: str, x: Any) -> Any:
     if building.rows == building.tokens or (x.ty.ndim < 3 and name not in _BY_TOKEN):
         return building.emit(x)
     return building.emit(relax.op.strided_slice(x, [1], [0], [building.tokens]))
-
-
-def _run(building: Building, network: nn.Module, inputs: Mapping[str, Any]) -> Sequence[Any]:
-    values: dict[fx.Node, Any] = {}
-    for node in _Tracer().trace(network).nodes:
-        arguments = fx.map_arg(node.args, values.get)
-        named = fx.map_arg(node.kwargs, values.get)
-        if node.op == "placeholder":
-            values[node] = inputs.get(node.target)
-        elif node.op == "call_module":
-            module = network.get_submodule(node.target)
-            values[node] = _PARTS[type(module)](building, module, node.target, *arguments, **named)
-        elif node.op in ("call_function", "call_method"):
-            values[node] = _FUNCTIONS[node.target](building, *arguments, **named)
-        elif node.op == "output":
-            return arguments[0] if isinstance(arguments[0], tuple | list) else (arguments[0],)
-        else:
-            raise TypeError(f"the network uses the tensor {node.target} outside its parts")
-    raise TypeError("the network returns nothing")
 
 
 def _projection(building: Building, module: parts.Projection, name: str, x: Any) -> Any:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import torch
 from jax import Array, lax
-from torch import fx, nn
+from torch import nn
 from torch.nn import functional
 
 from compiler.formats.hlo import (
@@ -31,6 +31,7 @@ from compiler.formats.hlo import (
     write_module,
 )
 from compiler.networks import kv_cache
+from compiler.networks.interpret import interpret
 from targets.neuron import arithmetic
 from targets.neuron.parts import EMITS, Emit, Weights
 
@@ -63,28 +64,30 @@ class Signature:
     dtype: str
 
 
-class _Tracer(fx.Tracer):
-    """Stops at the parts."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, tuple(EMITS))
-
-
 def lower_network(network: nn.Module, signature: Signature, ranks: int, head_by_rank: bool, name: str) -> bytes:
     """The HLO module of a network whose parameters may be on the meta device.
 
     The arguments of `forward` that have the names of inputs are those; `keys` and `values` are lists of states, one a layer.
     """
-    graph = _Tracer().trace(network)
     arguments = (*signature.inputs, *signature.states, *signature.parameters)
     functions: dict[Any, Emit] = {**_FUNCTIONS, torch.matmul: partial(arithmetic.matmul, dtype=signature.dtype)}
 
     def computed(*given: Array) -> tuple[Array, ...]:
         values = dict(zip((each.name for each in arguments), given, strict=True))
+        weights = Weights(values, ranks, head_by_rank)
         taken: dict[str, Any] = {each.name: values[each.name] for each in signature.inputs}
+        # `forward` of a decoder calls its ids tokens.
+        taken["tokens"] = taken.get("input_ids")
         for cache in ("keys", "values"):
             taken[cache] = [values[each.name] for each in signature.states if each.name.startswith(f"{cache}_")]
-        results = _run(network, graph, Weights(values, ranks, head_by_rank), taken, functions)
+
+        def part(name: str, module: nn.Module, *of: Any, **named: Any) -> Any:
+            return EMITS[type(module)](module, weights.part(name), *of, **named)
+
+        def call(target: Any, *of: Any, **named: Any) -> Any:
+            return functions[target](*of, **named)
+
+        results = interpret(network, EMITS, taken.get, part, call)
         outputs = [each for each in results if not isinstance(each, list)]
         caches = [each for each in results if isinstance(each, list)]
         return (*outputs, *(each for layers in caches for each in layers))
@@ -103,32 +106,6 @@ def lower_network(network: nn.Module, signature: Signature, ranks: int, head_by_
     use_replica_groups(module)
     renumber(module)
     return write_module(module)
-
-
-def _run(
-    network: nn.Module,
-    graph: fx.Graph,
-    weights: Weights,
-    inputs: Mapping[str, Any],
-    functions: Mapping[Any, Emit],
-) -> Sequence[Any]:
-    values: dict[fx.Node, Any] = {}
-    for node in graph.nodes:
-        arguments = fx.map_arg(node.args, values.get)
-        named = fx.map_arg(node.kwargs, values.get)
-        if node.op == "placeholder":
-            # An argument with a default may be left out; `forward` of a decoder calls its ids tokens.
-            values[node] = inputs.get("input_ids" if node.target == "tokens" else node.target)
-        elif node.op == "get_attr":
-            raise TypeError(f"the network uses the tensor {node.target} outside its parts")
-        elif node.op == "call_module":
-            module = network.get_submodule(node.target)
-            values[node] = EMITS[type(module)](module, weights.part(node.target), *arguments, **named)
-        elif node.op in ("call_function", "call_method"):
-            values[node] = functions[node.target](*arguments, **named)
-        else:
-            return arguments[0] if isinstance(arguments[0], tuple | list) else (arguments[0],)
-    raise TypeError("the network returns nothing")
 
 
 def _split(x: Array, sizes: int | Sequence[int], dim: int) -> list[Array]:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from ai_edge_litert import schema_py_generated as schema
-from torch import fx, nn
+from torch import nn
 from torch.nn import functional
 
+from compiler.networks.interpret import interpret
 from targets.tflite import kv_cache, ops, parts, sentence
 from targets.tflite.graph import Function, Value
 from targets.tflite.lowering import Emit, Lowering
@@ -25,13 +26,6 @@ from targets.tflite.weights import Weights
 _OPERATOR = schema.BuiltinOperator
 
 
-class _Tracer(fx.Tracer):
-    """Stops at the parts."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, tuple(_PARTS))
-
-
 def lower_network(
     network: nn.Module,
     function: Function,
@@ -39,7 +33,7 @@ def lower_network(
     inputs: Mapping[str, Any],
     longest: int = 0,
     ranges: Mapping[str, ProductRange] | None = None,
-) -> Any:
+) -> tuple[Any, ...]:
     """Add a network's operators to a function; what `forward` returns.
 
     Args:
@@ -51,24 +45,15 @@ def lower_network(
         ranges: of products that are made in whole numbers.
     """
     lowering = Lowering(function, weights, longest, ranges=ranges or {})
-    values: dict[fx.Node, Any] = {}
-    for node in _Tracer().trace(network).nodes:
-        arguments = fx.map_arg(node.args, values.get)
-        named = fx.map_arg(node.kwargs, values.get)
-        if node.op == "placeholder":
-            # An argument with a default may be left out.
-            values[node] = inputs.get(node.target)
-        elif node.op == "get_attr":
-            raise TypeError(f"the network uses the tensor {node.target} outside its parts")
-        elif node.op == "call_module":
-            module = network.get_submodule(node.target)
-            lowering.prefix = node.target
-            values[node] = _PARTS[type(module)](lowering, module, *arguments, **named)
-        elif node.op in ("call_function", "call_method"):
-            values[node] = _FUNCTIONS[node.target](lowering, *arguments, **named)
-        else:
-            return arguments[0]
-    raise TypeError("the network returns nothing")
+
+    def part(name: str, module: nn.Module, *arguments: Any, **named: Any) -> Any:
+        lowering.prefix = name
+        return _PARTS[type(module)](lowering, module, *arguments, **named)
+
+    def call(target: Any, *arguments: Any, **named: Any) -> Any:
+        return _FUNCTIONS[target](lowering, *arguments, **named)
+
+    return interpret(network, _PARTS, inputs.get, part, call)
 
 
 def _either(operation: Callable[[Function, Value, Value], Value]) -> Emit:
