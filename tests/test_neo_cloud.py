@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
-import struct
 import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +16,7 @@ import pytest
 import tiny
 import torch
 from conftest import Run, assert_refused
+from neo_job import JOB, REGION, ROLE, TEXT, write_archive
 
 from compiler.errors import UnusableInput
 from compiler.formats.archive import write_tar
@@ -27,12 +26,6 @@ from targets.neo.cloud.choice import VARIANTS
 from targets.neo.cloud.job import CompilationJob, TargetPlatform, find_faults, find_request_faults, request
 from targets.neo.cloud.prepare import require_accepted
 from targets.neo.cloud.tables import DEVICES, PLATFORMS
-
-_ACCOUNT, _REGION = "123456789012", "us-east-1"
-_ROLE = f"arn:aws:iam::{_ACCOUNT}:role/neo"
-_TEXT = {"attention_mask": (1, 32), "input_ids": (1, 32), "token_type_ids": (1, 32)}
-_JOB = CompilationJob("PYTORCH", "2.0", _TEXT, device="ml_c5", options={"dtype": "int64"})
-_ELF = b"\x7fELF\x02\x01\x01" + b"\0" * 9 + struct.pack("<HH", 3, 62)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +73,11 @@ def built(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPat
     ],
 )  # fmt: skip
 def test_a_job_that_neo_would_refuse_says_why(changes: Mapping[str, Any], words: str) -> None:
-    assert any(words in fault for fault in find_faults(replace(_JOB, **changes)))
+    assert any(words in fault for fault in find_faults(replace(JOB, **changes)))
 
 
 def test_a_good_job_has_no_fault() -> None:
-    assert not list(find_faults(_JOB, tuple(_TEXT)))
+    assert not list(find_faults(JOB, tuple(TEXT)))
     for (system, accelerator), architectures in PLATFORMS.items():
         options = {"gpu-code": "sm_62", "trt-ver": "6.0.1", "cuda-ver": "10.0"} if accelerator == "NVIDIA" else None
         for architecture in architectures:
@@ -97,37 +90,37 @@ def test_a_good_job_has_no_fault() -> None:
     ("inputs", "words"),
     [
         ({"attention_mask": (1, 32), "ids": (1, 32)}, "has the input input_ids, and DataInputConfig does not name it"),
-        ({**_TEXT, "zebra": (1, 2)}, "names the input zebra, which the model has not"),
+        ({**TEXT, "zebra": (1, 2)}, "names the input zebra, which the model has not"),
     ],
 )
 def test_names_are_held_to_the_models(inputs: dict[str, tuple[int, ...]], words: str) -> None:
-    assert any(words in fault for fault in find_faults(replace(_JOB, inputs=inputs), tuple(_TEXT)))
+    assert any(words in fault for fault in find_faults(replace(JOB, inputs=inputs), tuple(TEXT)))
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("-a", _ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 60), "job's name"),
-        (("a" * 64, _ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 60), "job's name"),
+        (("-a", ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 60), "job's name"),
+        (("a" * 64, ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 60), "job's name"),
         (("a", "neo-role", "s3://bucket/m.tar.gz", "s3://bucket/out", 60), "no ARN"),
-        (("a", _ROLE, "/tmp/m.tar.gz", "s3://bucket/out", 60), "none in S3"),
-        (("a", _ROLE, "s3://bucket/m.zip", "s3://bucket/out", 60), "end in .tar.gz"),
-        (("a", _ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 0), "at least a second"),
+        (("a", ROLE, "/tmp/m.tar.gz", "s3://bucket/out", 60), "none in S3"),
+        (("a", ROLE, "s3://bucket/m.zip", "s3://bucket/out", 60), "end in .tar.gz"),
+        (("a", ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 0), "at least a second"),
     ],
 )
 def test_a_run_that_aws_would_refuse_says_why(arguments: tuple[str, str, str, str, int], words: str) -> None:
     assert any(words in fault for fault in find_request_faults(*arguments))
-    assert not list(find_request_faults("a-b", _ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 60))
+    assert not list(find_request_faults("a-b", ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 60))
 
 
 def test_the_request_is_of_the_form_that_botocore_knows() -> None:
-    service = boto3.client("sagemaker", region_name=_REGION, aws_access_key_id="a", aws_secret_access_key="b")
+    service = boto3.client("sagemaker", region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b")
     model = service.meta.service_model.operation_model("CreateCompilationJob").input_shape
-    asked = request(_JOB, "a", _ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 60)
+    asked = request(JOB, "a", ROLE, "s3://bucket/m.tar.gz", "s3://bucket/out", 60)
     from botocore.validate import ParamValidator
 
     assert not ParamValidator().validate(asked, model).has_errors()
-    assert json.loads(asked["InputConfig"]["DataInputConfig"]) == {name: list(shape) for name, shape in _TEXT.items()}
+    assert json.loads(asked["InputConfig"]["DataInputConfig"]) == {name: list(shape) for name, shape in TEXT.items()}
     known = service.meta.service_model.shape_for("TargetDevice").enum
     assert {device.name for device in DEVICES} <= set(known)
 
@@ -158,35 +151,26 @@ def test_archives_are_the_same_bytes_and_are_read_with_limits(tmp_path: Path) ->
         read_member(tmp_path / "a.tar.gz", "model.pth", 10)
 
 
-def _archive(file: Path, members: Mapping[str, bytes], kind: bytes = tarfile.REGTYPE) -> Path:
-    with tarfile.open(file, "w:gz") as archive:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size, member.type, member.linkname = len(data), kind, "/etc/passwd"
-            archive.addfile(member, io.BytesIO(data))
-    return file
-
-
 @pytest.mark.parametrize("name", ["../evil.so", "/etc/evil", "a/../../b", "a\\..\\b"])
 def test_an_archive_that_leaves_its_folder_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="leaves its folder"):
-        extract(_archive(tmp_path / "x.tar.gz", {name: b"x"}), tmp_path / "out")
+        extract(write_archive(tmp_path / "x.tar.gz", {name: b"x"}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_archive_with_links_or_of_another_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnusableInput, match="no plain file"):
-        list_members(_archive(tmp_path / "x.tar.gz", {"a.so": b""}, tarfile.SYMTYPE))
+        list_members(write_archive(tmp_path / "x.tar.gz", {"a.so": b""}, tarfile.SYMTYPE))
     for data in (
         b"",
         b"no archive",
         gzip.compress(b"no tar" * 500),
-        _archive(tmp_path / "y", {"a": b"x" * 9000}).read_bytes()[:60],
+        write_archive(tmp_path / "y", {"a": b"x" * 9000}).read_bytes()[:60],
     ):
         (tmp_path / "z.tar.gz").write_bytes(data)
         with pytest.raises(UnusableInput, match="no whole"):
             list_members(tmp_path / "z.tar.gz")
-    damaged = bytearray((_archive(tmp_path / "w.tar.gz", {"a": bytes(range(256)) * 99})).read_bytes())
+    damaged = bytearray((write_archive(tmp_path / "w.tar.gz", {"a": bytes(range(256)) * 99})).read_bytes())
     damaged[-6] ^= 1
     (tmp_path / "w.tar.gz").write_bytes(bytes(damaged))
     with pytest.raises(UnusableInput, match="no whole"):
@@ -248,5 +232,5 @@ def test_what_is_asked_of_the_tables_is_asked_offline(built: Path, monkeypatch: 
     """How long it takes is printed by benchmarks/peers/aws.py."""
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
     package = read_package(built / "bert-out" / "neo-fp32-ml_c5")
-    require_accepted(_JOB, package.folder / NAME, tuple(_TEXT))
+    require_accepted(JOB, package.folder / NAME, tuple(TEXT))
     assert set(VARIANTS) >= {"rasp4b", "ml_c5", "linux-arm64-mali"} and "coreml" not in VARIANTS

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import struct
-import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,14 @@ from botocore.awsrequest import AWSResponse
 from conftest import Run
 from moto import mock_aws
 from moto.backends import get_backend
+from neo_job import ACCOUNT, ELF, JOB, REGION, ROLE, TEXT, write_archive
 
 import edgec
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.package import check_files
 from targets.neo.cloud import drive
 from targets.neo.cloud.archive import NAME, extract
-from targets.neo.cloud.job import CompilationJob
 from targets.neo.cloud.result import find_result_faults
-
-_ACCOUNT, _REGION = "123456789012", "us-east-1"
-_ROLE = f"arn:aws:iam::{_ACCOUNT}:role/neo"
-_TEXT = {"attention_mask": (1, 32), "input_ids": (1, 32), "token_type_ids": (1, 32)}
-_JOB = CompilationJob("PYTORCH", "2.0", _TEXT, device="ml_c5", options={"dtype": "int64"})
-_ELF = b"\x7fELF\x02\x01\x01" + b"\0" * 9 + struct.pack("<HH", 3, 62)
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +37,11 @@ def built(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPat
     return out
 
 
-def _archive(file: Path, members: Mapping[str, bytes]) -> Path:
-    with tarfile.open(file, "w:gz") as archive:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return file
-
-
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "tEsTiNg-9f8e7d", "AWS_DEFAULT_REGION": _REGION,
-        "EDGEC_S3": "s3://models/edgec", "EDGEC_SAGEMAKER_ROLE": _ROLE, drive.POLL: "0",
+        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "tEsTiNg-9f8e7d", "AWS_DEFAULT_REGION": REGION,
+        "EDGEC_S3": "s3://models/edgec", "EDGEC_SAGEMAKER_ROLE": ROLE, drive.POLL: "0",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     with mock_aws():
@@ -67,9 +51,9 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 
 def _compiled(machine: int = 62, others: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    library = _ELF[:18] + struct.pack("<H", machine) + b"\0" * 40
+    library = ELF[:18] + struct.pack("<H", machine) + b"\0" * 40
     meta = {
-        "Model": {"Inputs": [{"name": name, "dtype": "int64", "shape": list(shape)} for name, shape in _TEXT.items()]}
+        "Model": {"Inputs": [{"name": name, "dtype": "int64", "shape": list(shape)} for name, shape in TEXT.items()]}
     }
     return {
         "compiled.so": library, "compiled_model.json": b"{}", "compiled.params": b"p",
@@ -78,7 +62,7 @@ def _compiled(machine: int = 62, others: Mapping[str, bytes] | None = None) -> d
 
 
 def _meta(name: str, length: int) -> bytes:
-    inputs = [{"name": each, "shape": list(shape)} for each, shape in _TEXT.items() if each != "input_ids"]
+    inputs = [{"name": each, "shape": list(shape)} for each, shape in TEXT.items() if each != "input_ids"]
     own = {"name": name, "shape": [1, length]}
     return json.dumps(
         {"Model": {"Inputs": [*inputs, own, *([] if name == "input_ids" else [{"name": "input_ids", "shape": None}])]}}
@@ -91,7 +75,7 @@ def _neo_gives(members: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch, tm
 
     def wait(service: Any, name: str, settings: Any, on_progress: Any) -> Any:
         told = dict(real(service, name, settings, on_progress))
-        archive = _archive(tmp_path / "neo.tar.gz", members)
+        archive = write_archive(tmp_path / "neo.tar.gz", members)
         key = f"edgec/{name}/out/model-ml_c5.tar.gz"
         storage.upload_file(str(archive), "models", key)
         return {**told, "ModelArtifacts": {"S3ModelArtifacts": f"s3://models/{key}"}}
@@ -113,7 +97,7 @@ def test_the_whole_way(built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, t
     assert not (finished.folder / "compiled" / "compiled.so").stat().st_mode & 0o111
     sent = [each["Key"] for each in aws.list_objects_v2(Bucket="models")["Contents"]]
     assert any(key.endswith(f"/{NAME}") for key in sent)
-    jobs = get_backend("sagemaker")[_ACCOUNT][_REGION].compilation_jobs
+    jobs = get_backend("sagemaker")[ACCOUNT][REGION].compilation_jobs
     (job,) = jobs.values()
     assert job.input_config is not None and job.output_config is not None
     assert job.output_config["TargetDevice"] == "ml_c5" and job.input_config["FrameworkVersion"] == "2.0"
@@ -128,7 +112,7 @@ def test_the_whole_way(built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, t
         (_compiled(183), "is for ARM64, and ml_c5 is x86-64"),
         ({"compiled.so": b"MZ" * 20, "compiled_model.json": b"{}", "compiled.params": b"p"}, "no ELF file"),
         ({name: data for name, data in _compiled().items() if name != "compiled.params"}, "No file of parameters"),
-        (_compiled(others={"other.so": _ELF + b"\0" * 40}), "2 files could be the library"),
+        (_compiled(others={"other.so": ELF + b"\0" * 40}), "2 files could be the library"),
         (_compiled(others={"extra.json": b"{}"}), "2 files could be the graph"),
         (_compiled(others={"compiled.meta": _meta("input_ids", 64)}), "asked for was"),
         (_compiled(others={"compiled.meta": _meta("ids", 32)}), "has the input 'ids'"),
@@ -155,9 +139,9 @@ def test_an_input_that_is_given_back_is_no_compiled_model(
 
 def test_pytorch_that_came_back_changed_is_taken() -> None:
     digests = {"model.pth": hashlib.sha256(b"new").hexdigest()}
-    assert not list(find_result_faults(_JOB, digests, {"model.pth": "old"}, {"model.pth": b"PK\x03\x04"}, None))
-    assert list(find_result_faults(_JOB, digests, {"model.pth": "old"}, {"model.pth": b"junk"}, None))
-    assert list(find_result_faults(_JOB, {"a.pth": "x", "b": "y"}, {"a.pth": "x"}, {}, None))
+    assert not list(find_result_faults(JOB, digests, {"model.pth": "old"}, {"model.pth": b"PK\x03\x04"}, None))
+    assert list(find_result_faults(JOB, digests, {"model.pth": "old"}, {"model.pth": b"junk"}, None))
+    assert list(find_result_faults(JOB, {"a.pth": "x", "b": "y"}, {"a.pth": "x"}, {}, None))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +160,7 @@ def test_a_job_that_ends_otherwise_says_why(
     real = drive._wait
 
     def wait(service: Any, name: str, settings: Any, on_progress: Any) -> Any:
-        job = get_backend("sagemaker")[_ACCOUNT][_REGION].compilation_jobs[name]
+        job = get_backend("sagemaker")[ACCOUNT][REGION].compilation_jobs[name]
         job.compilation_job_status, job.failure_reason = status, reason
         return real(service, name, settings, on_progress)
 
@@ -263,6 +247,6 @@ def test_without_credentials_nothing_is_sent(built: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("EDGEC_S3", "s3://models/edgec")
-    monkeypatch.setenv("EDGEC_SAGEMAKER_ROLE", _ROLE)
+    monkeypatch.setenv("EDGEC_SAGEMAKER_ROLE", ROLE)
     with pytest.raises(UnusableInput, match="no AWS credentials"):
         _finish(built, tmp_path)
