@@ -30,7 +30,10 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("doctor", "What is installed, what is missing and how to get it."),
     ("cache", "Where the cache is, what it holds of which model; make it smaller."),
     ("placement", "Which operators of a package leave an engine of the device, and why."),
-    ("kit", "What an app, a board or AWS takes: a Swift package, an Android library, a script, a container, an endpoint."),
+    (
+        "kit",
+        "What an app, a board or AWS takes: a Swift package, an Android library, a script, a container, an endpoint.",
+    ),
     ("demo", "The whole way on two real small models."),
 )
 
