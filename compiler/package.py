@@ -15,6 +15,7 @@ from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.json_file import read_json
 from compiler.recipe import title_of
 from compiler.records import from_json
+from compiler.relative_name import stays_inside
 from compiler.sentence import SentenceVector
 from compiler.stages.cache import write_atomically
 
@@ -308,7 +309,7 @@ def read_package(folder: Path) -> Package:
         raise UnusableInput(f"{MANIFEST} of {folder.name} names nothing that can be run. Build it again.")
     for name in (*package.files, *(file for graph in package.lowered.graphs for file in graph.files)):
         path = PurePosixPath(name)
-        if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
+        if not stays_inside(name):
             raise UnusableInput(
                 f"{MANIFEST} of {folder.name} names the file {name!r}, which leaves its folder. Refused."
             )

@@ -12,12 +12,12 @@ from pathlib import Path
 
 
 @contextmanager
-def cluster(workers: int, folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """Their address, and the workers; all share one cache in the folder."""
+def cluster(workers: int, folder: Path, share: bool = True) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """Their address, and the workers; all share one cache in the folder, or have one each as on machines of their own."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    address, environment = f"tcp://127.0.0.1:{port}", {**os.environ, "EDGEC_CACHE": str(folder / "cache")}
+    address = f"tcp://127.0.0.1:{port}"
     scheduler = [
         sys.executable,
         "-P",
@@ -31,7 +31,9 @@ def cluster(workers: int, folder: Path) -> Iterator[tuple[str, list[subprocess.P
     processes = [subprocess.Popen([*scheduler, "--no-dashboard"], stderr=subprocess.DEVNULL)]
     script = str(Path(sys.executable).with_name("edgec"))
     try:
-        for _ in range(workers):
+        for number in range(workers):
+            cache = folder / ("cache" if share else f"cache-{number}")
+            environment = {**os.environ, "EDGEC_CACHE": str(cache)}
             command = [script, "worker", address, "--offer", "local", "--memory", "8GB"]
             processes.append(
                 subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

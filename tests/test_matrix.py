@@ -16,7 +16,6 @@ from conftest import Run, assert_refused
 import edgec
 from benchmarks.matrix.cell import Cell, Result, from_text, to_text
 from benchmarks.matrix.file import read_matrix
-from benchmarks.matrix.store import Store
 from benchmarks.measurement import read_measurements
 from compiler.cli.fleet.run import Work, run_on_cluster
 from compiler.cli.fleet.work import BuildOrder, MeasureOrder, build_one, measure_one, result_key
@@ -122,21 +121,6 @@ def test_results_read_back_as_they_were_written() -> None:
     assert from_text(to_text(result), "r") == result
     with pytest.raises(UnusableInput, match="damaged"):
         from_text("{", "r")
-
-
-def test_a_store_of_another_machine_gives_packages_back_whole(run: Path, tmp_path: Path) -> None:
-    """fsspec's own memory file system stands for S3: nothing of it is a folder here."""
-    package = edgec.open_package(
-        next(each for each in (run / "packages").iterdir() if each.is_dir() and each.name.startswith("tflite"))
-    )
-    store = Store(f"memory://{tmp_path.name}")
-    name = store.put_package(package)
-    assert store.put_package(package) == name
-    brought = store.get_package(name, tmp_path)
-    assert brought.digest == package.digest and brought.folder.is_relative_to(tmp_path)
-    assert store.read("no") is None
-    with pytest.raises(UnusableInput, match="no package"):
-        store.get_package("packages/never", tmp_path)
 
 
 def _work(tiny_models: Path, recipes: list[str]) -> Work:

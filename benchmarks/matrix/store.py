@@ -1,7 +1,4 @@
-"""Where a matrix keeps packages and results: a folder, or anything that fsspec opens (s3://bucket/path).
-
-A file is written under a name of its own and moved into place, so that machines that share a store see it whole or not at all.
-"""
+"""Where a matrix keeps packages and results: a folder, or anything that fsspec opens (s3://bucket/path)."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from compiler.errors import UnusableInput, missing_extra
+from compiler.errors import UnusableInput
 from compiler.package import Package, check_files, read_package
+from compiler.shared_folder import SharedFolder
 
 RESULTS, PACKAGES = "results", "packages"
 _WHOLE = ".whole"
@@ -25,57 +22,38 @@ class Store:
 
     address: str
 
-    def _open(self) -> tuple[Any, str]:
-        try:
-            import fsspec
-        except ModuleNotFoundError as error:
-            raise missing_extra("fsspec", "fleet") from error
-        try:
-            files, root = fsspec.core.url_to_fs(self.address)
-        except (ValueError, ImportError) as error:
-            raise UnusableInput(
-                f"The store {self.address} cannot be opened: no file system of that kind is installed (s3:// needs s3fs)."
-            ) from error
-        return files, str(root).rstrip("/")
-
     def read(self, name: str) -> str | None:
         """A text; None where there is none."""
-        files, root = self._open()
+        found = SharedFolder(self.address).read(name)
         try:
-            return bytes(files.cat_file(f"{root}/{name}")).decode("utf-8")
-        except FileNotFoundError:
-            return None
+            return None if found is None else found.decode("utf-8")
         except UnicodeDecodeError as error:
             raise UnusableInput(f"{name} in the store is damaged. Remove it, and it is made again.") from error
 
     def write(self, name: str, text: str) -> None:
         """Write a text, whole or not at all."""
-        files, root = self._open()
-        self._place(files, root, name, text.encode("utf-8"))
+        SharedFolder(self.address).write(name, text.encode("utf-8"))
 
     def remove(self, name: str) -> None:
         """Take a text of ours away."""
-        files, root = self._open()
-        with suppress(FileNotFoundError):
-            files.rm_file(f"{root}/{name}")
+        SharedFolder(self.address).remove(name)
 
     def put_package(self, package: Package) -> str:
         """Bring a package there, where it is not there; its name."""
-        files, root = self._open()
+        shared = SharedFolder(self.address)
         # What verify found is beside the manifest, and the manifest's digest says nothing of it.
         found = package.folder / "verification.json"
         seen = hashlib.sha256(found.read_bytes()).hexdigest()[:8] if found.is_file() else "none"
         name = f"{PACKAGES}/{package.name}-{package.digest[:16]}-{seen}"
-        if not files.exists(f"{root}/{name}{_WHOLE}"):
+        if not self.has_package(name):
             for file in sorted(each for each in package.folder.rglob("*") if each.is_file()):
-                self._place(files, root, f"{name}/{file.relative_to(package.folder).as_posix()}", file)
-            self._place(files, root, f"{name}{_WHOLE}", b"")
+                shared.write(f"{name}/{file.relative_to(package.folder).as_posix()}", file)
+            shared.write(f"{name}{_WHOLE}", b"")
         return name
 
     def has_package(self, name: str) -> bool:
         """Whether a package of that name is there, whole."""
-        files, root = self._open()
-        return bool(files.exists(f"{root}/{name}{_WHOLE}"))
+        return SharedFolder(self.address).exists(f"{name}{_WHOLE}")
 
     def get_package(self, name: str, cache: Path) -> Package:
         """The package of that name: where it lies on this machine, or brought here where it is not here yet, and hashed.
@@ -83,29 +61,17 @@ class Store:
         Raises:
             UnusableInput: it is not there, or not whole.
         """
-        files, root = self._open()
-        here = Path(root) / name
-        protocols = files.protocol if isinstance(files.protocol, tuple) else (files.protocol,)
-        if "file" in protocols:
-            return read_package(here)
+        shared = SharedFolder(self.address)
+        if (here := shared.here) is not None:
+            return read_package(here / name)
         folder = cache / name
         if not folder.is_dir():
-            if not files.exists(f"{root}/{name}{_WHOLE}"):
+            if not self.has_package(name):
                 raise UnusableInput(f"The store has no package {name}.")
             part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-            files.get(f"{root}/{name}/", f"{part}/", recursive=True)
+            shared.bring_folder(name, part)
             with suppress(OSError):
                 part.rename(folder)
         package = read_package(folder)
         check_files(package)
         return package
-
-    def _place(self, files: Any, root: str, name: str, given: bytes | Path) -> None:
-        target = f"{root}/{name}"
-        part = f"{target}.{secrets.token_hex(4)}.part"
-        files.makedirs(target.rpartition("/")[0], exist_ok=True)
-        if isinstance(given, Path):
-            files.put_file(str(given), part)
-        else:
-            files.pipe_file(part, given)
-        files.mv(part, target)

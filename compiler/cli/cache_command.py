@@ -27,7 +27,8 @@ _DAY_S = 86400
 def command(clear: bool, model: str | None, older_than: float | None, max_bytes: int | None, as_json: bool) -> None:
     """Tell where the cache is, how large, and of which models; make it smaller.
 
-    EDGEC_CACHE or XDG_CACHE_HOME move it. Builds keep it below EDGEC_CACHE_LIMIT (50GB; 0 for no limit).
+    EDGEC_CACHE or XDG_CACHE_HOME move it. Builds keep it below EDGEC_CACHE_LIMIT (50GB; 0 for no limit). What is not in it is
+    looked for in EDGEC_SHARED_CACHE, where machines share results: a folder, or what fsspec opens (s3://bucket/cache).
     """
     if clear and (model or older_than is not None or max_bytes is not None):
         raise UnusableInput("--clear removes everything; leave --model, --older-than and --max-bytes out.")

@@ -29,6 +29,7 @@ from compiler.stages.cache import (
 )
 from compiler.stages.processor import processor
 from compiler.stages.prune import keep_limit, limit_bytes, touch
+from compiler.stages.shared import bring_entry, is_shared, share_entry
 from compiler.stages.stage import Stage, missing_file, stage_key, tool_versions
 from compiler.stages.worker import Children, Ended, Progress, run_in_child
 
@@ -192,7 +193,7 @@ class LocalExecutor:
 
         for title, last in wanted:
             collect(last, title)
-        to_do = [stage for key, (_, stage, _) in ordered.items() if find_entry(key) is None]
+        to_do = [stage for key, (_, stage, _) in ordered.items() if find_entry(key) is None and not is_shared(key)]
         for stage in to_do:
             _require_machine(stage)
         _require_disk(to_do)
@@ -271,7 +272,7 @@ class LocalExecutor:
         inputs_of: Callable[[], Mapping[str, Entry]],
         children: Children,
     ) -> tuple[Entry, StageReport]:
-        entry = find_entry(key)
+        entry = find_entry(key) or bring_entry(key)
         if entry is not None:
             touch(entry.files.parent)
             return entry, StageReport(stage.label, stage.work, title, True, None, None)
@@ -301,7 +302,9 @@ class LocalExecutor:
                 )
             for name in stage.sources:
                 _require_unchanged(sources[name])
-            entry = store_entry(folder, key, finished.value, [sources[name].digest for name in stage.sources])
+            made_of = [sources[name].digest for name in stage.sources]
+            entry = store_entry(folder, key, finished.value, made_of)
+        share_entry(entry, made_of)
         return entry, StageReport(stage.label, stage.work, title, False, finished.seconds, finished.peak_rss_bytes)
 
 

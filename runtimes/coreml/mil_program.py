@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.quiet import quiet_imports
+from compiler.relative_name import stays_inside
 
 # MIL.proto's DataType: the name here, and bits.
 TYPES: Mapping[int, tuple[str, int]] = {
@@ -139,8 +140,7 @@ def _root(folder: Path) -> Path:
 
 
 def _inside(folder: Path, path: str, name: str) -> Path:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts:
+    if not stays_inside(path):
         raise UnusableInput(f"{name} names the file {path!r}, which leaves the package. Refused.")
     found = folder / path
     try:

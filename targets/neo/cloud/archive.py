@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from compiler.errors import UnusableInput
+from compiler.relative_name import stays_inside
 
 NAME = "model.tar.gz"
 _MOST_MEMBERS, _MOST_BYTES = 10_000, 16 << 30
@@ -85,8 +86,7 @@ def _require_whole(file: Path) -> None:
 
 
 def _require_plain(member: tarfile.TarInfo, file: Path) -> None:
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.name or not member.name.isprintable():
+    if member.name.rstrip("/") not in ("", ".") and not (stays_inside(member.name) and member.name.isprintable()):
         raise UnusableInput(
             f"The archive {file.name} has the member {member.name!r:.80}, which leaves its folder. Refused."
         )
