@@ -18,8 +18,10 @@ class Workload:
         rounds: timed rounds; packages take turns within each.
         repetitions: runs in one round, where a round is made of runs.
         warmup_repetitions: untimed runs before the first round, memory is observed in them.
-        threads: threads that the runtime may use.
+        threads: threads that the runtime may use; a server's are its own.
         context_length: tokens that a language model's cache holds.
+        requests: to a server.
+        concurrency: requests to a server at the same time.
     """
 
     prompt_tokens: int | None = 128
@@ -28,11 +30,15 @@ class Workload:
     rounds: int = 5
     repetitions: int | None = 20
     warmup_repetitions: int | None = 2
-    threads: int = 2
+    threads: int | None = 2
     context_length: int | None = None
+    requests: int | None = None
+    concurrency: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UnusableInput for what cannot be run."""
+        if self.threads is None and self.requests is None:
+            raise UnusableInput("A package is measured with a number of threads.")
         fewest = {"generated_tokens": 2}
         for field in fields(self):
             value, least = getattr(self, field.name), fewest.get(field.name, 1)

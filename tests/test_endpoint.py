@@ -19,7 +19,9 @@ import pytest
 import tiny
 from conftest import Run, assert_refused
 
-from benchmarks.endpoint import Answer, Asked, measure_endpoint, summarize
+from benchmarks.endpoint import Answer, Asked, EndpointMeasurement, measure_endpoint, summarize
+from benchmarks.measurement import read_measurements
+from benchmarks.served import measurement_of
 from compiler.errors import UnusableInput
 from compiler.model import Model
 
@@ -66,6 +68,33 @@ def test_llama_cpps_server_is_measured(served: str, edgec_here: Run) -> None:
         "bench", "--device", f"{served}/v1/", "--requests", 2, "--generated-tokens", 4, "--prompt-tokens", 64
     )
     assert table.returncode == 0 and "TTFT s" in table.stdout and "2 requests, 1 at a time" in table.stdout
+
+
+def test_a_servers_figures_are_kept_compared_and_drawn(served: str, edgec_here: Run, tmp_path: Path) -> None:
+    words = ("--requests", 6, "--concurrency", 2, "--prompt-tokens", 64, "--generated-tokens", 8)
+    for name in ("before", "after"):
+        done = edgec_here("bench", "--device", served, *words, "-o", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    kept = read_measurements(tmp_path / "before")[0]
+    assert (kept.recipe, kept.device, kept.workload.concurrency) == ("server:openai", f"{served}/v1", 2)
+    assert kept.workload.threads is None and len(kept.samples["ttft_s"]) == 5 == kept.workload.rounds
+    assert kept.summary["decode_tok_per_s"] == pytest.approx(1e3 / (kept.figure("tpot_ms_p50") or 0))
+    assert kept.verdict.word != "valid" and "not known" in " ".join(kept.verdict.reasons)
+    assert kept.summary["peak_rss_bytes"] is None and "outside" in kept.absent["peak_rss_bytes"]
+    shown = edgec_here("compare", tmp_path / "after", "--html", tmp_path / "page.html")
+    assert shown.returncode == 0 and "server:openai" in shown.stdout
+    assert "server:openai" in (tmp_path / "page.html").read_text()
+    metrics = ("--metrics", "speed", "--max-regression", 1000, "--json")
+    ratios = edgec_here("compare", tmp_path / "after", "--baseline", tmp_path / "before", *metrics)
+    if kept.verdict.word == "suspect":
+        assert {each["metric"] for each in json.loads(ratios.stdout)} >= {"tpot", "ttft"}
+
+
+def test_what_streams_nothing_is_kept_in_no_file() -> None:
+    answers = tuple(Answer(0.1, 0.1, 0, 1) for _ in range(3))
+    found = EndpointMeasurement("http://x/v1", "m", Asked(), answers, 1.0, summarize(answers, 1.0), ())
+    with pytest.raises(UnusableInput, match="Leave -o out"):
+        measurement_of(found, "openai")
 
 
 def test_figures_follow_from_the_answers() -> None:

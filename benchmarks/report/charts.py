@@ -42,7 +42,7 @@ def base_figure(title: str, x: str, y: str) -> Any:
     return figure
 
 
-Key = tuple[str, str, str, int]
+Key = tuple[str, str, str, int | None]
 
 
 def key_of(measurement: Measurement) -> Key:

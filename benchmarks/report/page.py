@@ -246,7 +246,8 @@ def _machine(measurement: Measurement) -> str:
 
 
 def _threads(measurement: Measurement) -> str:
-    return str(measurement.workload.threads)
+    threads = measurement.workload.threads
+    return "its own" if threads is None else str(threads)
 
 
 def _reasons(group: Sequence[Measurement]) -> str:

@@ -82,9 +82,12 @@ def command(
 ) -> None:
     """Measure each PACKAGE in a process of its own, taking turns round by round."""
     if device.startswith(("http://", "https://", "sagemaker:")):
-        if packages or out is not None or sustain is not None:
-            raise UnusableInput("What a server serves is measured without packages, -o and --sustain. Leave them out.")
-        show_endpoint(device, prompt_tokens, generated_tokens, requests, concurrency, endpoint_model, as_json)
+        if packages or sustain is not None:
+            raise UnusableInput("What a server serves is measured without packages and --sustain. Leave them out.")
+        from benchmarks.endpoint import Asked
+
+        asked = Asked(prompt_tokens, generated_tokens, requests, concurrency, endpoint_model)
+        show_endpoint(device, asked, out, as_json)
         return
     if not packages:
         raise UnusableInput("There is no package to measure. Name one, or a server with --device http://host:port.")

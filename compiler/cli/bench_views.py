@@ -6,12 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import edgec
 from compiler.cli.display import print_json, print_table
 from compiler.cli.steps import shown_steps
 from compiler.errors import UnusableInput
+from compiler.output_file import check_output
 from runtimes.workload import Workload
+
+if TYPE_CHECKING:
+    from benchmarks.endpoint import Asked
 
 _UNITS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600}
 _MOST_S = 7 * 24 * 3600
@@ -32,20 +37,22 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
-def show_endpoint(
-    url: str, prompt: int, generated: int, requests: int, concurrency: int, model: str | None, as_json: bool
-) -> None:
-    """Measure a server and tell of it."""
-    from benchmarks.endpoint import Asked, measure_endpoint
+def show_endpoint(url: str, asked: Asked, out: Path | None, as_json: bool) -> None:
+    """Measure a server and tell of it, in a result file too."""
+    from benchmarks.endpoint import measure_endpoint
     from benchmarks.sagemaker import SCHEME, measure_sagemaker
+    from benchmarks.served import measurement_of
 
-    asked = Asked(prompt, generated, requests, concurrency, model)
+    if out is not None:
+        check_output(out)
     with shown_steps(quiet=as_json) as steps:
-        tell = steps.begin(f"bench {url}", f"{requests} requests").update
+        tell = steps.begin(f"bench {url}", f"{asked.requests} requests").update
         if url.startswith(SCHEME):
-            found = measure_sagemaker(url.removeprefix(SCHEME), asked, tell)
+            found, interface = measure_sagemaker(url.removeprefix(SCHEME), asked, tell), "sagemaker"
         else:
-            found = measure_endpoint(url, asked, tell)
+            found, interface = measure_endpoint(url, asked, tell), "openai"
+    if out is not None:
+        edgec.write_measurements(out, [measurement_of(found, interface)])
     if as_json:
         print_json(asdict(found))
         return
@@ -62,7 +69,7 @@ def show_endpoint(
     ]
     print_table("Server", ["figure", "median", "p90"], rows)
     name = found.model.rpartition("/")[2]
-    print(f"  {name} at {found.endpoint}, {requests} requests, {concurrency} at a time")
+    print(f"  {name} at {found.endpoint}, {asked.requests} requests, {asked.concurrency} at a time")
     for note in found.notes:
         print(f"  {note}")
 
