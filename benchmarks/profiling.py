@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from benchmarks.agent.environment import Environment
+from compiler.errors import UnusableInput
 from compiler.records import from_json
 from runtimes.devices.profile import DeviceProfile, find_profile, profile_of_machine, write_profile
 from runtimes.devices.registry import open_device
@@ -11,6 +14,7 @@ LOCAL = "local"
 # Those whose runtimes exist for computers and boards with Linux.
 _TARGETS = ("gguf", "onnx", "tflite")
 _THREADS = 2
+_PROBE, _FOR_INT8 = "benchmarks.agent.probe", ("onnxruntime",)
 
 
 def profile_for(device: str) -> DeviceProfile:
@@ -25,26 +29,32 @@ def profile_for(device: str) -> DeviceProfile:
 
 def keep_profile(name: str, device: str, threads: int) -> DeviceProfile:
     """Measure a device and keep its profile under a name."""
-    profile = measure_profile(name, device, threads)
+    profile = measure_profile(name, device, threads, _FOR_INT8)
     write_profile(profile)
     return profile
 
 
-def measure_profile(name: str, device: str, threads: int) -> DeviceProfile:
-    """Measure a device under a name.
+def measure_profile(name: str, device: str, threads: int, distributions: Sequence[str] = ()) -> DeviceProfile:
+    """Measure a device under a name; products of integers too where what computes them is among the distributions.
 
     Raises:
         UnusableInput: it cannot be reached, or cannot run the agent.
     """
-    agent = open_device(device).start("benchmarks.agent.probe", [str(threads)], threads)
+    opened, arguments = open_device(device), (_PROBE, [str(threads)], threads)
     try:
-        found = agent.ask("look")
+        agent = opened.start(*arguments, distributions)
+    except UnusableInput:
+        # Not every board can have them, and all else can be measured without.
+        agent, distributions = opened.start(*arguments), ()
+    try:
+        found = from_json(Environment, agent.ask("look")["environment"])
+        int8 = agent.ask("int8")["int8_ops_per_s"] if distributions else None
     finally:
         agent.close()
-    return profile_of(name, from_json(Environment, found["environment"]))
+    return profile_of(name, found, int8 if isinstance(int8, float) else None)
 
 
-def profile_of(name: str, here: Environment) -> DeviceProfile:
+def profile_of(name: str, here: Environment, int8: float | None = None) -> DeviceProfile:
     """The profile of a machine that an agent looked at."""
-    rates = here.memory_read_bytes_per_s, here.fp32_ops_per_s
+    rates = here.memory_read_bytes_per_s, here.fp32_ops_per_s, int8
     return profile_of_machine(name, here.cpu, here.machine, _TARGETS, here.logical_cores, here.memory_bytes, *rates)

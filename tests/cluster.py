@@ -12,8 +12,13 @@ from pathlib import Path
 
 
 @contextmanager
-def cluster(workers: int, folder: Path, share: bool = True) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """Their address, and the workers; all share one cache in the folder, or have one each as on machines of their own."""
+def cluster(
+    workers: int, folder: Path, share: bool = True, cores: int | None = None
+) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """Their address, and the workers; all share one cache in the folder, or have one each as on machines of their own.
+
+    With `cores` each has so many processors for itself.
+    """
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -34,7 +39,9 @@ def cluster(workers: int, folder: Path, share: bool = True) -> Iterator[tuple[st
         for number in range(workers):
             cache = folder / ("cache" if share else f"cache-{number}")
             environment = {**os.environ, "EDGEC_CACHE": str(cache)}
-            command = [script, "worker", address, "--offer", "local", "--memory", "8GB"]
+            own = range(number * (cores or 0), (number + 1) * (cores or 0))
+            pinned = ["taskset", "-c", ",".join(map(str, own))] if cores else []
+            command = [*pinned, script, "worker", address, "--offer", "local", "--memory", "8GB"]
             processes.append(
                 subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             )

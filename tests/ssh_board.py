@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -126,9 +127,18 @@ def _free_port() -> int:
         return port
 
 
+def _remove_orphans() -> None:
+    """Remove the namespaces of test runs that were killed, whose links have the same addresses."""
+    told = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    for name in re.findall(r"^(edgec-\d+)\b", told, re.M):
+        if not Path(f"/proc/{name.rpartition('-')[2]}").exists():
+            _run("ip", "netns", "del", name)
+
+
 @contextmanager
 def serve_far_away(folder: Path, variables: Mapping[str, str]) -> Iterator[SshBoard]:
     """A server in a network namespace of its own, behind a link of 40 Mbit/s that loses 1 % of packets and takes 20 ms."""
+    _remove_orphans()
     space, own, there = f"edgec-{os.getpid()}", f"ed{os.getpid()}a", f"ed{os.getpid()}b"
     _run("ip", "netns", "add", space)
     try:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import onnx
 import pytest
 import tiny
 import torch
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.agent.rates import PRODUCT
 from benchmarks.history import Seen, history_file, read_history, settings_of
 from benchmarks.plan import Option, Plan, Wishes, _front, expected_quality
 from benchmarks.plan import plan as make_plan
@@ -125,12 +127,21 @@ def test_this_machine_is_measured_and_kept(edgec: Run) -> None:
     assert done.returncode == 0, done.stderr
     (told,) = json.loads(done.stdout)
     assert told["memory"]["amount"] > 1e9 and told["bandwidth"]["amount"] > 1e8 and told["fp32"]["amount"] > 1e8
+    assert told["int8"]["amount"] > 1e8 and told["int8"]["unit"] == "GOPS"
     kept = find_profile("here")
     assert kept.bandwidth is not None and kept.bandwidth.kind == "measured"
     assert_refused(edgec("devices", "add", "here", "--from", "local"), 2, "There is a device of that name")
     assert_refused(edgec("devices", "add", "Here I am", "--from", "local"), 2, "A device cannot be called")
     for words in (("add", "here"), ("add", "--from", "local"), ("here", "--from", "local")):
         assert_refused(edgec("devices", *words), 2, "A device is added with")
+
+
+def test_the_product_that_is_timed_is_one_of_integers() -> None:
+    model = onnx.load_model_from_string(PRODUCT)
+    onnx.checker.check_model(model, full_check=True)
+    types = [each.type.tensor_type.elem_type for each in (*model.graph.input, *model.graph.output)]
+    assert [node.op_type for node in model.graph.node] == ["MatMulInteger"]
+    assert types == [onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.INT32]
 
 
 def test_bytes_are_those_of_inspect_and_speed_is_below_its_bound(model: Model) -> None:

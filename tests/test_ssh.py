@@ -86,7 +86,8 @@ def test_a_boards_profile_is_measured_there(board: SshBoard, edgec: Run, tmp_pat
     own = {"EDGEC_SSH": board.client, "XDG_CONFIG_HOME": str(tmp_path)}
     done = edgec("devices", "add", "kitchen", "--from", board.address, "--threads", 1, "--json", **own)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)[0]["fp32"]["kind"] == "measured"
+    told = json.loads(done.stdout)[0]
+    assert told["fp32"]["kind"] == told["int8"]["kind"] == "measured"
     assert json.loads(edgec("devices", "kitchen", "--json", **own).stdout)[0]["machine"] == "x86_64"
 
 

@@ -173,7 +173,7 @@ class Copied:
         shutil.copytree(package.folder, there)
         return str(there)
 
-    def start(self, module, arguments, threads):
+    def start(self, module, arguments, threads, distributions=()):
         command = shlex.join([sys.executable, "-P", "-m", module, *arguments])
         return LocalAgent(["sh", "-c", "exec " + command], {**os.environ, "OMP_NUM_THREADS": str(threads)})
 

@@ -50,6 +50,12 @@ class Device(Protocol):
         """Bring a package there; where it lies there."""
         ...
 
-    def start(self, module: str, arguments: Sequence[str], threads: int) -> Agent:
-        """Run a module of edgec's with arguments there, as an agent that may use so many threads."""
+    def start(self, module: str, arguments: Sequence[str], threads: int, distributions: Sequence[str] = ()) -> Agent:
+        """Run a module of edgec's with arguments there, as an agent that may use so many threads.
+
+        `distributions` are what it needs where no package says so, as they are installed here.
+
+        Raises:
+            UnusableInput: it cannot be started, or they cannot be had there.
+        """
         ...

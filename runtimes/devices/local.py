@@ -80,7 +80,7 @@ class LocalDevice:
     def put(self, package: Package) -> str:
         return str(package.folder.resolve())
 
-    def start(self, module: str, arguments: Sequence[str], threads: int) -> Agent:
+    def start(self, module: str, arguments: Sequence[str], threads: int, distributions: Sequence[str] = ()) -> Agent:
         command = [sys.executable, "-P", "-m", module, *arguments]
         return LocalAgent(command, {**os.environ, **parent_environment(), "OMP_NUM_THREADS": str(threads)})
 

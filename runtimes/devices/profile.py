@@ -142,6 +142,7 @@ def profile_of_machine(
     memory: int,
     bandwidth: float | None,
     fp32: float | None = None,
+    int8: float | None = None,
 ) -> DeviceProfile:
     """The profile of a machine that was looked at: bytes of memory, bytes a second that were read, operations a second."""
 
@@ -151,9 +152,8 @@ def profile_of_machine(
         return Figure(round(amount / factor, 2), unit, "measured", "edgec, on the machine", amount)
 
     read = figure(bandwidth, "GB/s", 1e9)
-    return DeviceProfile(
-        name, title, machine, targets, cores, figure(memory, "GB", 1e9), read, fp32=figure(fp32, "GFLOPS", 1e9)
-    )
+    rates = {"fp32": figure(fp32, "GFLOPS", 1e9), "int8": figure(int8, "GOPS", 1e9)}
+    return DeviceProfile(name, title, machine, targets, cores, figure(memory, "GB", 1e9), read, **rates)
 
 
 def write_profile(profile: DeviceProfile) -> Path:

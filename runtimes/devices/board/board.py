@@ -134,12 +134,12 @@ class Board:
             self._shell, self.root, machine.python, machine.version, machine.machine, distributions, extra
         )
 
-    def start(self, module: str, arguments: Sequence[str], threads: int) -> Agent:
-        """Run a module of edgec's there, with the runtime of the package whose place is the first argument, or with none."""
+    def start(self, module: str, arguments: Sequence[str], threads: int, distributions: Sequence[str] = ()) -> Agent:
+        """Run a module there, with the runtime of the package whose place is the first argument, or with `distributions`."""
         self._claim()
         variables = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": self._code, "PYTHONDONTWRITEBYTECODE": "1"}
         named = [f"{name}={value}" for name, value in variables.items()]
-        python = self._pythons.get(arguments[0]) or self._environment((), "reference")
+        python = self._pythons.get(arguments[0]) or self._environment(distributions, "reference")
         words = ["env", *named, python, "-P", "-m", module, *arguments]
         self._started += 1
         folder = f"{self._runs}/{self._started}"
