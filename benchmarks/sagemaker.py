@@ -2,8 +2,8 @@
 `invoke_endpoint`.
 
 A request is {"inputs": ..., "parameters": {"max_new_tokens": N}, "stream": true}, which Hugging Face's and DJL's containers
-take, and edgec's own kit. Parts of a stream may end anywhere: what is counted is lines, of which those containers send one a
-token. Nothing of this was run on AWS.
+take, or OpenAI's chat, which llama.cpp's and vLLM's take. Parts of a stream may end anywhere: what is counted is lines, of
+which those containers send one a token. Nothing of this was run on AWS.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.endpoint import Answer, Asked, EndpointMeasurement, summarize
@@ -22,7 +23,8 @@ from compiler.errors import UnusableInput, missing_extra
 SCHEME = "sagemaker:"
 _WORDS = ("river", "stone", "light", "table", "green", "seven", "paper", "north", "glass", "water", "smoke", "field")
 _MOST_BYTES = 64 << 20
-_NO_STREAM = ("ValidationError", "ModelError", "NotImplemented", "UnknownOperationException")
+# It may take a request of another form, or without a stream.
+_OTHER_FORM = ("ValidationError", "ModelError", "NotImplemented", "UnknownOperationException")
 _ADVICE = {
     "AccessDeniedException": "Your user may not call it: sagemaker:InvokeEndpoint and InvokeEndpointWithResponseStream.",
     "ExpiredTokenException": "Your credentials have expired. Get new ones, for instance by aws sso login.",
@@ -46,11 +48,11 @@ def measure_sagemaker(
             "Write sagemaker:NAME of the endpoint, without --endpoint-model: an endpoint has its model."
         )
     client, run = _client(asked.concurrency), secrets.token_hex(3)
-    streams = _streams(client, name, run)
+    form = _form_of(client, name, run)
     began, answers = time.perf_counter(), []
 
     def one(number: int) -> Answer:
-        return _request(client, name, _prompt(run, asked.prompt_tokens, number), asked.generated_tokens, streams)
+        return _request(client, name, _prompt(run, asked.prompt_tokens, number), asked.generated_tokens, form)
 
     with ThreadPoolExecutor(asked.concurrency) as pool:
         for answer in pool.map(one, range(1, asked.requests + 1)):
@@ -58,9 +60,9 @@ def measure_sagemaker(
             tell(len(answers), asked.requests)
     wall_s = time.perf_counter() - began
     notes = [f"prompts had {asked.prompt_tokens} words; it does not count tokens"]
-    notes += ["tokens are lines of its stream"] if streams else ["it streams nothing: only latency is its own"]
+    notes += ["tokens are lines of its stream"] if form.streams else ["it streams nothing: only latency is its own"]
     summary = summarize(answers, wall_s)
-    if not streams:
+    if not form.streams:
         summary |= dict.fromkeys(("ttft_s_p50", "ttft_s_p90", "all_tok_per_s"), None)
     return EndpointMeasurement(f"{SCHEME}{name}", name, asked, tuple(answers), wall_s, summary, tuple(notes))
 
@@ -93,35 +95,58 @@ def _prompt(run: str, words: int, number: int) -> str:
     return f"{run}{number}. " + " ".join(chosen.choice(_WORDS) for _ in range(words))
 
 
-def _body(prompt: str, tokens: int, stream: bool) -> bytes:
-    # Without a temperature those containers choose the most probable token; TGI refuses one of 0.
-    asked = {"inputs": prompt, "parameters": {"max_new_tokens": tokens, "do_sample": False}}
-    return json.dumps(asked | ({"stream": True} if stream else {})).encode()
+@dataclass(frozen=True)
+class _Form:
+    """What a container takes: OpenAI's chats or else `inputs`; and whether it streams."""
+
+    chat: bool
+    streams: bool
 
 
-def _streams(client: Any, name: str, run: str) -> bool:
-    """Whether it streams; the request that tells is not timed."""
+_FORMS = tuple(_Form(chat, streams) for streams in (True, False) for chat in (False, True))
+
+
+def _body(prompt: str, tokens: int, form: _Form) -> bytes:
+    asked: dict[str, Any]
+    if form.chat:
+        asked = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "temperature": 0}
+        asked["ignore_eos"] = True
+    else:
+        # Without a temperature those containers choose the most probable token; TGI refuses one of 0.
+        asked = {"inputs": prompt, "parameters": {"max_new_tokens": tokens, "do_sample": False}}
+    return json.dumps(asked | ({"stream": True} if form.streams else {})).encode()
+
+
+def _form_of(client: Any, name: str, run: str) -> _Form:
+    """The first form that it takes; the requests that tell are not timed.
+
+    Raises:
+        UnusableInput: it takes none of them, or fails otherwise.
+    """
     from botocore.exceptions import ClientError
 
-    try:
+    for form in _FORMS:
+        try:
+            answer = _request(client, name, _prompt(run, 8, 0), 8, form)
+        except UnusableInput as error:
+            code = error.__cause__.response["Error"].get("Code") if isinstance(error.__cause__, ClientError) else None
+            if code not in _OTHER_FORM or form == _FORMS[-1]:
+                raise
+            continue
         # What comes as one document is no stream of tokens.
-        return _request(client, name, _prompt(run, 8, 0), 8, True).generated_tokens > 1
-    except UnusableInput as error:
-        if isinstance(error.__cause__, ClientError) and error.__cause__.response["Error"].get("Code") in _NO_STREAM:
-            _request(client, name, _prompt(run, 8, 0), 2, False)
-            return False
-        raise
+        return replace(form, streams=form.streams and answer.generated_tokens > 1)
+    raise AssertionError("the last form raises or returns")
 
 
-def _request(client: Any, name: str, prompt: str, tokens: int, stream: bool) -> Answer:
+def _request(client: Any, name: str, prompt: str, tokens: int, form: _Form) -> Answer:
     from botocore.eventstream import ParserError
     from botocore.exceptions import BotoCoreError, ClientError, EventStreamError
     from urllib3.exceptions import HTTPError
 
-    given = {"EndpointName": name, "ContentType": "application/json", "Body": _body(prompt, tokens, stream)}
+    given = {"EndpointName": name, "ContentType": "application/json", "Body": _body(prompt, tokens, form)}
     began = time.perf_counter()
     try:
-        if not stream:
+        if not form.streams:
             data = client.invoke_endpoint(**given)["Body"].read(_MOST_BYTES)
             if not data:
                 raise UnusableInput(f"The endpoint {name} answered nothing.")
@@ -184,4 +209,9 @@ def _is_token(line: bytes, name: str) -> bool:
         raise UnusableInput(
             f"The endpoint {name} broke a request off with an error of its container's. Its log says which."
         )
-    return not (isinstance(told, dict) and set(told) <= {"usage", "details"})
+    if not isinstance(told, dict):
+        return True
+    if isinstance(choices := told.get("choices"), list) and choices and isinstance(choices[0], dict):
+        delta = choices[0].get("delta")
+        return not isinstance(delta, dict) or bool(delta.get("content") or delta.get("reasoning_content"))
+    return not set(told) <= {"usage", "details"}

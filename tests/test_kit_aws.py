@@ -68,6 +68,14 @@ def _model_folder(kit: Path, tmp_path: Path) -> Path:
     return folder
 
 
+def _component(kit: Path, tmp_path: Path) -> Path:
+    """/opt/ml/model with what a component of Greengrass is unpacked to: the toolkit takes the same handler."""
+    folder = tmp_path / "opt" / "ml" / "model"
+    with zipfile.ZipFile(kit / "component.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
 _CONTAINER = """
 import json, os, sys
 sys.path.insert(0, os.path.join(sys.argv[1], "code"))
@@ -126,18 +134,108 @@ def test_labels_and_texts(built: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose([each["score"] for each in scores], [share for _, share in wanted], atol=1e-4)
     assert len(scores) == 3 and abs(sum(each["score"] for each in scores) - 1) < 1e-5
     assert scores == sorted(scores, key=lambda each: -each["score"])
-    folder = _model_folder(built / "llama-out-gguf-F16-sagemaker", tmp_path / "texts")
+    folder = _component(built / "llama-out-gguf-F16-greengrass", tmp_path / "texts")
     (made,) = _by_the_toolkit(folder, {"inputs": "The tide", "parameters": {"max_new_tokens": 4}})
     assert isinstance(made["generated_text"], str)
     chat = _by_the_toolkit(folder, {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
     assert chat["choices"][0]["message"]["role"] == "assistant"
 
 
+# What DJL Serving does with model.py, by engines/python/setup/djl_python of v0.36.0: it is imported three times, called once
+# with nothing before the first request, and gets bytes and properties.
+_DJL = """
+import importlib, json, os, sys, types
+class Output:
+    def __init__(self): self.code, self.properties, self.content = 200, {}, []
+    def error(self, text, code=424, message=""): self.code = code; self.content.append(text); return self
+    def add(self, value): self.content.append(value)
+    def add_property(self, name, value): self.properties[name] = value
+class Input:
+    def __init__(self, body=None, **properties): self.body, self.properties = body, properties
+    def is_empty(self): return self.body is None
+    def get_as_bytes(self): return bytearray(self.body)
+    def get_property(self, name): return {k.lower(): v for k, v in self.properties.items()}.get(name.lower())
+sys.modules["djl_python"] = types.SimpleNamespace(Input=Input, Output=Output)
+os.chdir(sys.argv[1]); sys.path.insert(0, sys.argv[1])
+for _ in range(3):
+    sys.modules.pop("model", None)
+    model = importlib.import_module("model")
+assert model.handle(Input()) is None
+answers = []
+for body in json.loads(sys.stdin.read()):
+    made = model.handle(Input(body.encode(), **{"Content-Type": "application/json"}))
+    answers.append([made.code, made.properties.get("Content-Type"), "".join(made.content)])
+print(json.dumps(answers))
+"""
+_REAL_DJL = """
+import json, sys
+from djl_python.test_model import TestHandler, extract_output_as_string
+from djl_python import Input
+handler = TestHandler("model.py", sys.argv[1])
+assert handler.inference(Input()) is None
+answers = []
+for body in json.loads(sys.stdin.read()):
+    given = Input(); given.content.add(key="data", value=bytearray(body.encode()))
+    given.properties["Content-Type"] = "application/json"
+    made = handler.inference(given)
+    answers.append([made.code, made.properties.get("Content-Type"), extract_output_as_string(made)])
+print(json.dumps(answers))
+"""
+
+
+def _by_djl(folder: Path, requests: list[str], script: str = _DJL) -> list[tuple[int, str | None, str]]:
+    """What requests get by model.py in DJL Serving's layout, in a process of its own."""
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, input=json.dumps(requests), text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [(code, kind, text) for code, kind, text in json.loads(done.stdout.splitlines()[-1])]
+
+
+@pytest.mark.parametrize("script", [_DJL, _REAL_DJL], ids=["stand-in", "djl_python"])
+def test_djl_servings_layout_gives_the_packages_labels(script: str, built: Path, tmp_path: Path) -> None:
+    """The stand-in always; DJL's own Python, which is on no index, where PYTHONPATH has it."""
+    if script is _REAL_DJL:
+        pytest.importorskip("djl_python")
+    folder = _model_folder(built / "classifier-out-onnx-fp32-sagemaker", tmp_path)
+    told = dict(line.split("=") for line in (folder / "serving.properties").read_text().splitlines())
+    assert told["engine"] == "Python" and (folder / told["option.entryPoint"]).is_file()
+    assert told["minWorkers"] == told["maxWorkers"] == "1"
+    assert (folder / "requirements.txt").read_text() == (folder / "code" / "requirements.txt").read_text()
+    good, empty, nonsense, other = _by_djl(folder, ['{"inputs": "Good"}', "", "[no json", '{"inputs": 3}'], script)
+    package = read_package(built / "classifier-out" / "onnx-fp32")
+    ids = text_arrays(require_tokenizer(package).encode("Good").ids)
+    wanted = classify(package, open_session(package, 1), ids)
+    assert good[:2] == (200, "application/json")
+    assert [each["label"] for each in json.loads(good[2])[0]] == [label for label, _ in wanted]
+    assert [empty[0], nonsense[0], other[0]] == [400, 400, 400] and "Send inputs" in other[2]
+
+
+def test_llamacpps_server_serves_the_archive_of_a_language_model(built: Path, tmp_path: Path) -> None:
+    """AWS's container finds the GGUF file in /opt/ml/model and hands /invocations to the server's chats."""
+    kit = built / "llama-out-gguf-F16-sagemaker"
+    folder = _model_folder(kit, tmp_path)
+    (file,) = folder.rglob("*")
+    assert file.suffix == ".gguf"
+    deploy = runpy.run_path(str(kit / "deploy.py"))
+    assert "/llama-cpp:server-sagemaker-cpu" in deploy["IMAGE"]
+    context, port = int(deploy["ENVIRONMENT"]["SM_LLAMA_CPP_CTX_SIZE"]), _free_port()
+    command = [sys.executable, "-P", "-m", "llama_cpp.server", "--model", str(file), "--n_ctx", str(context)]
+    server = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/v1/models")
+        body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}).encode()
+        status, told = _post(port, body, "/v1/chat/completions")
+        assert status == 200 and json.loads(told)["choices"][0]["message"]["role"] == "assistant"
+    finally:
+        server.kill()
+        server.wait()
+
+
 @pytest.mark.parametrize(
     ("data", "kind"), [(b"[]", "application/json"), (b"{}", "application/json"), (b"x", "text/csv")]
 )
 def test_a_request_of_another_form_is_refused(data: bytes, kind: str, built: Path, tmp_path: Path) -> None:
-    folder = _model_folder(built / "llama-out-gguf-F16-sagemaker", tmp_path)
+    folder = _component(built / "llama-out-gguf-F16-greengrass", tmp_path)
     spec = importlib.util.spec_from_file_location("handler", folder / "code" / "inference.py")
     assert spec is not None and spec.loader is not None
     handler = importlib.util.module_from_spec(spec)
@@ -173,10 +271,8 @@ def test_the_script_deploys_and_takes_away(built: Path, aws: None, monkeypatch: 
     assert endpoint["EndpointName"] == "bert-onnx-fp32" and endpoint["EndpointStatus"] == "InService"
     container = service.describe_model(ModelName="bert-onnx-fp32")["PrimaryContainer"]
     assert container["ModelDataUrl"] == "s3://models/edgec/bert-onnx-fp32/model.tar.gz"
-    assert (
-        container["Image"].startswith("763104351884.dkr.ecr.us-east-1.")
-        and container["Environment"]["SAGEMAKER_PROGRAM"]
-    )
+    assert container["Image"].startswith("763104351884.dkr.ecr.us-east-1.amazonaws.com/djl-inference:")
+    assert set(container["Environment"]) == {"OPTION_MODEL_LOADING_TIMEOUT", "OPTION_PREDICT_TIMEOUT"}
     run("--delete")
     assert not service.list_endpoints()["Endpoints"] and not service.list_models()["Models"]
     run("--delete")
@@ -191,13 +287,23 @@ def _free_port() -> int:
         return port
 
 
-def _post(port: int, body: bytes) -> tuple[int, bytes]:
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+def _post(port: int, body: bytes, path: str = "/invocations") -> tuple[int, bytes]:
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(asked, timeout=60) as reply:
             return reply.status, reply.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(300):
+        try:
+            with urllib.request.urlopen(url, timeout=2) as reply:
+                assert reply.status == 200
+            return
+        except OSError:
+            time.sleep(0.2)
 
 
 def test_a_component_serves_from_its_archive(built: Path, tmp_path: Path) -> None:
@@ -207,13 +313,7 @@ def test_a_component_serves_from_its_archive(built: Path, tmp_path: Path) -> Non
     command = [sys.executable, str(tmp_path / "component" / "serve.py")]
     server = subprocess.Popen(command, env={**os.environ, "PORT": str(port)}, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(150):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2) as reply:
-                    assert reply.status == 200
-                break
-            except OSError:
-                time.sleep(0.2)
+        _wait_for(f"http://127.0.0.1:{port}/ping")
         status, body = _post(port, json.dumps({"inputs": "Hello"}).encode())
         assert status == 200 and len(json.loads(body)) == 1
         assert _post(port, b"no json")[0] == 400 and _post(port, b"{}")[0] == 400

@@ -7,11 +7,14 @@ import json
 import struct
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
 
 import pytest
 from conftest import Run, assert_refused
+
+from benchmarks.measurement import read_measurements
 
 
 def _header(name: str, value: str) -> bytes:
@@ -47,7 +50,18 @@ class _Endpoint(BaseHTTPRequestHandler):
         given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(given)
         name, stream = self.path.split("/")[2], self.path.endswith("invocations-response-stream")
-        if name == "refuses" or (name == "plain" and stream):
+        if name == "chats" and "messages" not in given:
+            self._reply(424, b'{"message": "no"}', "application/json", {"x-amzn-ErrorType": "ModelError"})
+        elif name == "chats":
+            deltas: list[dict[str, str]] = [
+                {"role": "assistant"},
+                *({"content": "w"} for _ in range(given["max_tokens"])),
+                {},
+            ]
+            events = [b"data: " + json.dumps({"choices": [{"delta": each}]}).encode() + b"\n\n" for each in deltas]
+            frames = b"".join(_part(each) for each in (*events, b"data: [DONE]\n\n"))
+            self._reply(200, frames, "application/vnd.amazon.eventstream")
+        elif name == "refuses" or (name == "plain" and stream):
             code = "AccessDeniedException" if name == "refuses" else "ModelError"
             self._reply(424, json.dumps({"message": "no"}).encode(), "application/json", {"x-amzn-ErrorType": code})
         elif not stream:
@@ -99,6 +113,25 @@ def test_a_stream_is_measured(settings: dict[str, str], edgec: Run) -> None:
     assert all(len(each["inputs"].split()) in (9,) for each in _Endpoint.asked[-6:])
     table = edgec("bench", "--device", "sagemaker:streams", *_WORDS, **settings)
     assert "TTFT" in table.stdout and "6 requests, 2 at a time" in table.stdout
+
+
+def test_a_container_that_takes_chats_alone_is_measured_by_chats(settings: dict[str, str], edgec: Run) -> None:
+    done = edgec("bench", "--device", "sagemaker:chats", *_WORDS, "--json", **settings)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # The first event tells the role and the last nothing.
+    assert {each["generated_tokens"] for each in found["answers"]} == {5}
+    assert all(each["messages"][0]["role"] == "user" for each in _Endpoint.asked[-6:])
+
+
+def test_a_streams_figures_are_kept(settings: dict[str, str], edgec: Run, tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    assert edgec("bench", "--device", "sagemaker:streams", *_WORDS, "-o", out, **settings).returncode == 0
+    (kept,) = read_measurements(out)
+    assert (kept.recipe, kept.device, kept.workload.requests) == ("server:sagemaker", "sagemaker:streams", 6)
+    done = edgec("bench", "--device", "sagemaker:plain", *_WORDS, "-o", tmp_path / "none", **settings)
+    assert_refused(done, 2, "streams no tokens one by one")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("name", ["plain", "whole"])

@@ -1,7 +1,7 @@
 """What answers requests on AWS: the four functions that SageMaker's inference toolkit calls, around a package's own runtime.
 
-The toolkit: aws/sagemaker-inference-toolkit, and its PyTorch container's layout: model files at the top of `model.tar.gz`,
-`code/inference.py` and `code/requirements.txt` beside them.
+The toolkit: aws/sagemaker-inference-toolkit, whose layout is model files at the top of a folder, `code/inference.py` and
+`code/requirements.txt` beside them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from compiler.task import GENERATION, find_task
 
 _TOKENS, _LONGEST = 4096, 512
 _ANSWERS = {"feature-extraction": "vectors of its tokens", "text-classification": "labels with their scores"}
-_GGUF = "model.gguf"
+GGUF = "model.gguf"
 
 _GENERATE = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
 
@@ -239,14 +239,26 @@ def _version(tool: str, package: Package) -> str:
 
 
 def _generate(package: Package) -> tuple[str, dict[str, str], tuple[str, ...]]:
-    tokens = package.lowered.shapes.context_length or min(package.lowered.shapes.longest_sequence or _TOKENS, _TOKENS)
+    require_gguf(package)
+    script = _GENERATE.substitute(
+        model=package.model.name, recipe=package.recipe, tokens=context_tokens(package), file=GGUF
+    )
+    return script, {GGUF: package.lowered.main.files[0]}, ("llama-cpp-python",)
+
+
+def context_tokens(package: Package) -> int:
+    """Tokens of text and answer that a server holds room for."""
+    shapes = package.lowered.shapes
+    return shapes.context_length or min(shapes.longest_sequence or _TOKENS, _TOKENS)
+
+
+def require_gguf(package: Package) -> None:
+    """Raise UnusableInput for a language model that llama.cpp does not run from one file."""
     if package.lowered.runtime != "llamacpp" or len(package.lowered.main.files) != 1:
         raise UnusableInput(
             f"The kit serves language models by llama.cpp, from one file, and {package.title} is none of those. Build "
             "gguf:Q4_K_M, for instance."
         )
-    script = _GENERATE.substitute(model=package.model.name, recipe=package.recipe, tokens=tokens, file=_GGUF)
-    return script, {_GGUF: package.lowered.main.files[0]}, ("llama-cpp-python",)
 
 
 def _encode(package: Package) -> tuple[str, dict[str, str], tuple[str, ...]]:

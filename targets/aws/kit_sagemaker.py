@@ -1,23 +1,49 @@
 """A folder that deploys a package as an endpoint of SageMaker, on a CPU: `model.tar.gz` and a script.
 
-The container is AWS's own for inference with PyTorch, which installs `code/requirements.txt` when it starts and calls
-`code/inference.py`. Nothing of it was run on AWS; the handler is run by the toolkit of that container in edgec's tests.
+Encoders are served by a handler in DJL Serving's container, language models by llama.cpp's server in AWS's container of it;
+both are in aws/deep-learning-containers. Nothing of it was run on AWS; what edgec's tests run is said in docs/aws.md.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 from compiler.formats.archive import members_of, write_tar
 from compiler.kit import image_name
 from compiler.package import Package
-from targets.aws.handler import require_for, write_handler
+from compiler.task import GENERATION, find_task
+from targets.aws.djl import write_serving
+from targets.aws.handler import GGUF, context_tokens, require_for, require_gguf, write_handler
 
-# aws/deep-learning-containers: the account of most regions, and a CPU image of PyTorch's for SageMaker.
-_IMAGE = "763104351884.dkr.ecr.{region}.amazonaws.com/pytorch-inference:2.6.0-cpu-py312-ubuntu22.04-sagemaker"
-_INSTANCE = "ml.c5.xlarge"
+# The account that has AWS's containers in most regions.
+_REGISTRY = "763104351884.dkr.ecr.{region}.amazonaws.com"
+
+
+@dataclass(frozen=True)
+class _Container:
+    """What runs on the instance.
+
+    Attributes:
+        image: of the container, without its registry.
+        instance: the type of machine that is taken unless another is asked for.
+        environment: variables of the container.
+        startup_s: it may take to answer first.
+        request: what it takes.
+        start: what it does when it starts.
+    """
+
+    image: str
+    instance: str
+    environment: dict[str, str]
+    startup_s: int
+    request: str
+    start: str
+
 
 _DEPLOY = Template('''"""Deploys $model as $recipe.
 
@@ -35,15 +61,8 @@ import boto3
 HERE = Path(__file__).parent
 NAME = "$name"
 IMAGE = "$image"
-ENVIRONMENT = {
-    "SAGEMAKER_PROGRAM": "inference.py",
-    "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
-    "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
-    # Else there is a copy of the model for every processor.
-    "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
-}
-# What the handler needs is installed, and llama-cpp-python compiled, before the container answers.
-STARTUP_S = 3600
+ENVIRONMENT = $environment
+STARTUP_S = $startup
 
 
 def deploy(session, bucket, role, name, image, instance):
@@ -79,7 +98,7 @@ def main():
     parser.add_argument("--role", help="ARN of a role that SageMaker takes")
     parser.add_argument("--name", default=NAME)
     parser.add_argument("--instance", default="$instance")
-    parser.add_argument("--image", help="of a container with SageMaker's inference toolkit")
+    parser.add_argument("--image", help="of another container of the same kind")
     parser.add_argument("--delete", action="store_true")
     given = parser.parse_args()
     session = boto3.session.Session()
@@ -101,11 +120,16 @@ if __name__ == "__main__":
 
 _README = Template("""# $model as $recipe, for SageMaker
 
-`model.tar.gz` has the model and its tokenizer and, in `code`, the handler and the names of the libraries that it needs, which
-the container installs when it starts: it needs a network to PyPI, and minutes for llama-cpp-python. `deploy.py` makes an
-endpoint of it: `python deploy.py --bucket my-bucket --role arn:aws:iam::123456789012:role/sagemaker`, and
-`python deploy.py --delete` takes it away. It was not run on AWS: the handler was run here by SageMaker's inference toolkit,
-the script against an imitation of AWS's services.
+`deploy.py` makes an endpoint of `model.tar.gz`:
+
+    python deploy.py --bucket my-bucket --role arn:aws:iam::123456789012:role/sagemaker
+    python deploy.py --delete
+
+The container is AWS's own, `$image`, on $instance; --image and --instance name others. $start A request is
+
+    $request
+
+It was not run on AWS: what is in the archive was run here, and the script against an imitation of AWS's services.
 
 How fast the endpoint is: `edgec bench --device sagemaker:$name`.
 """)
@@ -115,15 +139,52 @@ def fill_kit(package: Package, folder: Path) -> None:
     """Write model.tar.gz, deploy.py and README.md."""
     require_for(package, "sagemaker")
     name = f"{image_name(package.model.name)[:40]}-{image_name(package.recipe)[:20]}".strip("-")
+    with tempfile.TemporaryDirectory(prefix="edgec-kit-") as temporary:
+        model = Path(temporary) / "model"
+        if find_task(package.model.task).kind == GENERATION:
+            container = _fill_llamacpp(package, model)
+        else:
+            container = _fill_djl(package, model)
+        write_tar(folder / "model.tar.gz", members_of(model))
     given = {
         "model": package.model.name,
         "recipe": package.recipe,
         "name": name,
-        "image": _IMAGE,
-        "instance": _INSTANCE,
+        "image": f"{_REGISTRY}/{container.image}",
+        "instance": container.instance,
+        "environment": json.dumps(container.environment, indent=4),
+        "startup": container.startup_s,
+        "request": container.request,
+        "start": container.start,
     }
-    with tempfile.TemporaryDirectory(prefix="edgec-kit-") as temporary:
-        write_handler(package, Path(temporary) / "model")
-        write_tar(folder / "model.tar.gz", members_of(Path(temporary) / "model"))
     (folder / "deploy.py").write_text(_DEPLOY.substitute(given), encoding="utf-8")
     (folder / "README.md").write_text(_README.substitute(given), encoding="utf-8")
+
+
+def _fill_djl(package: Package, folder: Path) -> _Container:
+    """DJL Serving: files beside the model say what it is, OPTION_* what depends on the machine."""
+    write_handler(package, folder)
+    write_serving(folder)
+    return _Container(
+        image="djl-inference:0.36.0-cpu-full",
+        instance="ml.c5.xlarge",
+        environment={"OPTION_MODEL_LOADING_TIMEOUT": "600", "OPTION_PREDICT_TIMEOUT": "60"},
+        startup_s=1200,
+        request='{"inputs": "a text"}, or a list of texts',
+        start="It installs requirements.txt when it starts, for which it needs a network to PyPI.",
+    )
+
+
+def _fill_llamacpp(package: Package, folder: Path) -> _Container:
+    """llama.cpp's server, which takes a GGUF file as it is; its options by SM_LLAMA_CPP_*."""
+    require_gguf(package)
+    folder.mkdir()
+    shutil.copyfile(package.folder / package.lowered.main.files[0], folder / GGUF)
+    return _Container(
+        image="llama-cpp:server-sagemaker-cpu-v1",
+        instance="ml.c6i.2xlarge",
+        environment={"SM_LLAMA_CPP_CTX_SIZE": str(context_tokens(package))},
+        startup_s=1200,
+        request='{"messages": [{"role": "user", "content": "a text"}], "max_tokens": 64}, as OpenAI\'s chats are',
+        start="It serves the archive's GGUF file.",
+    )
