@@ -28,6 +28,8 @@ from targets.onnx.weights import read_weights
 
 def build(model: str, out: str, scheme: str, context_length: int | None, lineage: dict[str, str]) -> dict[str, Any]:
     """Run the builder in this process and write the lineage beside what it made."""
+    from targets.onnx.streaming import stream_weights
+
     folder, source = Path(out), model_of(Path(model), lineage)
     options = []
     if scheme.startswith("int4"):
@@ -40,6 +42,7 @@ def build(model: str, out: str, scheme: str, context_length: int | None, lineage
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="builder-") as temporary:
         sys.argv = ["builder", "-i", model, "-o", out, "-p", precision, "-e", "cpu", "-c", temporary, *options]
         _tell_rotary_bases_apart()
+        stream_weights()
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
     write_lineage(source, lineage, folder)
     _write_context(folder / "genai_config.json", context_length)
