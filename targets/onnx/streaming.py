@@ -8,6 +8,7 @@ save_model, make_initializer and to_nbits).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
-from compiler.memory import give_back_memory
+from compiler.memory import give_back_memory, give_back_pages
 
 _STRIP_BYTES = 8 << 20
 Arrays = Callable[[], Iterable[NDArray[Any]]]
@@ -28,7 +29,7 @@ class StreamedTensor(ir.LazyTensor):
 
     Attributes:
         arrays: its bytes, in order.
-        source: the weights that it is cast from; None where it is made otherwise.
+        source: the weights that it is made of; None where that is not known.
     """
 
     __slots__ = ("arrays", "source")
@@ -48,11 +49,15 @@ class StreamedTensor(ir.LazyTensor):
         for array in self.arrays():
             np.ascontiguousarray(array).tofile(file)
         give_back_memory()
+        if self.source is not None:
+            give_back_pages(self.source.data_ptr(), self.source.nbytes)
 
 
 def stream_weights() -> None:
     """Have the builder of this process write weights so. What it quantizes in another way than by default stays as it is."""
-    from onnxruntime_genai.models.builders import base
+    # The builder's package puts its own folder on the path and imports what is in it from there.
+    importlib.import_module("onnxruntime_genai.models")
+    base: Any = importlib.import_module("builders.base")
 
     given_initializer, given_quantizer = base.Model.make_initializer, base.Model.to_nbits
 
@@ -133,7 +138,7 @@ def _product(builder: Any, node: ir.Node) -> ir.Node:
         (f"{weight.name}_scales", ir.DataType.FLOAT, (columns, groups), scales),
     ):
         value = builder.make_value(name, dtype, shape)
-        value.const_value = StreamedTensor(name, dtype, shape, arrays)
+        value.const_value = StreamedTensor(name, dtype, shape, arrays, weight.const_value.source)
         builder.model.graph.register_initializer(value)
         inputs.append(value)
     attributes = {
