@@ -50,6 +50,7 @@ class Wishes:
         max_memory_bytes: at most; None for four fifths of the device's.
         min_tok_per_s, max_kl: limits; None for none.
         min_quality: the least word.
+        batch: texts at the same time, each with a cache of its own.
     """
 
     context: int | None = None
@@ -57,6 +58,7 @@ class Wishes:
     min_tok_per_s: float | None = None
     max_kl: float | None = None
     min_quality: str = "good"
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,15 @@ class Option:
         flags: options of `build` that belong to it.
         package_bytes: told from shapes.
         memory: the largest resident set in bytes; None where nothing is known of its runtime.
-        bound_tok_per_s: what the device's memory allows at most.
-        tok_per_s: of decode; None for encoders, or where nothing is known.
+        bound_tok_per_s: what the device's memory allows at most, of all texts together.
+        tok_per_s: of decode; None for encoders, of several texts, or where nothing is known.
         first_s: seconds of 128 tokens at once: a prompt up to the first token, or an encoder's input; None where too little is
             known.
         quality: a word; None where nothing is known.
         figures: what it follows from.
         known: whether that was measured of this model, or is what others had by this recipe.
         decodes: whether it is a language model.
+        cores: of an accelerator, that share it.
         build: what building it takes of this machine, after what it learned from its own builds; None where that is unknown.
         misses: which wishes it fails, as sentences.
     """
@@ -91,6 +94,7 @@ class Option:
     figures: dict[str, float]
     known: Known
     decodes: bool = False
+    cores: int = 1
     build: Need | None = None
     misses: tuple[str, ...] = ()
 
@@ -133,9 +137,9 @@ def plan(
     """Every recipe of the targets that a device runs, held to the wishes; `others` are all targets that there are.
 
     Raises:
-        UnusableInput: a longer context is wished for than the model takes.
+        UnusableInput: a longer context is wished for than the model takes, or a batch of an encoder.
     """
-    context = _context(model, wishes.context)
+    context = _context(model, wishes.context, wishes.batch)
     history = [each for each in history if each.machine == profile.title]
     options, refused, unfit = [], list[str](), list[str]()
     for name in profile.targets:
@@ -163,8 +167,10 @@ def plan(
     )
 
 
-def _context(model: Model, asked: int | None) -> int:
+def _context(model: Model, asked: int | None, batch: int) -> int:
     longest = longest_context(model)
+    if not model.is_decoder and batch > 1:
+        raise UnusableInput(f"--batch is for language models, each of whose texts has a cache; {model.name} is none.")
     if model.is_decoder and longest is not None and asked is not None and asked > longest:
         raise UnusableInput(f"{model.name} takes {longest} tokens at most, and {asked} are asked for.")
     return asked or min(longest or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
@@ -192,13 +198,10 @@ def _options(
     history: Sequence[Seen],
 ) -> tuple[list[Option], list[tuple[str, str]]]:
     """Recipes that can be had, and why others cannot."""
-    shapes = Shapes(context_length=context) if model.is_decoder else Shapes()
     made, refused, rate = [], list[tuple[str, str]](), pace()
     for name in target.schemes:
-        scheme = find_scheme(name)
-        assert scheme is not None
-        for budget in _BUDGETS if scheme.mixed else (None,):
-            recipe = Recipe(target.name, scheme, shapes=shapes, quantization=Quantization(target_bpw=budget))
+        for recipe, cores in _recipes(target, name, model, profile, context):
+            budget = recipe.quantization.target_bpw
             try:
                 against = reason_against(target, model, recipe)
                 forced = 0 if against else len(target.foresee(model, recipe))
@@ -210,10 +213,39 @@ def _options(
                 refused.append((str(recipe), against or "nothing is known of its bytes."))
                 continue
             flags = ("--target-bpw", f"{budget:g}") if budget else ()
-            option = _option(model, digest, profile, recipe, flags, nbytes, context, history)
-            other = (f"stores {forced} tensors in another type",) if forced else ()
+            option = _option(model, digest, profile, recipe, flags, nbytes, context, history, wishes.batch)
+            option = replace(option, cores=cores)
+            other = [f"stores {forced} tensors in another type"] if forced else []
+            other += _one_at_a_time(target, model, recipe, wishes.batch)
             made.append(replace(option, build=build, misses=(*other, *_misses(option, profile, wishes))))
     return made, refused
+
+
+def _recipes(
+    target: Target, scheme_name: str, model: Model, profile: DeviceProfile, context: int
+) -> list[tuple[Recipe, int]]:
+    """The recipes of a scheme, of each budget, and shared by an accelerator's cores; how many cores each takes."""
+    scheme = find_scheme(scheme_name)
+    assert scheme is not None
+    shapes = Shapes(context_length=context) if model.is_decoder else Shapes()
+    given = Recipe(target.name, scheme, shapes=shapes)
+    found = [
+        (replace(given, quantization=Quantization(target_bpw=budget)), 1)
+        for budget in (_BUDGETS if scheme.mixed else (None,))
+    ]
+    spread = target.spread.items() if model.is_decoder else ()
+    return [
+        *found,
+        *((replace(given, options=(name,)), cores) for name, cores in spread if cores <= (profile.engine_cores or 1)),
+    ]
+
+
+def _one_at_a_time(target: Target, model: Model, recipe: Recipe, batch: int) -> list[str]:
+    """Why a package does not take so many texts at once."""
+    if batch == 1:
+        return []
+    against = reason_against(target, model, replace(recipe, shapes=replace(recipe.shapes, batch=batch)))
+    return [against.rstrip(".")] if against else []
 
 
 def _needed(target: Target, model: Model, recipe: Recipe, rate: float) -> Need | None:
@@ -247,22 +279,26 @@ def _option(
     nbytes: int,
     context: int,
     history: Sequence[Seen],
+    batch: int,
 ) -> Option:
     runtime = runtime_for(recipe.target, model)
     bound = speed = None
     read = read_bytes_of(model, recipe, nbytes)
     if model.is_decoder:
-        bound = bound_tok_per_s(profile, read)
-        speed = predict_tok_per_s(profile, recipe, read, runtime, history)
-    figures, known = _figures(model, digest, " ".join((str(recipe), *flags)), recipe, history)
+        bound = bound_tok_per_s(profile, model, read, batch)
+        # How a runtime shares its weights' reads among texts was not measured.
+        speed = predict_tok_per_s(profile, recipe, read, runtime, history) if batch == 1 else None
+    # How many cores share it says nothing of its quality.
+    plain = replace(recipe, options=())
+    figures, known = _figures(model, digest, " ".join((str(plain), *flags)), plain, history)
     return Option(
         str(recipe),
         flags,
         nbytes,
-        predict_memory(model, digest, recipe, read, runtime, context, history),
+        predict_memory(model, digest, recipe, (read, nbytes), runtime, context * batch, history),
         bound,
         speed,
-        predict_seconds(profile, model, recipe, PROMPT_TOKENS, runtime, history),
+        predict_seconds(profile, model, recipe, batch * PROMPT_TOKENS, runtime, history),
         quality_of(dict(figures), kind_of_task(model.task)) if figures else None,
         figures,
         known,
@@ -293,10 +329,13 @@ def _misses(option: Option, profile: DeviceProfile, wishes: Wishes) -> tuple[str
     found = []
     room = wishes.max_memory_bytes
     if room is None and profile.memory is not None:
-        room = int(profile.memory.amount * _OF_MEMORY)
+        # Nothing else is in an accelerator's memory, of which each core has its part.
+        part = option.cores / profile.engine_cores if profile.engine_cores else _OF_MEMORY
+        room = int(profile.memory.amount * part)
     least = option.memory.high if option.memory is not None else float(option.package_bytes)
     if room is not None and least > room:
-        found.append(f"needs up to {least / 1e6:,.0f} MB of memory")
+        lacking = f"{(least - room) / 1e6:,.0f} MB more than it may take"
+        found.append(f"needs up to {least / 1e6:,.0f} MB of memory, {lacking}")
     if wishes.min_tok_per_s is not None and (
         option.tok_per_s is None or option.tok_per_s.middle < wishes.min_tok_per_s
     ):

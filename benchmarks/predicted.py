@@ -42,7 +42,7 @@ def _predict(package: Package, model: Model, measurement: Measurement, history: 
         runtime_for(recipe.target, model),
         package.lowered.weights.decode_read_bytes or package.nbytes,
     )
-    memory = predict_memory(model, digest, recipe, read, runtime, work.context_length or 0, history)
+    memory = predict_memory(model, digest, recipe, (read, package.nbytes), runtime, work.context_length or 0, history)
     speed = predict_tok_per_s(profile, recipe, read, runtime, history) if model.is_decoder else None
     tokens = work.prompt_tokens if model.is_decoder else work.sequence_length
     seconds = predict_seconds(profile, model, recipe, tokens, runtime, history) if tokens else None

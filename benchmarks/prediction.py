@@ -54,6 +54,7 @@ class RuntimeCost:
         products: operations a second over those of numpy's float32 products, of many tokens at once, by class of bits; None
             where nothing was measured.
         shares: of the bandwidth of memory while decoding, by class of bits; None for what does not decode, or as above.
+        holds_all: the factors are of the package's bytes: tables that are only looked up lie in its memory too, on every core.
     """
 
     imports_bytes: int
@@ -62,6 +63,7 @@ class RuntimeCost:
     cache_element_bytes: int
     products: tuple[float, float, float, float, float] | None
     shares: tuple[float, float, float, float, float] | None = None
+    holds_all: bool = False
 
 
 COSTS: dict[str, RuntimeCost] = {
@@ -76,7 +78,7 @@ COSTS: dict[str, RuntimeCost] = {
         69_000_000, 0, (2.95, 2.9, 2.7, 3.0, 2.5), 4, (1.6, 1.6, 1.9, 0.9, 0.9), (0.53, 0.55, 0.60, 0.60, 0.87)
     ),
     # Weights and cache in the accelerator's memory; no chip was measured.
-    "neuron": RuntimeCost(0, 0, (1.0, 1.0, 1.0, 1.0, 1.0), 2, None),
+    "neuron": RuntimeCost(0, 0, (1.0, 1.0, 1.0, 1.0, 1.0), 2, None, holds_all=True),
     "litert": RuntimeCost(55_000_000, 0, (1.4, 1.4, 1.25, 3.5, 1.0), 4, (1.2, 1.2, 1.4, 0.8, 0.8)),
 }
 
@@ -101,18 +103,20 @@ def predict_memory(
     model: Model,
     digest: str,
     recipe: Recipe,
-    read_bytes: int,
+    weights: tuple[int, int],
     runtime: str | None,
     context: int,
     history: Sequence[Seen],
 ) -> Range | None:
-    """The largest resident set in bytes, imports and a cache of `context` tokens within; None where nothing is known.
+    """The largest resident set in bytes, imports and caches of `context` tokens within; None where nothing is known.
 
     `digest` is the model's: how large another model's cache was is not known, so of decoders only its own memory tells.
+    `weights` are the bytes of those that are read for a token, and of the package.
     """
     if runtime is None:
         return None
     cost = COSTS[runtime]
+    read_bytes = weights[1] if cost.holds_all else weights[0]
     cache = model.geometry.kv_cache_bytes(context, cost.cache_element_bytes) if model.is_decoder else 0
     beside = cost.imports_bytes + cost.base_bytes + cache
     factor = cost.factors[_class_of(bits_of(recipe))]
@@ -149,9 +153,18 @@ def read_bytes_of(model: Model, recipe: Recipe, package_bytes: int) -> int:
     return min(total, package_bytes)
 
 
-def bound_tok_per_s(profile: DeviceProfile, read_bytes: int) -> float | None:
-    """Tokens a second that no runtime can exceed; None where it is not known what the memory's rate and width allow."""
-    return None if profile.bandwidth_peak is None else profile.bandwidth_peak.amount / read_bytes
+def bound_tok_per_s(profile: DeviceProfile, model: Model, read_bytes: int, batch: int = 1) -> float | None:
+    """Tokens a second that no runtime can exceed, of so many texts together; None where the memory's limit is not known.
+
+    Weights are read once for all texts; several of them may be held by what the device can compute.
+    """
+    if profile.bandwidth_peak is None:
+        return None
+    found = batch * profile.bandwidth_peak.amount / read_bytes
+    fastest = max(
+        (each.amount for each in (profile.fp16, profile.fp32, profile.int8) if each is not None), default=None
+    )
+    return found if fastest is None or batch == 1 else min(found, fastest / operations(model, 1))
 
 
 def predict_tok_per_s(
@@ -174,7 +187,12 @@ def predict_tok_per_s(
 
 
 def predict_seconds(
-    profile: DeviceProfile, model: Model, recipe: Recipe, tokens: int, runtime: str | None, history: Sequence[Seen]
+    profile: DeviceProfile,
+    model: Model,
+    recipe: Recipe,
+    tokens: int,
+    runtime: str | None,
+    history: Sequence[Seen],
 ) -> Range | None:
     """Seconds of that many tokens at once: a prompt up to the first token, or an input; None where too little is known."""
     if runtime is None or model.takes != "text" or (products := COSTS[runtime].products) is None:

@@ -8,8 +8,8 @@ finished elsewhere (a compiler on another machine) says in `Lowered.unfinished` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from compiler.errors import UnusableInput
 from compiler.model import Model
@@ -48,6 +48,7 @@ class Target:
         variants: the `@variant` names that it takes.
         engines: those of which there is an account of its packages (compiler/placement.py); package.json has the first's.
         place: `module:function` that makes such an account of a package's files and an engine; empty without one.
+        spread: `+option` names that share a package among so many of an accelerator's cores.
         finish: `module:function` that does on another machine what its packages lack (compiler/finish.py); empty without one.
     """
 
@@ -64,6 +65,7 @@ class Target:
     engines: tuple[str, ...] = ()
     place: str = ""
     finish: str = ""
+    spread: Mapping[str, int] = field(default_factory=dict)
 
 
 def check_taken(target: Target, model: Model, recipe: Recipe) -> None:

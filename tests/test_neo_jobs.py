@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import boto3
 import pytest
 import tiny
 from botocore.awsrequest import AWSResponse
+from botocore.exceptions import EndpointConnectionError
 from conftest import Run
 from moto import mock_aws
 from moto.backends import get_backend
@@ -22,7 +24,7 @@ from neo_job import ACCOUNT, ELF, JOB, REGION, ROLE, TEXT, write_archive
 import edgec
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.package import check_files
-from targets.neo.cloud import drive
+from targets.neo.cloud import drive, service
 from targets.neo.cloud.archive import NAME, extract
 from targets.neo.cloud.result import find_result_faults
 
@@ -41,7 +43,7 @@ def built(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPat
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     for name, value in {
         "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "tEsTiNg-9f8e7d", "AWS_DEFAULT_REGION": REGION,
-        "EDGEC_S3": "s3://models/edgec", "EDGEC_SAGEMAKER_ROLE": ROLE, drive.POLL: "0",
+        "EDGEC_S3": "s3://models/edgec", "EDGEC_SAGEMAKER_ROLE": ROLE, service.POLL: "0",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     with mock_aws():
@@ -71,16 +73,16 @@ def _meta(name: str, length: int) -> bytes:
 
 def _neo_gives(members: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, storage: Any) -> None:
     """What moto leaves out: the compiled archive in S3, when the job is asked about."""
-    real = drive._wait
+    real = drive.wait
 
-    def wait(service: Any, name: str, settings: Any, on_progress: Any) -> Any:
-        told = dict(real(service, name, settings, on_progress))
+    def wait(client: Any, name: str, seconds: int, on_progress: Any) -> Any:
+        told = dict(real(client, name, seconds, on_progress))
         archive = write_archive(tmp_path / "neo.tar.gz", members)
         key = f"edgec/{name}/out/model-ml_c5.tar.gz"
         storage.upload_file(str(archive), "models", key)
         return {**told, "ModelArtifacts": {"S3ModelArtifacts": f"s3://models/{key}"}}
 
-    monkeypatch.setattr(drive, "_wait", wait)
+    monkeypatch.setattr(drive, "wait", wait)
 
 
 def _finish(built: Path, tmp_path: Path) -> edgec.Package:
@@ -90,19 +92,84 @@ def _finish(built: Path, tmp_path: Path) -> edgec.Package:
 
 def test_the_whole_way(built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    aws.put_object(Bucket="models", Key="edgec/mine.txt", Body=b"mine")
     finished = _finish(built, tmp_path)
     check_files(finished)
     assert finished.lowered.unfinished is None and finished.tools["sagemaker-neo"] == "PYTORCH 2.0"
     assert finished.lowered.main.files == ("compiled/compiled.so",)
     assert not (finished.folder / "compiled" / "compiled.so").stat().st_mode & 0o111
-    sent = [each["Key"] for each in aws.list_objects_v2(Bucket="models")["Contents"]]
-    assert any(key.endswith(f"/{NAME}") for key in sent)
+    # The package has both, and what is not ours stays.
+    assert [each["Key"] for each in aws.list_objects_v2(Bucket="models")["Contents"]] == ["edgec/mine.txt"]
     jobs = get_backend("sagemaker")[ACCOUNT][REGION].compilation_jobs
     (job,) = jobs.values()
     assert job.input_config is not None and job.output_config is not None
     assert job.output_config["TargetDevice"] == "ml_c5" and job.input_config["FrameworkVersion"] == "2.0"
     for name in finished.files:
         assert b"tEsTiNg-9f8e7d" not in (finished.folder / name).read_bytes()
+
+
+def _jobs() -> dict[str, Any]:
+    """Jobs that were asked for, by their names."""
+    return dict(get_backend("sagemaker")[ACCOUNT][REGION].compilation_jobs)
+
+
+@pytest.mark.parametrize("lost", ["while it waited", "while it fetched"])
+def test_a_run_that_lost_its_connection_takes_its_job_up_again(
+    lost: str, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    whole = drive.wait
+
+    def cut(client: Any, name: str, seconds: int, on_progress: Any) -> Any:
+        told = whole(client, name, seconds, on_progress)
+        if lost == "while it fetched":
+            _jobs()[name].model_artifacts = told["ModelArtifacts"]
+        else:
+            _jobs()[name].compilation_job_status = "INPROGRESS"
+        raise EndpointConnectionError(endpoint_url="https://api.sagemaker")
+
+    monkeypatch.setattr(drive, "wait", cut)
+    with pytest.raises(UnusableInput, match="cannot be reached"):
+        _finish(built, tmp_path)
+    (name,) = _jobs()
+    _jobs()[name].compilation_job_status = "COMPLETED" if lost == "while it fetched" else "INPROGRESS"
+
+    def end(client: Any, name: str, seconds: int, on_progress: Any) -> Any:
+        _jobs()[name].compilation_job_status = "COMPLETED"
+        return whole(client, name, seconds, on_progress)
+
+    monkeypatch.setattr(drive, "wait", end)
+    assert _finish(built, tmp_path).lowered.unfinished is None
+    assert list(_jobs()) == [name]
+
+
+@pytest.mark.parametrize("status", ["FAILED", "STOPPED", "COMPLETED"])
+def test_a_job_that_left_nothing_is_asked_for_anew(
+    status: str, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a completed one whose result was fetched and taken away there is nothing any more."""
+    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    assert _finish(built, tmp_path / "first").lowered.unfinished is None
+    (first,) = _jobs()
+    _jobs()[first].compilation_job_status = status
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert _finish(built, tmp_path / "second").lowered.unfinished is None
+    assert len(_jobs()) == 2
+
+
+def test_who_interrupts_stops_the_job(aws: Any) -> None:
+    stopped = []
+
+    class Client:
+        def describe_compilation_job(self, CompilationJobName: str) -> dict[str, str]:
+            raise KeyboardInterrupt
+
+        def stop_compilation_job(self, CompilationJobName: str) -> None:
+            stopped.append(CompilationJobName)
+
+    with pytest.raises(KeyboardInterrupt):
+        service.wait(Client(), "job", 60, lambda done, total: None)
+    assert stopped == ["job"]
 
 
 @pytest.mark.parametrize(
@@ -157,14 +224,14 @@ def test_pytorch_that_came_back_changed_is_taken() -> None:
 def test_a_job_that_ends_otherwise_says_why(
     status: str, reason: str, words: str, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real = drive._wait
+    real = drive.wait
 
-    def wait(service: Any, name: str, settings: Any, on_progress: Any) -> Any:
+    def wait(client: Any, name: str, seconds: int, on_progress: Any) -> Any:
         job = get_backend("sagemaker")[ACCOUNT][REGION].compilation_jobs[name]
         job.compilation_job_status, job.failure_reason = status, reason
-        return real(service, name, settings, on_progress)
+        return real(client, name, seconds, on_progress)
 
-    monkeypatch.setattr(drive, "_wait", wait)
+    monkeypatch.setattr(drive, "wait", wait)
     with pytest.raises(CheckFailed, match=words):
         _finish(built, tmp_path)
     assert not list((tmp_path / "out").iterdir())

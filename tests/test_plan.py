@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -349,3 +350,76 @@ def test_what_recipes_cost_was_measured_for_both_kinds() -> None:
     known = expected_quality()
     assert known["language"]["gguf:Q8_0"]["mean_kl"] < known["language"]["gguf:Q4_0"]["mean_kl"]
     assert known["encoders"]["onnx:fp32"]["relative_error"] < known["encoders"]["onnx:int8"]["relative_error"]
+
+
+def _llama_of(model: Model, hidden: int, inner: int, layers: int, heads: int) -> Model:
+    """A Llama of that shape in bfloat16, by its shapes alone: nothing of it lies anywhere."""
+    shapes = {
+        "model.embed_tokens.weight": (32000, hidden),
+        "lm_head.weight": (32000, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}"
+        shapes |= {f"{prefix}.self_attn.{name}_proj.weight": (hidden, hidden) for name in "qkvo"}
+        shapes |= {f"{prefix}.mlp.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")}
+        shapes |= {f"{prefix}.mlp.down_proj.weight": (hidden, inner)}
+        shapes |= {f"{prefix}.{name}_layernorm.weight": (hidden,) for name in ("input", "post_attention")}
+    config = {
+        **model.config, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "vocab_size": 32000,
+        "num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": hidden // heads,
+        "max_position_embeddings": 4096, "tie_word_embeddings": False,
+    }  # fmt: skip
+    tensors = tuple(
+        replace(model.tensors[0], name=name, shape=shape, dtype="BF16", nbytes=2 * math.prod(shape))
+        for name, shape in shapes.items()
+    )
+    geometry = replace(
+        model.geometry, layers=layers, hidden_size=hidden, heads=heads, kv_heads=heads, head_dim=hidden // heads,
+        vocabulary=32000, context_length=4096,
+    )  # fmt: skip
+    return replace(model, config=config, tensors=tensors, geometry=geometry)
+
+
+def test_whether_a_language_model_fits_an_inferentia2_at_a_batch_and_context(model: Model) -> None:
+    """Llama 2 of 7 billion parameters: 13.5 GB in bfloat16, and 0.54 GB of cache for a thousand tokens."""
+    seven = _llama_of(model, 4096, 11008, 32, 32)
+    chip = find_profile("inf2-xlarge")
+    assert chip.engine_cores == 2 and chip.memory is not None and chip.memory.amount == 32 * 2**30
+
+    def option(batch: int, context: int, recipe: str, of: Model = seven) -> Option:
+        return _option(_planned(of, "inf2-xlarge", context=context, batch=batch), recipe)
+
+    one, shared = option(1, 1024, "neuron:bf16"), option(1, 1024, "neuron:bf16+tp2")
+    assert one.memory is not None and one.memory.middle == pytest.approx(13.48e9 + 0.537e9, rel=0.02)
+    assert not any("memory" in miss for miss in (*one.misses, *shared.misses)) and (one.cores, shared.cores) == (1, 2)
+    # Of one core's 16 GiB too much at 8 thousand tokens in all, of both cores' 32 GiB not.
+    assert any("of memory" in miss for miss in option(2, 4096, "neuron:bf16").misses)
+    two = option(2, 4096, "neuron:bf16+tp2")
+    assert not any("of memory" in miss for miss in two.misses)
+    assert any("one text at a time" in miss for miss in two.misses)
+    assert two.bound_tok_per_s == pytest.approx(2 * (shared.bound_tok_per_s or 0))
+    assert shared.bound_tok_per_s == pytest.approx(820 * 2**30 / 13.2e9, rel=0.02)
+    # What is missing is told: 26 GB of weights and 13.4 GB of caches in 34.4 GB.
+    large = option(4, 4096, "neuron:bf16+tp2", _llama_of(model, 5120, 13824, 40, 40))
+    (missing,) = [miss for miss in large.misses if "of memory" in miss]
+    lacking = float(missing.rpartition(", ")[2].partition(" MB")[0].replace(",", ""))
+    needed = float(missing.partition("up to ")[2].partition(" MB")[0].replace(",", ""))
+    assert needed - lacking == pytest.approx(32 * 2**30 / 1e6, abs=2)
+    assert not any(each.recipe.endswith("+tp3") for each in _planned(seven, "inf2-xlarge").options)
+
+
+def test_what_a_million_tokens_cost_follows_from_the_price_that_is_given(edgec: Run, model: Model) -> None:
+    words = ("--context", 256, "--price-per-hour", 0.76, "--min-quality", "unusable", "--all")
+    done = edgec("plan", model.folder, "--device", "inf2-xlarge", *words)
+    assert done.returncode == 0, done.stderr
+    assert "of a device that decodes without a rest" in done.stdout and "≥ 0.0" in done.stdout
+    assert "without a rest" not in edgec("plan", model.folder, "--device", "inf2-xlarge", "--context", 256).stdout
+    told = edgec("plan", model.folder, "--device", "pi-5-8gb", *words).stdout
+    assert "without a rest" in told and "≥ 0.0" not in told
+
+
+def test_a_batch_of_an_encoder_is_refused(edgec: Run, minilm_folder: Path) -> None:
+    assert_refused(
+        edgec("plan", minilm_folder, "--device", "pi-5-8gb", "--batch", 2), 2, "--batch is for language models"
+    )

@@ -24,9 +24,11 @@ from compiler.stages.executor import LocalExecutor
 @click.argument("model")
 @click.option("--device", required=True, help="A name that `edgec devices` lists, or local for this machine.")
 @click.option("--context", type=click.IntRange(1, LARGEST), help="Tokens to hold [2048, or what the model takes].")
+@click.option("--batch", type=click.IntRange(1, LARGEST), default=1, show_default=True, help="Texts at the same time.")
 @click.option("--max-memory", type=ByteCount(), help="At most, such as 3GB [four fifths of the device's].")
 @click.option("--min-tok-per-s", type=click.FloatRange(0), help="Tokens a second at least.")
 @click.option("--max-kl", type=click.FloatRange(0), help="Mean KL to the fp32 model at most.")
+@click.option("--price-per-hour", type=click.FloatRange(0), help="Of the device; tells what a million tokens cost.")
 @click.option("--min-quality", type=click.Choice(QUALITIES), default="good", show_default=True)
 @click.option(
     "--all", "show_all", is_flag=True, help="Show every recipe, with what it misses, and why others cannot be had."
@@ -38,9 +40,11 @@ def command(
     model: str,
     device: str,
     context: int | None,
+    batch: int,
     max_memory: int | None,
     min_tok_per_s: float | None,
     max_kl: float | None,
+    price_per_hour: float | None,
     min_quality: str,
     show_all: bool,
     as_json: bool,
@@ -51,12 +55,12 @@ def command(
     """
     with shown_steps(quiet=as_json) as steps:
         opened = edgec.open_model(model, executor=LocalExecutor(watcher=ShownStages(steps), debug=debug))
-    wishes = Wishes(context, max_memory, min_tok_per_s, max_kl, min_quality)
+    wishes = Wishes(context, max_memory, min_tok_per_s, max_kl, min_quality, batch)
     found = edgec.plan(opened, device, wishes)
     if as_json:
         print_json(asdict(found))
         return
-    _print(found, opened.name, device, show_all)
+    _print(found, opened.name, device, show_all, price_per_hour)
     for reason in (*found.refused, *(found.unfit if show_all else ())):
         print(f"  {reason}")
     if found.chosen is None:
@@ -74,11 +78,13 @@ def command(
         )
 
 
-def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
+def _print(found: Plan, model: str, device: str, show_all: bool, price_per_hour: float | None) -> None:
     shown: Sequence[Option] = found.options if show_all else found.front
     decodes = found.context is not None
     columns = ["recipe", "package MB", "memory MB", "first token ms" if decodes else "latency ms"]
-    columns += [*(["tok/s", "at most"] if decodes else []), "quality", "build MB", "disk MB", "time", ""]
+    columns += ["tok/s", "at most"] if decodes else []
+    columns += ["per 1M tokens"] if decodes and price_per_hour is not None else []
+    columns += ["quality", "build MB", "disk MB", "time", ""]
     rows = [
         [
             " ".join((each.recipe, *each.flags)),
@@ -86,6 +92,7 @@ def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
             _range(each.memory, 1e6),
             _range(each.first_s, 1e-3),
             *([_range(each.tok_per_s, 1.0), _bound(each.bound_tok_per_s)] if decodes else []),
+            *([_price(each, price_per_hour)] if decodes and price_per_hour is not None else []),
             "not known" if each.quality is None else f"{each.quality} ({each.known})",
             *_build(each.build),
             "chosen" if each == found.chosen else "; ".join(each.misses),
@@ -94,6 +101,17 @@ def _print(found: Plan, model: str, device: str, show_all: bool) -> None:
     ]
     print_table(f"{model} on {device}, predicted", columns, rows)
     print(f"  {columns[3]}: of {PROMPT_TOKENS} tokens. Build, disk, time: what building takes on this machine.")
+    if decodes and price_per_hour is not None:
+        print("  per 1M tokens: of a device that decodes without a rest, in the currency of the price.")
+
+
+def _price(option: Option, price_per_hour: float) -> str:
+    """What a million tokens cost, in the currency of the price; where only a bound of the speed is known, at least that."""
+    known = option.tok_per_s.middle if option.tok_per_s is not None else None
+    speed = known or option.bound_tok_per_s
+    if not speed:
+        return "-"
+    return f"{'' if known else '≥ '}{price_per_hour / 3600 / speed * 1e6:.2g}"
 
 
 def _build(need: Need | None) -> tuple[str, str, str]:

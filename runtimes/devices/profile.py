@@ -71,6 +71,7 @@ class DeviceProfile:
         machine: as Python's `platform` names it.
         targets: those whose runtimes exist for it.
         cores: how many, where it is known.
+        engine_cores: of an accelerator, each with an equal part of the memory; None where programs share the memory.
         memory: in all.
         bandwidth: of a plain read of memory.
         decode_bandwidth: of weights, that a language model's runtime reached.
@@ -85,6 +86,7 @@ class DeviceProfile:
     machine: str
     targets: tuple[str, ...]
     cores: int | None = None
+    engine_cores: int | None = None
     memory: Figure | None = None
     bandwidth: Figure | None = None
     decode_bandwidth: Figure | None = None
@@ -153,7 +155,7 @@ def profile_of_machine(
 
     read = figure(bandwidth, "GB/s", 1e9)
     rates = {"fp32": figure(fp32, "GFLOPS", 1e9), "int8": figure(int8, "GOPS", 1e9)}
-    return DeviceProfile(name, title, machine, targets, cores, figure(memory, "GB", 1e9), read, **rates)
+    return DeviceProfile(name, title, machine, targets, cores, None, figure(memory, "GB", 1e9), read, **rates)
 
 
 def write_profile(profile: DeviceProfile) -> Path:
@@ -172,7 +174,8 @@ def write_profile(profile: DeviceProfile) -> Path:
     quoted = json.dumps  # TOML's basic strings and lists are JSON's
     lines = ["[[device]]", f"name = {quoted(profile.name)}", f"title = {quoted(profile.title)}"]
     lines += [f"machine = {quoted(profile.machine)}", f"targets = {quoted(list(profile.targets))}"]
-    lines += [f"cores = {profile.cores}"] if profile.cores else []
+    for key in ("cores", "engine_cores"):
+        lines += [f"{key} = {count}"] if (count := getattr(profile, key)) else []
     for key in FIGURES:
         told: Figure | None = getattr(profile, key)
         if told is not None:
@@ -212,15 +215,17 @@ def _profile(told: dict[str, Any], file: str) -> DeviceProfile:
         nearest = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise UnusableInput(f"{where} has an unknown key {unknown[0]!r:.60}.{hint}")
-    targets, cores = told.get("targets"), told.get("cores")
+    targets = told.get("targets")
     if not isinstance(told.get("title"), str) or not isinstance(told.get("machine"), str):
         raise UnusableInput(f"{where} lacks a title or a machine, such as aarch64.")
     if not isinstance(targets, list) or not targets or not all(isinstance(each, str) for each in targets):
         raise UnusableInput(f"{where} lacks targets, a list such as ['gguf', 'onnx'].")
-    if cores is not None and (not isinstance(cores, int) or cores < 1):
-        raise UnusableInput(f"{where} has {cores!r:.20} cores.")
+    for key in ("cores", "engine_cores"):
+        if key in told and (type(told[key]) is not int or told[key] < 1):
+            raise UnusableInput(f"{where} has {told[key]!r:.20} {key}.")
     figures = {key: _figure(key, told[key], where) for key in FIGURES if key in told}
-    return DeviceProfile(name, told["title"], told["machine"], tuple(targets), cores, **figures)
+    cores, engine_cores = told.get("cores"), told.get("engine_cores")
+    return DeviceProfile(name, told["title"], told["machine"], tuple(targets), cores, engine_cores, **figures)
 
 
 def _figure(key: str, told: Any, where: str) -> Figure:

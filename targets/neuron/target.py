@@ -142,4 +142,5 @@ TARGET = Target(
     options=("lengths", *(f"tp{ranks}" for ranks in _ALL_RANKS)),
     variants=DEVICES,
     finish="targets.neuron.finish:finish",
+    spread={f"tp{ranks}": ranks for ranks in _ALL_RANKS},
 )

@@ -1,4 +1,4 @@
-"""Runs a compilation job: the archive to S3, the job, its end, what it made, and the look at that.
+"""Runs a compilation job, or takes one up again: the archive to S3, the job, its end, what it made, and the look at that.
 
 boto3 finds credentials and the region as the user has set them up; nothing of them is written or shown.
 """
@@ -6,16 +6,15 @@ boto3 finds credentials and the region as the user has set them up; nothing of t
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from compiler.digest import digest_file
+from compiler.digest import digest_file, digest_json
 from compiler.errors import CheckFailed, UnusableInput, missing_extra
 from compiler.formats.json_file import read_object
 from compiler.package import Lowered, Package, Platform
@@ -25,14 +24,11 @@ from targets.neo.cloud.archive import NAME, extract, list_members
 from targets.neo.cloud.job import CompilationJob, find_request_faults, request
 from targets.neo.cloud.prepare import JOB, require_accepted
 from targets.neo.cloud.result import META, find_result_faults
+from targets.neo.cloud.service import find_job, wait
 from targets.neo.cloud.settings import Settings, read_settings
 
 _COMPILED = "compiled"
 _MOST_META = 1 << 20
-_PENDING, _DONE = ("INPROGRESS", "STARTING", "STOPPING"), "COMPLETED"
-# Seconds between two questions; tests need none.
-POLL = "EDGEC_NEO_POLL_SECONDS"
-_POLL_SECONDS = 5.0
 _LIBRARY_HEAD = 20
 # ELF's numbers of machines as Python's `platform` names them.
 _MACHINES = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64"}
@@ -67,19 +63,22 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[
     require_accepted(job, folder / NAME, tuple(port.name for port in package.lowered.main.inputs))
     session = _session()
     digest = digest_file(folder / NAME)
-    # A job's name can be had once; another run of the same is another job.
-    name = f"edgec-{digest[:16]}-{int(time.time()):x}"
-    source, out = f"{settings.folder}/{name}/{NAME}", f"{settings.folder}/{name}/out"
-    if faults := list(find_request_faults(name, settings.role, source, out, settings.seconds)):
+    # A job's name can be had once; what is the same but for the time is the same job.
+    same = f"edgec-{digest_json([digest, asdict(job), settings.folder, settings.role])[:16]}"
+    name = f"{same}-{int(time.time()):x}"
+    if faults := list(find_request_faults(*_request(name, settings))):
         raise UnusableInput(f"This job cannot be asked for: {faults[0]}")
     from boto3.exceptions import Boto3Error, S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         storage, service = session.client("s3"), session.client("sagemaker")
-        storage.upload_file(str(folder / NAME), settings.bucket, settings.key(name, NAME))
-        service.create_compilation_job(**request(job, name, settings.role, source, out, settings.seconds))
-        told = _wait(service, name, settings, on_progress)
+        known = find_job(service, storage, same)
+        if known is None:
+            storage.upload_file(str(folder / NAME), settings.bucket, settings.key(name, NAME))
+            service.create_compilation_job(**request(job, *_request(name, settings)))
+        name = known or name
+        told = wait(service, name, settings.seconds, on_progress)
         compiled = folder / _COMPILED
         compiled.mkdir()
         _fetch(storage, told, compiled, settings)
@@ -91,9 +90,26 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[
     except (BotoCoreError, Boto3Error) as error:
         raise UnusableInput(f"AWS could not be asked about {package.title} (job {name}): {_reason(error)}") from error
     require_compiled(job, folder / NAME, compiled)
+    _clean(storage, name, settings)
     return {"sagemaker-neo": f"{job.framework} {job.version or ''}".strip()}, _with_graphs(
         package.lowered, compiled, job
     )
+
+
+def _request(name: str, settings: Settings) -> tuple[str, str, str, str, int]:
+    """The job's name, its role, where the archive lies, where the result goes, and how long it may take."""
+    place = f"{settings.folder}/{name}"
+    return name, settings.role, f"{place}/{NAME}", f"{place}/out", settings.seconds
+
+
+def _clean(storage: Any, name: str, settings: Settings) -> None:
+    """Take the archive and the result out of the bucket: the package has both. Where that is not allowed they stay."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    with suppress(BotoCoreError, ClientError):
+        found = storage.list_objects_v2(Bucket=settings.bucket, Prefix=f"{settings.key(name)}/")
+        for each in found.get("Contents", []):
+            storage.delete_object(Bucket=settings.bucket, Key=each["Key"])
 
 
 def _session() -> Any:
@@ -138,51 +154,6 @@ def _explained(error: Any, package: Package) -> UnusableInput:
     words = " ".join(str(told.get("Message", "")).split())[:300]
     advice = f"{_ADVICE.get(code, '')} AWS's words: {words}".strip()
     return UnusableInput(f"AWS refused {error.operation_name} for {package.title} ({code}). {advice}")
-
-
-def _wait(service: Any, name: str, settings: Settings, on_progress: Progress) -> Mapping[str, Any]:
-    """What AWS tells of the job when it has ended well."""
-    began, poll = time.monotonic(), float(os.environ.get(POLL, _POLL_SECONDS))
-    while True:
-        told: Mapping[str, Any] = service.describe_compilation_job(CompilationJobName=name)
-        status = told["CompilationJobStatus"]
-        spent = time.monotonic() - began
-        on_progress(min(int(spent), settings.seconds), settings.seconds)
-        if status == _DONE:
-            return told
-        if status not in _PENDING:
-            raise CheckFailed("neo", _failure(name, status, str(told.get("FailureReason", ""))))
-        if spent > settings.seconds + 600:
-            raise CheckFailed(
-                "neo", f"The job {name} has not ended after {spent:.0f} s. Look at it in SageMaker's console."
-            )
-        time.sleep(poll)
-
-
-_MEANINGS = (
-    (r"not implemented", "Neo's TVM lacks an operator of the model. @local compiles it here, with a newer one."),
-    (r"input-shape mismatch|cannot convert", "Neo could not read the model by these shapes."),
-    (r"cannot load|No .* file found|Exactly one", "Neo could not read the archive."),
-    (r"S3|Bucket", "Neo could not read or write in S3: look at the role's rights and the bucket's region."),
-    (r"internal server error|unexpected error", "That is a fault of AWS's. Try again; where it stays, ask AWS."),
-)
-
-
-def _failure(name: str, status: str, reason: str) -> str:
-    words = " ".join(reason.split())[:400]
-    if status == "STOPPED":
-        told = f" AWS's words: {words}" if words else ""
-        return (
-            f"The job {name} was stopped before its end, by hand or by its time limit (EDGEC_NEO_SECONDS); nothing was "
-            f"compiled.{told}"
-        )
-    meaning = next((meaning for pattern, meaning in _MEANINGS if re.search(pattern, reason, re.IGNORECASE)), "")
-    told = (
-        f" AWS tells of it: {words}"
-        if words
-        else " AWS tells no reason; its log group is /aws/sagemaker/CompilationJobs."
-    )
-    return f"Neo did not compile the model: the job {name} ended as {status}. {meaning}{told}"
 
 
 def _fetch(storage: Any, told: Mapping[str, Any], compiled: Path, settings: Settings) -> None:
