@@ -39,6 +39,7 @@ class Seen:
         memory_bytes: the largest resident set, without what the imports took.
         context_length: tokens that the cache held; None for encoders.
         bandwidth_share: bytes of weights read a second over what memory gives.
+        read_bytes_per_s: bytes of weights read a second while it decoded; None for encoders.
         figures: what verify found of it.
         products_share: additions and multiplications a second of a prompt or an input, over those of numpy's float32 products.
     """
@@ -55,6 +56,7 @@ class Seen:
     bandwidth_share: float | None
     figures: dict[str, float]
     products_share: float | None = None
+    read_bytes_per_s: float | None = None
 
 
 def history_file() -> Path:
@@ -90,7 +92,13 @@ def _seen(package: Package, measurement: Measurement) -> Seen:
         bandwidth_share=measurement.figure("decode_bandwidth_fraction"),
         figures={name: float(value) for name, value in told.items() if isinstance(value, int | float)},
         products_share=_products_share(package, measurement),
+        read_bytes_per_s=_read_bytes_per_s(package, measurement),
     )
+
+
+def _read_bytes_per_s(package: Package, measurement: Measurement) -> float | None:
+    read, speed = package.lowered.weights.decode_read_bytes, measurement.figure("decode_tok_per_s")
+    return read * speed if read is not None and speed is not None else None
 
 
 def _products_share(package: Package, measurement: Measurement) -> float | None:

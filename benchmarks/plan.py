@@ -213,7 +213,8 @@ def _options(
                 refused.append((str(recipe), against or "nothing is known of its bytes."))
                 continue
             flags = ("--target-bpw", f"{budget:g}") if budget else ()
-            option = _option(model, digest, profile, recipe, flags, nbytes, context, history, wishes.batch)
+            stored = 8 * nbytes / _weights(model) if forced else None
+            option = _option(model, digest, profile, recipe, flags, nbytes, context, history, wishes.batch, stored)
             option = replace(option, cores=cores)
             other = [f"stores {forced} tensors in another type"] if forced else []
             other += _one_at_a_time(target, model, recipe, wishes.batch)
@@ -257,6 +258,10 @@ def _needed(target: Target, model: Model, recipe: Recipe, rate: float) -> Need |
     return None if need is None else replace(need, seconds=rate * need.seconds)
 
 
+def _weights(model: Model) -> int:
+    return sum(each.elements for each in matrices_of(model)) + vector_weights(model)
+
+
 def _nbytes(target: Target, model: Model, recipe: Recipe) -> int | None:
     """Bytes of the package; of a budget's, its bits for all weights and what else is in a package of floats."""
     budget = recipe.quantization.target_bpw
@@ -280,6 +285,7 @@ def _option(
     context: int,
     history: Sequence[Seen],
     batch: int,
+    stored: float | None,
 ) -> Option:
     runtime = runtime_for(recipe.target, model)
     bound = speed = None
@@ -287,7 +293,7 @@ def _option(
     if model.is_decoder:
         bound = bound_tok_per_s(profile, model, read, batch)
         # How a runtime shares its weights' reads among texts was not measured.
-        speed = predict_tok_per_s(profile, recipe, read, runtime, history) if batch == 1 else None
+        speed = predict_tok_per_s(profile, model, recipe, read, runtime, history, stored) if batch == 1 else None
     # How many cores share it says nothing of its quality.
     plain = replace(recipe, options=())
     figures, known = _figures(model, digest, " ".join((str(plain), *flags)), plain, history)
@@ -295,7 +301,7 @@ def _option(
         str(recipe),
         flags,
         nbytes,
-        predict_memory(model, digest, recipe, (read, nbytes), runtime, context * batch, history),
+        predict_memory(model, digest, recipe, (read, nbytes), runtime, context * batch, history, stored),
         bound,
         speed,
         predict_seconds(profile, model, recipe, batch * PROMPT_TOKENS, runtime, history),

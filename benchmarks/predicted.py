@@ -42,8 +42,12 @@ def _predict(package: Package, model: Model, measurement: Measurement, history: 
         runtime_for(recipe.target, model),
         package.lowered.weights.decode_read_bytes or package.nbytes,
     )
-    memory = predict_memory(model, digest, recipe, (read, package.nbytes), runtime, work.context_length or 0, history)
-    speed = predict_tok_per_s(profile, recipe, read, runtime, history) if model.is_decoder else None
+    weights = package.lowered.weights
+    stored = weights.effective_bits_per_weight if any(each.forced for each in weights.deviations) else None
+    memory = predict_memory(
+        model, digest, recipe, (read, package.nbytes), runtime, work.context_length or 0, history, stored
+    )
+    speed = predict_tok_per_s(profile, model, recipe, read, runtime, history, stored) if model.is_decoder else None
     tokens = work.prompt_tokens if model.is_decoder else work.sequence_length
     seconds = predict_seconds(profile, model, recipe, tokens, runtime, history) if tokens else None
     middle = seconds.middle if seconds is not None else None

@@ -1,9 +1,9 @@
 """What a package will take and do on a device, told before it is built: from shapes, the device's figures, and what was seen.
 
-The factors were taken on one x86-64 machine of two cores with SmolLM2-135M and MiniLM (docs/peers.md, the demo's table):
-largest resident set without imports, over the bytes of weights that are read, keys and values aside; the share of a plain
-read's bandwidth that decoding reached; and the operations a second of a prompt or an input, over those of numpy's products of
-float32 matrices there. Measurements of the user's own (benchmarks/history.py) take their place.
+The factors were taken on one x86-64 machine of two cores with SmolLM2-135M and MiniLM: largest resident set without imports,
+over the bytes of weights that are read, keys and values aside; and the operations a second of a prompt or an input, and of a
+token beside reading its weights, over those of numpy's products of float32 matrices there. Measurements of the user's own
+(benchmarks/history.py) take their place.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class RuntimeCost:
         cache_element_bytes: of a key or value.
         products: operations a second over those of numpy's float32 products, of many tokens at once, by class of bits; None
             where nothing was measured.
-        shares: of the bandwidth of memory while decoding, by class of bits; None for what does not decode, or as above.
+        shares: of the bandwidth of memory while decoding, by class of bits, where its products are not known; None for what
+            does not decode, or as above.
+        decode: operations a second over those of numpy's products, of one token, beside the time that reading takes.
         holds_all: the factors are of the package's bytes: tables that are only looked up lie in its memory too, on every core.
     """
 
@@ -63,23 +65,42 @@ class RuntimeCost:
     cache_element_bytes: int
     products: tuple[float, float, float, float, float] | None
     shares: tuple[float, float, float, float, float] | None = None
+    decode: tuple[float, float, float, float, float] | None = None
     holds_all: bool = False
 
 
 COSTS: dict[str, RuntimeCost] = {
     "llamacpp": RuntimeCost(
-        54_000_000, 33_000_000, (1.7, 1.2, 1.0, 1.0, 1.0), 2, (1.0, 1.0, 0.75, 0.7, 0.7), (0.48, 0.40, 0.55, 0.60, 0.65)
+        54_000_000,
+        33_000_000,
+        (1.7, 1.2, 1.0, 1.0, 1.0),
+        2,
+        (1.05, 0.6, 0.75, 0.75, 0.75),
+        (0.48, 0.40, 0.55, 0.60, 0.65),
+        (0.32, 0.25, 0.285, 0.43, 0.43),
     ),
     "ortgenai": RuntimeCost(
-        68_000_000, 0, (2.55, 2.4, 1.9, 1.35, 1.25), 4, (0.8, 0.8, 0.8, 0.75, 0.75), (0.45, 0.45, 0.62, 0.62, 0.85)
+        68_000_000,
+        0,
+        (2.55, 2.4, 1.9, 1.35, 1.3),
+        4,
+        (1.2, 1.2, 1.2, 1.2, 1.2),
+        (0.45, 0.45, 0.62, 0.62, 0.85),
+        (0.43, 0.4, 0.4, 0.4, 2.0),
     ),
-    "onnxruntime": RuntimeCost(74_000_000, 0, (1.6, 1.6, 1.6, 2.2, 1.5), 4, (0.9, 0.9, 1.2, 0.9, 0.9)),
+    "onnxruntime": RuntimeCost(74_000_000, 0, (1.6, 1.6, 1.6, 2.2, 1.5), 4, (1.25, 1.25, 2.2, 1.2, 1.3)),
     "litertlm": RuntimeCost(
-        69_000_000, 0, (2.95, 2.9, 2.7, 3.0, 2.5), 4, (1.6, 1.6, 1.9, 0.9, 0.9), (0.53, 0.55, 0.60, 0.60, 0.87)
+        69_000_000,
+        0,
+        (2.95, 2.9, 2.7, 5.35, 2.4),
+        4,
+        (1.95, 1.95, 2.1, 1.2, 1.2),
+        (0.53, 0.55, 0.60, 0.60, 0.87),
+        (0.4, 0.4, 0.485, 0.21, 2.0),
     ),
     # Weights and cache in the accelerator's memory; no chip was measured.
     "neuron": RuntimeCost(0, 0, (1.0, 1.0, 1.0, 1.0, 1.0), 2, None, holds_all=True),
-    "litert": RuntimeCost(55_000_000, 0, (1.4, 1.4, 1.25, 3.5, 1.0), 4, (1.2, 1.2, 1.4, 0.8, 0.8)),
+    "litert": RuntimeCost(55_000_000, 0, (0.95, 0.95, 1.15, 3.5, 1.0), 4, (2.1, 2.1, 2.2, 1.5, 1.5)),
 }
 
 
@@ -87,9 +108,12 @@ def _class_of(bits: float) -> int:
     return next((place for place, most in enumerate(_CLASSES) if bits <= most), len(_CLASSES))
 
 
-def bits_of(recipe: Recipe) -> float:
-    """Bits of a weight in the blocks of a model."""
-    return recipe.quantization.target_bpw or recipe.scheme.bits_per_weight
+def bits_of(recipe: Recipe, stored: float | None = None) -> float:
+    """Bits of a weight in the blocks of a model.
+
+    `stored` are those of all weights, where the container forces many into other types than the scheme's.
+    """
+    return stored or recipe.quantization.target_bpw or recipe.scheme.bits_per_weight
 
 
 def runtime_for(target: str, model: Model) -> str | None:
@@ -107,6 +131,7 @@ def predict_memory(
     runtime: str | None,
     context: int,
     history: Sequence[Seen],
+    stored_bits: float | None = None,
 ) -> Range | None:
     """The largest resident set in bytes, imports and caches of `context` tokens within; None where nothing is known.
 
@@ -119,7 +144,7 @@ def predict_memory(
     read_bytes = weights[1] if cost.holds_all else weights[0]
     cache = model.geometry.kv_cache_bytes(context, cost.cache_element_bytes) if model.is_decoder else 0
     beside = cost.imports_bytes + cost.base_bytes + cache
-    factor = cost.factors[_class_of(bits_of(recipe))]
+    factor = cost.factors[_class_of(bits_of(recipe, stored_bits))]
 
     def seen(each: Seen) -> float | None:
         if each.memory_bytes is None or each.read_bytes <= 0 or (model.is_decoder and each.model != digest):
@@ -168,14 +193,32 @@ def bound_tok_per_s(profile: DeviceProfile, model: Model, read_bytes: int, batch
 
 
 def predict_tok_per_s(
-    profile: DeviceProfile, recipe: Recipe, read_bytes: int, runtime: str | None, history: Sequence[Seen]
+    profile: DeviceProfile,
+    model: Model,
+    recipe: Recipe,
+    read_bytes: int,
+    runtime: str | None,
+    history: Sequence[Seen],
+    stored_bits: float | None = None,
 ) -> Range | None:
-    """Tokens a second of decode with little in the cache; None where bandwidth or runtime are unknown."""
+    """Tokens a second of decode with little in the cache; None where bandwidth or runtime are unknown.
+
+    Weights are read and computed with; which of the two takes longer differs from device to device.
+    """
     if runtime is None or (shares := COSTS[runtime].shares) is None:
         return None
-    share = shares[_class_of(bits_of(recipe))]
+    place, decode = _class_of(bits_of(recipe, stored_bits)), COSTS[runtime].decode
     if profile.bandwidth is not None:
         learned = _learned(history, runtime, str(recipe), lambda each: each.bandwidth_share)
+        # On one machine a recipe reads as fast as it did before, however memory is disturbed just now.
+        own = [each.read_bytes_per_s for each in history if each.recipe == str(recipe)]
+        if rates := [each / profile.bandwidth.amount for each in own if each is not None]:
+            learned = rates
+        share = shares[place]
+        if profile.fp32 is not None and decode is not None:
+            computing_s = operations(model, 1) / (decode[place] * profile.fp32.amount)
+            reading_s = read_bytes / profile.bandwidth.amount
+            share = reading_s / (reading_s + computing_s)
         bandwidth, around = profile.bandwidth.amount, _around(share, learned, _UNSURE_SPEED)
     elif profile.decode_bandwidth is not None:
         bandwidth, around = profile.decode_bandwidth.amount, _around(1.0, (), _UNSURE_SPEED)

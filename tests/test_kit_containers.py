@@ -73,19 +73,57 @@ def placed(kits: Path, tmp_path: Path) -> Path:
     return place
 
 
-def _start(folder: Path, port: int) -> subprocess.Popen[str]:
-    """Without capabilities and new privileges, as compose.yaml has it: a root without them may write no such file."""
-    bare = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"] if os.getuid() == 0 else []
-    variables = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PORT": str(port), "HOST": "127.0.0.1"}
-    words = [*bare, sys.executable, "-B", "-P", str(folder / "start.py")]
+# What `docker run` does with the image and compose.yaml's options: a root of its own, read-only but for /tmp, whose /usr and
+# Python are this machine's in the place of the base image's; the image's user; no capabilities, no new privileges.
+_CONTAINER = """
+set -e
+root=$1; shift
+mount -t tmpfs none "$root"
+mkdir -p "$root"/usr "$root"/etc "$root"/dev "$root"/proc "$root"/tmp "$root"/model
+for link in bin lib lib64 sbin; do ln -s usr/$link "$root"/$link; done
+cp /etc/ld.so.cache /etc/hosts "$root"/etc/
+touch "$root"/dev/null "$root"/dev/urandom
+mount --bind /dev/null "$root"/dev/null
+mount --bind /dev/urandom "$root"/dev/urandom
+mount -t proc none "$root"/proc
+mount --rbind /usr "$root"/usr
+for place in $PLACES; do mkdir -p "$root$place"; mount --rbind "$place" "$root$place"; done
+mount --bind "$MODEL" "$root"/model
+mount -t tmpfs -o mode=1777 none "$root"/tmp
+mount -o remount,ro,bind "$root"/model
+mount -o remount,ro "$root"
+exec chroot "$root" setpriv --reuid "$OWNER" --regid "$OWNER" --clear-groups --no-new-privs --inh-caps=-all \\
+    --bounding-set=-all env -i PATH=/usr/bin HOME=/nonexistent PORT="$PORT" HOST=127.0.0.1 "$@"
+"""
+
+
+def _start(folder: Path, port: int, owner: str, work: Path) -> subprocess.Popen[str]:
+    """The start script in a root of its own, as the image's user."""
+    root = work / "root"
+    root.mkdir()
+    # The environment's Python, and what it is linked to.
+    places = {sys.prefix, sys.base_prefix} - {"/usr"}
+    variables = {
+        "PATH": os.environ["PATH"], "PLACES": " ".join(sorted(places)), "MODEL": str(folder), "OWNER": owner,
+        "PORT": str(port),
+    }  # fmt: skip
+    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _CONTAINER, "sh", str(root)]
+    words += [sys.executable, "-B", "-P", "/model/start.py"]
     return subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True)
 
 
-def test_the_start_script_serves_without_any_capability(placed: Path) -> None:
+def _can_make_roots() -> bool:
+    return os.getuid() == 0 and subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not _can_make_roots(), reason="only root makes a root of its own")
+def test_the_start_script_serves_in_a_root_of_its_own(placed: Path, tmp_path: Path) -> None:
+    dockerfile = (placed / "Dockerfile").read_text()
+    owner = dockerfile.partition("USER ")[2].partition(":")[0]
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    server = _start(placed, port)
+    server = _start(placed, port, owner, tmp_path)
     try:
         for _ in range(240):
             assert server.poll() is None, server.communicate()[1]
@@ -97,6 +135,12 @@ def test_the_start_script_serves_without_any_capability(placed: Path) -> None:
         body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
         reply = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60, trust_env=False)
         assert reply.status_code == 200 and reply.json()["usage"]["completion_tokens"] >= 1
+        (child,) = _children(server.pid)
+        status = dict(
+            line.split(":\t") for line in Path(f"/proc/{child}/status").read_text().splitlines() if ":\t" in line
+        )
+        assert status["Uid"].split() == [owner] * 4 and int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+        assert str(Path(f"/proc/{child}/root").readlink()) != "/"
         healthy = subprocess.run(
             [sys.executable, str(placed / "start.py"), "--healthy"], env={**os.environ, "PORT": str(port)}, check=False
         )
@@ -104,6 +148,10 @@ def test_the_start_script_serves_without_any_capability(placed: Path) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def _children(parent: int) -> list[str]:
+    return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
 
 
 def test_another_file_in_the_models_place_is_not_served(kits: Path, tmp_path: Path) -> None:

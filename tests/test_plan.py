@@ -212,9 +212,31 @@ def test_a_plan_learns_from_what_was_measured(model: Model) -> None:
     # Another processor tells nothing of this one, nor other settings of this quality.
     assert _option(_planned_here(model, [_seen(machine="there")] * 5), "gguf:Q8_0") == before
     assert _option(_planned_here(model, [_seen(settings="other")] * 5), "gguf:Q8_0").known == "expected"
+    # What it reached is not held to how fast memory is read just now.
+    rated = [_seen(read_bytes_per_s=9e9)] * 5
+    for bandwidth in (1e10, 6e10):
+        here = profile_of_machine("here", "here", "x86_64", ("gguf",), 2, 8 * 10**9, bandwidth)
+        found = _option(make_plan(model, "d" * 64, here, Wishes(256), load_target, rated), "gguf:Q8_0").tok_per_s
+        assert found is not None and after.tok_per_s is not None
+        assert found.middle == pytest.approx(after.tok_per_s.middle * 9e9 / (0.25 * 3e10))
     # Where a recipe was not seen, its runtime tells, from three measurements on.
     few, enough = (_option(_planned_here(model, [_seen()] * count), "gguf:F16") for count in (2, 3))
     assert few.tok_per_s != enough.tok_per_s
+
+
+def test_a_token_takes_its_reading_and_its_computing(model: Model) -> None:
+    """Of a fast memory the products hold it, of a slow one the bandwidth."""
+
+    def speed(bandwidth: float, products: float) -> float:
+        here = profile_of_machine("here", "here", "x86_64", ("gguf",), 2, 8 * 10**9, bandwidth, products)
+        found = _option(make_plan(model, "d" * 64, here, Wishes(256), load_target, []), "gguf:Q8_0")
+        assert found.tok_per_s is not None
+        return found.tok_per_s.middle
+
+    assert speed(1e14, 2e11) == pytest.approx(2 * speed(1e14, 1e11), rel=0.01)
+    assert speed(2e9, 1e15) == pytest.approx(2 * speed(1e9, 1e15), rel=0.01)
+    both = 1 / speed(1e10, 1e11)
+    assert both == pytest.approx(1 / speed(1e10, 1e18) + 1 / speed(1e18, 1e11), rel=0.01)
 
 
 def test_what_decoding_reached_is_not_discounted_again(model: Model) -> None:
