@@ -28,7 +28,7 @@ from moto import mock_aws
 from compiler.model import Model
 from compiler.package import read_package
 from runtimes.kinds.encoding.inputs import require_tokenizer, text_arrays
-from runtimes.kinds.encoding.use import classify, embed
+from runtimes.kinds.encoding.use import answer, classify, embed, label_tokens
 from runtimes.registry import open_session
 
 _KINDS = ("onnx-fp32", "tflite-fp32", "neo-fp32-x86-64-v3")
@@ -39,16 +39,22 @@ def built(smollm2: Model, minilm_folder: Path, edgec_here: Run, tmp_path_factory
     out = tmp_path_factory.mktemp("kits")
     bert = tiny.save_encoder("bert", minilm_folder, out / "bert")
     classifier = tiny.save_encoder("bert-classify", minilm_folder, out / "classifier")
+    named = {kind: tiny.save_encoder(f"bert-{kind}", minilm_folder, out / kind) for kind in ("tokens", "answers")}
     llama = tiny.save_decoder("llama", smollm2.folder, out / "llama")
     options = ("--sequence-length", 32, "-o")
     encoders = ("onnx:fp32", "tflite:fp32", "neo:fp32@x86-64-v3", "neo:fp32@local", "neuron:fp32")
-    for model, recipes in ((bert, encoders), (classifier, ("onnx:fp32",)), (llama, ("gguf:F16",))):
+    for model, recipes in (
+        (bert, encoders),
+        (classifier, ("onnx:fp32",)),
+        *((each, ("onnx:fp32",)) for each in named.values()),
+        (llama, ("gguf:F16",)),
+    ):
         words = [word for recipe in recipes for word in ("-r", recipe)]
         done = edgec_here("build", model, *words, *options, out / f"{model.name}-out")
         assert done.returncode == 0, done.stdout + done.stderr
     for folder in (
         *(out / "bert-out" / kind for kind in _KINDS),
-        out / "classifier-out" / "onnx-fp32",
+        *(out / f"{name}-out" / "onnx-fp32" for name in ("classifier", "tokens", "answers")),
         out / "llama-out" / "gguf-F16",
     ):
         for system in ("sagemaker", "greengrass"):
@@ -208,6 +214,32 @@ def test_djl_servings_layout_gives_the_packages_labels(script: str, built: Path,
     assert good[:2] == (200, "application/json")
     assert [each["label"] for each in json.loads(good[2])[0]] == [label for label, _ in wanted]
     assert [empty[0], nonsense[0], other[0]] == [400, 400, 400] and "Send inputs" in other[2]
+
+
+def test_tokens_and_answers_are_those_of_the_package(built: Path, tmp_path: Path) -> None:
+    text, question = "The tide was out in Bergen.", "Where was it?"
+    folder = _model_folder(built / "tokens-out-onnx-fp32-sagemaker", tmp_path / "tokens")
+    (made,) = _by_djl(folder, [json.dumps({"inputs": text})])
+    package = read_package(built / "tokens-out" / "onnx-fp32")
+    wanted = label_tokens(package, open_session(package, 1), text, lambda note: None)
+    assert made[0] == 200
+    (found,) = json.loads(made[2])
+    assert [(each["index"], each["entity"]) for each in found] == [
+        (place, label) for place, (_, label) in enumerate(wanted) if 0 < place < len(wanted) - 1
+    ]
+    assert all(text[each["start"] : each["end"]] == each["word"] and 0 < each["score"] <= 1 for each in found)
+    folder = _model_folder(built / "answers-out-onnx-fp32-sagemaker", tmp_path / "answers")
+    asked = {"inputs": {"question": question, "context": text}}
+    made, wrong, long = _by_djl(
+        folder,
+        [json.dumps(asked), '{"inputs": "x"}', json.dumps({"inputs": {"question": "a " * 600, "context": text}})],
+    )
+    package = read_package(built / "answers-out" / "onnx-fp32")
+    best = answer(package, open_session(package, 1), question, text, lambda note: None)
+    (span,) = json.loads(made[2])
+    assert (span["answer"], text[span["start"] : span["end"]]) == (best.text, best.text)
+    assert span["score"] == pytest.approx(best.probability, rel=1e-3)
+    assert (wrong[0], long[0]) == (400, 400) and "a question and a context" in wrong[2] and "no room" in long[2]
 
 
 def test_llamacpps_server_serves_the_archive_of_a_language_model(built: Path, tmp_path: Path) -> None:

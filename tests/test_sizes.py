@@ -97,6 +97,10 @@ def test_core_ml_and_gptq(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
     _require_near(wide, schemes, tmp_path / "out", edgec_here, "--context-length", 256)
 
 
+def test_language_models_for_neuron(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
+    _require_near(wide, ("neuron:fp32", "neuron:bf16"), tmp_path / "out", edgec_here)
+
+
 def test_language_models_on_litert(wide: Path, edgec_here: Run, tmp_path: Path) -> None:
     schemes = [f"tflite:{scheme}" for scheme in ("fp32", "fp16", "int8", "int4-rtn-g32", "int4-rtn-g128")]
     _require_near(wide, schemes, tmp_path / "out", edgec_here)

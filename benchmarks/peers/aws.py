@@ -24,12 +24,13 @@ from compiler.formats.json_file import read_object
 from compiler.inputs.open import open_model
 from compiler.package import read_package
 from compiler.records import from_json
+from runtimes.registry import open_session
 from runtimes.workload import Workload
 from targets.neo.cloud.archive import NAME
 from targets.neo.cloud.job import CompilationJob
 from targets.neo.cloud.prepare import JOB, require_accepted
 
-_THREADS, _TOKENS = 2, 128
+_THREADS, _TOKENS, _PROMPTS = 2, 128, 4
 
 
 def build(model: Path, out: Path, cache: Path, *recipes: str) -> float:
@@ -71,6 +72,27 @@ def offline(encoder: Path, out: Path, cache: Path) -> None:
     print_ratio("looking at a job of MiniLM before it is sent", time.perf_counter() - began, 1, "s", 1.0)
 
 
+def cosines(model: Path, folder: Path) -> tuple[float, float]:
+    """The lowest cosines to transformers' logits, behind prompts by prefill, and behind a token more by decode."""
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    session = open_session(read_package(folder), _THREADS, _TOKENS + 1, _TOKENS + 1)
+    found = []
+    for seed in range(_PROMPTS):
+        tokens = np.random.default_rng(seed).integers(5, session.vocabulary // 2, _TOKENS + 1).tolist()
+        with torch.no_grad():
+            logits = reference(torch.tensor([tokens])).logits[0, -2:].numpy()
+        session.reset()
+        own = [session.extend(tokens[:_TOKENS]), session.extend(tokens[_TOKENS:])]
+        norms = [np.linalg.norm(each) for each in (*own, *logits)]
+        found.append([float(own[i] @ logits[i] / norms[i] / norms[i + 2]) for i in range(2)])
+    prefill, decode = np.asarray(found).min(0).tolist()
+    return prefill, decode
+
+
 def main() -> None:
     """Build, measure, verify."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,6 +114,8 @@ def main() -> None:
         print_ratio("1 - lowest cosine, neuron:fp32", 1e6 * (1 - figures["neuron-fp32"]["min_cosine"]), 10, "1e-6", 1.0)
         print(f"  neuron:bf16: lowest cosine {figures['neuron-bf16']['min_cosine']:.6f}")
         build(language, out / "llm", cache, "neuron:fp32", "neuron:bf16", "neuron:fp32+tp3")
+        for name, cosine in zip(("prefill", "decode"), cosines(language, out / "llm" / "neuron-fp32"), strict=True):
+            print_ratio(f"1 - lowest cosine, SmolLM2's {name}, neuron:fp32", 1e6 * (1 - cosine), 10, "1e-6", 1.0)
         for name, goal in (("neuron-fp32", 1e-4), ("neuron-fp32-tp3", 1e-4), ("neuron-bf16", 5e-3)):
             print_ratio(
                 f"mean KL, SmolLM2 {name}",

@@ -42,9 +42,10 @@ _LLAMA_QUANTIZE = (
 )
 _COREML_QUANTIZE = (
     "import sys; sys.modules['tensorflow']=None; import coremltools as c, coremltools.optimize.coreml as o;"
-    "m=c.models.MLModel(sys.argv[1],skip_model_load=True);"
+    "from pathlib import Path;"
     "k=o.OpLinearQuantizerConfig(mode='linear_symmetric',dtype='int4',granularity='per_block',block_size=32);"
-    "o.linear_quantize_weights(m,o.OptimizationConfig(k)).save(sys.argv[2])"
+    "[o.linear_quantize_weights(c.models.MLModel(str(m),skip_model_load=True),o.OptimizationConfig(k))"
+    ".save(str(Path(sys.argv[2])/m.name)) for m in sorted(Path(sys.argv[1]).rglob('*.mlpackage'))]"
 )
 
 
@@ -132,7 +133,7 @@ def compare_theirs(model: Path, work: Path) -> None:
     python, converter = sys.executable, converter_folder()
     base = str(work / "base.gguf")
     builder = [python, "-P", "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-o", str(work / "onnx")]
-    halves = [edgec_script(), "build", str(model), "-r", "coreml:fp16@ios17", "-o", str(work / "halves"), "--json"]
+    halves = [edgec_script(), "build", str(model), "-r", "coreml:fp16@ios18", "-o", str(work / "halves"), "--json"]
     script = str(converter / "convert_hf_to_gguf.py")
     exporter = [str(Path(python).with_name("litert-torch")), "export_hf", "--model", str(model)]
     runs: list[tuple[str, Callable[[], Cost]]] = [
@@ -149,15 +150,10 @@ def compare_theirs(model: Path, work: Path) -> None:
             "GenAI's builder: int4",
             lambda: run_command([*builder, "-p", "int4", "-e", "cpu", "-c", str(work / "hf")]),
         ),
-        ("(our coreml:fp16@ios17, which coremltools rounds)", lambda: run_command(halves)),
+        ("(our coreml:fp16@ios18, which coremltools rounds)", lambda: run_command(halves)),
         (
             "coremltools: int4 in blocks of 32",
-            lambda: run_command(
-                [
-                    *(python, "-P", "-c", _COREML_QUANTIZE),
-                    *(str(next((work / "halves").rglob("*.mlpackage"))), str(work / "int4.mlpackage")),
-                ]
-            ),
+            lambda: run_command([python, "-P", "-c", _COREML_QUANTIZE, str(work / "halves"), str(work / "int4")]),
         ),
         (
             "litert-torch export_hf: int8",

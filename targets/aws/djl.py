@@ -43,9 +43,10 @@ def handle(inputs):
     kind = inputs.get_property("content-type") or "application/json"
     try:
         given = inference.input_fn(bytes(inputs.get_as_bytes()), kind)
+        made = inference.predict_fn(given, inference.MODEL)
     except (ValueError, KeyError, TypeError) as error:
         return Output().error(str(error), code=400, message="the request is of another form")
-    answer = inference.output_fn(inference.predict_fn(given, inference.MODEL), "application/json")
+    answer = inference.output_fn(made, "application/json")
     output = Output()
     output.add_property("Content-Type", "application/json")
     output.add(answer)

@@ -22,7 +22,19 @@ from compiler.sentence import OUTPUT
 from compiler.task import GENERATION, find_task
 
 _TOKENS, _LONGEST = 4096, 512
-_ANSWERS = {"feature-extraction": "vectors of its tokens", "text-classification": "labels with their scores"}
+# What a request is, in JSON and in words.
+_TEXT = ('{"inputs": "a text"} or {"inputs": ["a text", "another"]}', "a text or a list of texts")
+_PAIR = (
+    '{"inputs": {"question": "a question", "context": "a text"}} or a list of such',
+    "a question and a context, or a list of such",
+)
+# What a request is, and what comes of each input, as Hugging Face's pipelines have it.
+_TASKS = {
+    "feature-extraction": (_TEXT, "vectors of its tokens"),
+    "text-classification": (_TEXT, "labels with their scores"),
+    "token-classification": (_TEXT, "its tokens that have a label, with scores and places"),
+    "question-answering": (_PAIR, "the likeliest span of the text, with its score and place"),
+}
 GGUF = "model.gguf"
 
 _GENERATE = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
@@ -69,7 +81,7 @@ def output_fn(prediction, accept):
 
 _ENCODE = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
 
-A request is {"inputs": "a text"} or {"inputs": ["a text", "another"]}; the answer has $answer for each.
+A request is $request; the answer has $answer for each.
 """
 
 import json
@@ -80,6 +92,7 @@ import numpy as np
 from tokenizers import Tokenizer
 $imports
 
+TASK = "$task"
 INPUTS = $inputs
 OUTPUTS = $outputs
 # Tokens of a text at most, and what it is filled up to; None where any length will do.
@@ -103,29 +116,71 @@ def input_fn(data, content_type):
     if content_type.partition(";")[0] != "application/json":
         raise ValueError(f"{content_type} is not taken; send application/json.")
     given = json.loads(data)
-    texts = given.get("inputs") if isinstance(given, dict) else None
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not texts or not all(isinstance(each, str) for each in texts):
-        raise ValueError("Send inputs, a text or a list of texts.")
-    return texts
+    asked = given.get("inputs") if isinstance(given, dict) else None
+    asked = [asked] if isinstance(asked, (str, dict)) else asked
+    if not isinstance(asked, list) or not asked or not all(is_input(each) for each in asked):
+        raise ValueError("Send inputs: $request_words.")
+    return asked
 
 
-def predict_fn(texts, model):
-    return [answer(text, *model) for text in texts]
+def is_input(given):
+    if TASK == "question-answering":
+        return isinstance(given, dict) and all(isinstance(given.get(name), str) for name in ("question", "context"))
+    return isinstance(given, str)
 
 
-def answer(text, tokenizer, run):
-    encoded = tokenizer.encode(PREFIX + (text.lower() if LOWER else text))
-    count = len(encoded.ids)
+def predict_fn(asked, model):
+    return [answer(each, *model) for each in asked]
+
+
+def answer(given, tokenizer, run):
+    if TASK == "question-answering":
+        # Its own marks, and one token of the text at least.
+        tokenizer.no_truncation()
+        if len(tokenizer.encode(given["question"]).ids) + 4 >= LONGEST:
+            raise ValueError("The question leaves no room for the text.")
+        tokenizer.enable_truncation(LONGEST, strategy="only_second")
+        encoded = tokenizer.encode(given["question"], given["context"])
+    else:
+        encoded = tokenizer.encode(PREFIX + (given.lower() if LOWER else given))
+    count, parts, places = len(encoded.ids), list(encoded.sequence_ids), list(encoded.offsets)
     if LENGTH is not None:
         encoded.pad(LENGTH)
     arrays = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
     found = run({name: np.asarray([arrays[name]], dtype) for name, dtype in INPUTS.items()})
+    if TASK == "question-answering":
+        return span(given["context"], parts, places, found["start_logits"][0][:count], found["end_logits"][0][:count])
     value = np.asarray(found["$output"], np.float32)[0]
+    if TASK == "token-classification":
+        return labelled(given, parts, places, value[:count])
     if LABELS:
         shares = scores(value)
         return [{"label": LABELS[place], "score": float(shares[place])} for place in np.argsort(-shares)]
     return (value if value.ndim == 1 else value[:count]).tolist()
+
+
+def labelled(text, parts, places, logits):
+    """What stands there: all tokens but those that are outside."""
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    return [
+        {"entity": LABELS[best], "score": float(shares[place, best]), "index": place, "word": text[begin:end], "start": begin,
+         "end": end}
+        for place, (best, (begin, end)) in enumerate(zip(shares.argmax(1), places))
+        if parts[place] is not None and LABELS[best] != "O"
+    ]
+
+
+def span(text, parts, places, starts, ends):
+    """The two ends in the text, at most 30 tokens apart, whose scores are together the highest (arXiv:1810.04805, 4.2)."""
+    inside = np.asarray([part == 1 for part in parts])
+    starts, ends = (np.where(inside, each.astype(np.float64), -np.inf) for each in (starts, ends))
+    both = starts[:, None] + ends[None, :]
+    both[np.tril_indices(len(both), -1)] = both[np.triu_indices(len(both), 30)] = -np.inf
+    first, last = np.unravel_index(both.argmax(), both.shape)
+    total = sum(each.max() + np.log(np.exp(each - each.max()).sum()) for each in (starts, ends))
+    begin, end = places[first][0], places[last][1]
+    return {"answer": text[begin:end], "score": float(np.exp(both[first, last] - total)), "start": begin, "end": end}
 
 
 def scores(logits):
@@ -268,19 +323,17 @@ def _encode(package: Package) -> tuple[str, dict[str, str], tuple[str, ...]]:
             f"The kit serves encoders of one length by {', '.join(_RUNTIMES)}, and {package.title} is none. Build onnx:int8, "
             "for instance."
         )
-    if task not in ("feature-extraction", "text-classification") or shapes.batch not in (None, 1):
-        raise UnusableInput(
-            f"The kit serves vectors of texts and labels of texts, one text at a time; {package.title} is for {task}."
-        )
+    if task not in _TASKS or shapes.batch not in (None, 1):
+        raise UnusableInput(f"The kit serves {', '.join(_TASKS)}, one text at a time; {package.title} is for {task}.")
     if "tokenizer.json" not in package.files:
         raise UnusableInput(
             f"{package.title} has no tokenizer.json, which the kit needs. Build it of a model that has one."
         )
-    runtime = _RUNTIMES[package.lowered.runtime]
+    runtime, ((request, words), answer) = _RUNTIMES[package.lowered.runtime], _TASKS[task]
     outputs = tuple(port.name for port in main.outputs)
     output = OUTPUT if OUTPUT in outputs else outputs[0]
     config = read_object(package.folder / "config.json")
-    labels = _labels(config, main.outputs[0].shape[-1]) if task == "text-classification" else []
+    labels = _labels(config, main.outputs[0].shape[-1]) if task.endswith("-classification") else []
     sentence, longest = package.sentence, shapes.longest_sequence or _LONGEST
     length = longest if shapes.sequence_lengths else None
     if sentence is not None and sentence.max_tokens:
@@ -291,7 +344,7 @@ def _encode(package: Package) -> tuple[str, dict[str, str], tuple[str, ...]]:
         length=length, file=runtime.file, labels=json.dumps(labels), problem=json.dumps(config.get("problem_type")),
         prefix=json.dumps(sentence.prompts.get(sentence.default_prompt or "", "") if sentence else ""),
         lower=bool(sentence and sentence.lower_case),
-        answer=_ANSWERS[task] if output != OUTPUT else "the text's vector",
+        answer=answer if output != OUTPUT else "the text's vector", task=task, request=request, request_words=words,
     )  # fmt: skip
     return script, {runtime.file: main.files[0], "tokenizer.json": "tokenizer.json"}, runtime.tools
 
