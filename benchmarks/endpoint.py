@@ -27,6 +27,8 @@ _WORDS = ("river", "stone", "light", "table", "green", "seven", "paper", "north"
 _TIMEOUT = httpx.Timeout(120.0, connect=10.0)
 _LONGEST_LINE, _MOST_BYTES = 1 << 20, 64 << 20
 _DONE = "[DONE]"
+# What a model writes, and what it thinks before, by the names that servers have for it.
+TEXTS = ("content", "reasoning_content", "reasoning")
 # As many as are asked for: a queue of our own would count as the server's.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 _NEAR = 0.1
@@ -315,7 +317,7 @@ def _text_of(event: dict[str, Any], base: str) -> bool:
     deltas = [each.get("delta") or {} for each in choices]
     if not all(isinstance(each, dict) for each in deltas):
         raise _nonsense(base)
-    return any(each.get("content") or each.get("reasoning_content") for each in deltas)
+    return any(any(each.get(name) for name in TEXTS) for each in deltas)
 
 
 def _require_ok(reply: httpx.Response, base: str) -> None:

@@ -304,12 +304,17 @@ def _option(
         predict_memory(model, digest, recipe, (read, nbytes), runtime, context * batch, history, stored),
         bound,
         speed,
-        predict_seconds(profile, model, recipe, batch * PROMPT_TOKENS, runtime, history),
+        _times(batch, predict_seconds(profile, model, recipe, PROMPT_TOKENS, runtime, history, stored)),
         quality_of(dict(figures), kind_of_task(model.task)) if figures else None,
         figures,
         known,
         model.is_decoder,
     )
+
+
+def _times(count: int, each: Range | None) -> Range | None:
+    """So many prompts one after the other."""
+    return None if each is None else Range(count * each.low, count * each.middle, count * each.high)
 
 
 def _figures(

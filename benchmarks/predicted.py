@@ -49,7 +49,7 @@ def _predict(package: Package, model: Model, measurement: Measurement, history: 
     )
     speed = predict_tok_per_s(profile, model, recipe, read, runtime, history, stored) if model.is_decoder else None
     tokens = work.prompt_tokens if model.is_decoder else work.sequence_length
-    seconds = predict_seconds(profile, model, recipe, tokens, runtime, history) if tokens else None
+    seconds = predict_seconds(profile, model, recipe, tokens, runtime, history, stored) if tokens else None
     middle = seconds.middle if seconds is not None else None
     return Predicted(
         None,

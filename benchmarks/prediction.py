@@ -186,9 +186,11 @@ def bound_tok_per_s(profile: DeviceProfile, model: Model, read_bytes: int, batch
     if profile.bandwidth_peak is None:
         return None
     found = batch * profile.bandwidth_peak.amount / read_bytes
-    fastest = max(
-        (each.amount for each in (profile.fp16, profile.fp32, profile.int8) if each is not None), default=None
-    )
+    # What was measured of one program is no bound of another.
+    told = [
+        each for each in (profile.fp16, profile.fp32, profile.int8) if each is not None and each.kind == "datasheet"
+    ]
+    fastest = max((each.amount for each in told), default=None)
     return found if fastest is None or batch == 1 else min(found, fastest / operations(model, 1))
 
 
@@ -236,11 +238,12 @@ def predict_seconds(
     tokens: int,
     runtime: str | None,
     history: Sequence[Seen],
+    stored_bits: float | None = None,
 ) -> Range | None:
     """Seconds of that many tokens at once: a prompt up to the first token, or an input; None where too little is known."""
     if runtime is None or model.takes != "text" or (products := COSTS[runtime].products) is None:
         return None
-    share = products[_class_of(bits_of(recipe))]
+    share = products[_class_of(bits_of(recipe, stored_bits))]
     if profile.fp32 is not None:
         learned = _learned(history, runtime, str(recipe), lambda each: each.products_share)
         rate, around = profile.fp32.amount, _around(share, learned, _UNSURE_SPEED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.endpoint import Answer, Asked, EndpointMeasurement, summarize
+from benchmarks.endpoint import TEXTS, Answer, Asked, EndpointMeasurement, summarize
 from compiler.errors import UnusableInput, missing_extra
 
 SCHEME = "sagemaker:"
@@ -43,7 +44,7 @@ def measure_sagemaker(
     Raises:
         UnusableInput: no credentials or region; it refuses, breaks off, or answers nonsense.
     """
-    if not name or asked.model is not None:
+    if not re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", name) or asked.model is not None:
         raise UnusableInput(
             "Write sagemaker:NAME of the endpoint, without --endpoint-model: an endpoint has its model."
         )
@@ -73,7 +74,7 @@ def _client(concurrency: int) -> Any:
     except ModuleNotFoundError as error:
         raise missing_extra("boto3", "aws") from error
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, InvalidRegionError
 
     try:
         session = boto3.session.Session()
@@ -84,6 +85,10 @@ def _client(concurrency: int) -> Any:
         # A request that is tried again would be timed twice, and one that waits for a connection of ours too long.
         config = Config(retries={"total_max_attempts": 1}, max_pool_connections=max(10, concurrency), read_timeout=120)
         return session.client("sagemaker-runtime", config=config)
+    except (InvalidRegionError, ValueError) as error:
+        raise UnusableInput(
+            f"{str(session.region_name)!r:.40} is no region of AWS's, or an AWS_ENDPOINT_URL is no address."
+        ) from error
     except BotoCoreError as error:
         raise UnusableInput(
             f"The AWS settings cannot be used ({type(error).__name__}). Are the profile's name and its credentials right?"
@@ -173,23 +178,26 @@ def _request(client: Any, name: str, prompt: str, tokens: int, form: _Form) -> A
 
 
 def _taken(parts: Iterable[dict[str, Any]], name: str) -> tuple[float, float, int]:
-    """When the first and the last bytes came, and how many lines with something in them there were."""
+    """When the first and the last lines with text came, and how many of them there were."""
     first = last = None
     taken, rest, lines = 0, b"", 0
     for part in parts:
         data = part.get("PayloadPart", {}).get("Bytes", b"")
-        if not data:
-            continue
-        last = time.perf_counter()
-        first = first or last
         taken += len(data)
         if taken > _MOST_BYTES:
             raise UnusableInput(f"The endpoint {name} streams more than a request can hold.")
         *whole, rest = (rest + data).split(b"\n")
-        lines += sum(_is_token(line, name) for line in whole)
-    if first is None or last is None:
+        if texts := sum(_is_token(line, name) for line in whole):
+            last = time.perf_counter()
+            first, lines = first or last, lines + texts
+    if _is_token(rest, name):
+        last = time.perf_counter()
+        first, lines = first or last, lines + 1
+    if not taken:
         raise UnusableInput(f"The endpoint {name} ended a stream without a byte.")
-    return first, last, lines + _is_token(rest, name)
+    if first is None or last is None:
+        raise UnusableInput(f"The endpoint {name} ended a stream without a text.")
+    return first, last, lines
 
 
 def _is_token(line: bytes, name: str) -> bool:
@@ -211,7 +219,7 @@ def _is_token(line: bytes, name: str) -> bool:
         )
     if not isinstance(told, dict):
         return True
-    if isinstance(choices := told.get("choices"), list) and choices and isinstance(choices[0], dict):
-        delta = choices[0].get("delta")
-        return not isinstance(delta, dict) or bool(delta.get("content") or delta.get("reasoning_content"))
+    if isinstance(choices := told.get("choices"), list):
+        delta = choices[0].get("delta") if choices and isinstance(choices[0], dict) else {}
+        return not isinstance(delta, dict) or any(delta.get(text) for text in TEXTS)
     return not set(told) <= {"usage", "details"}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from benchmarks.agent.environment import read_environment
+from benchmarks.agent.environment import Environment, read_environment
 from benchmarks.endpoint import Answer, EndpointMeasurement
 from benchmarks.measurement import Measurement
 from benchmarks.validity import Disturbance, Validity, judge
@@ -16,9 +17,10 @@ from runtimes.workload import Workload
 
 _ROUNDS = 5
 _OUTSIDE = "a server is measured from outside"
+_OF_REQUESTS = "each request has one time, the mean of its tokens"
 _ABSENT = {
-    "tpot_ms_p90": "too few tokens",
-    "tpot_ms_p99": "too few tokens",
+    "tpot_ms_p90": _OF_REQUESTS,
+    "tpot_ms_p99": _OF_REQUESTS,
     "ttft_s_p90": "too few requests",
     "latency_s_p90": "too few requests",
     "prefill_tok_per_s": "its time to the first token has the network's and the queue's in it",
@@ -36,12 +38,14 @@ def measurement_of(found: EndpointMeasurement, interface: str) -> Measurement:
     Raises:
         UnusableInput: it streams nothing, so that there is no time per token.
     """
-    rounds = _rounds(found.answers)
-    paces = tuple(tuple(pace for each in part if (pace := each.tpot_s) is not None) for part in rounds)
-    if not all(paces):
+    # What came in one piece has no time per token.
+    timed = tuple(each for each in found.answers if each.tpot_s)
+    if not timed:
         raise UnusableInput(
             f"{found.endpoint} streams no tokens one by one, and a result file is of times per token. Leave -o out."
         )
+    rounds = _rounds(timed)
+    paces = tuple(tuple(each.tpot_s or 0.0 for each in part) for part in rounds)
     workload = Workload(
         prompt_tokens=found.asked.prompt_tokens,
         generated_tokens=found.asked.generated_tokens,
@@ -58,7 +62,8 @@ def measurement_of(found: EndpointMeasurement, interface: str) -> Measurement:
         "ttft_s": found.summary["ttft_s_p50"],
         "ttft_s_p90": found.summary["ttft_s_p90"],
         "prefill_tok_per_s": None,
-        **{f"tpot_ms_p{share:.0f}": percentile_ms(every, share / 100) for share in (50, 90, 99)},
+        "tpot_ms_p50": percentile_ms(every, 0.5),
+        **dict.fromkeys(("tpot_ms_p90", "tpot_ms_p99")),
         "decode_tok_per_s": 1 / percentile(every, 0.5),
         "latency_s_p50": found.summary["latency_s_p50"],
         "latency_s_p90": found.summary["latency_s_p90"],
@@ -81,14 +86,19 @@ def measurement_of(found: EndpointMeasurement, interface: str) -> Measurement:
         },
         summary=summary,
         quality=None,
-        # Of the machine that asked: nobody sees the server's.
-        environment=read_environment(1, ()),
+        environment=_asking(),
         verdict=_judged(paces, disturbance, found.notes),
         disturbance=disturbance,
         absent={name: _ABSENT.get(name, _OUTSIDE) for name, value in summary.items() if value is None},
         measured=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         edgec=__version__,
     )
+
+
+def _asking() -> Environment:
+    """The machine that asked, said so: nobody sees the server's."""
+    here = read_environment(1, ())
+    return replace(here, cpu=f"asked from {here.cpu}", memory_read_bytes_per_s=None, fp32_ops_per_s=None)
 
 
 def _rounds(answers: tuple[Answer, ...]) -> list[tuple[Answer, ...]]:

@@ -127,15 +127,23 @@ def build(
     with new_folder(out) as temporary:
         for each in made:
             folder = temporary / names[each.recipe]
-            packages.append(
-                _assemble(folder, model, identity, each, {"edgec": __version__, **executor.tools(each.stage)})
-            )
+            tools = {"edgec": __version__, **executor.tools(each.stage)}
+            packages.append(_finished(_assemble(folder, model, identity, each, tools), targets[each.recipe.target]))
         passed = list(keep(packages)) if keep else [True] * len(packages)
         kept = [package for package, good in zip(packages, passed, strict=True) if good]
         move_packages(kept, out, temporary if force else None)
     final = tuple(replace(package, folder=out / package.name) for package in kept)
     dropped = tuple(package for package, good in zip(packages, passed, strict=True) if not good)
     return BuildReport(final, _with_expected(results.reports, [stage for _, stage in planned], model), dropped)
+
+
+def _finished(package: Package, target: Target) -> Package:
+    """The package, finished where it is not and this machine can."""
+    from compiler.finish import finish_in_place, finishes_here
+
+    if package.lowered.unfinished is None or not finishes_here(target):
+        return package
+    return finish_in_place(package, target, lambda done, total: None)[0]
 
 
 def _with_expected(reports: Sequence[StageReport], planned: Sequence[Stage], model: Model) -> tuple[StageReport, ...]:

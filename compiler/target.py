@@ -48,6 +48,8 @@ class Target:
         variants: the `@variant` names that it takes.
         engines: those of which there is an account of its packages (compiler/placement.py); package.json has the first's.
         place: `module:function` that makes such an account of a package's files and an engine; empty without one.
+        finishes_here: `module:function` that tells whether this machine has what finishes them, so that a build does it; empty
+            where a build never does.
         spread: `+option` names that share a package among so many of an accelerator's cores.
         finish: `module:function` that does on another machine what its packages lack (compiler/finish.py); empty without one.
     """
@@ -65,6 +67,7 @@ class Target:
     engines: tuple[str, ...] = ()
     place: str = ""
     finish: str = ""
+    finishes_here: str = ""
     spread: Mapping[str, int] = field(default_factory=dict)
 
 

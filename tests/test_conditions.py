@@ -60,7 +60,7 @@ def _seen(root: Path) -> Conditions:
     watch = watch_conditions(root)
     try:
         watch.begin()
-        time.sleep(1.2)
+        time.sleep(0.4)
         return watch.end()
     finally:
         watch.close()
@@ -86,6 +86,14 @@ def test_the_kernels_files_are_read(tmp_path: Path) -> None:
     assert join(seen, other).governors == ("ondemand", "performance")
     assert (seen.lowest_mhz, seen.hottest_c, seen.memory_mhz, seen.power_w) == (2400.0, 61.25, 528.0, 4.5)
     assert seen.available_bytes == 2048 * 1024 and seen.flags is None and seen.looks == 1
+
+
+def test_a_jetsons_power_chip_is_read(tmp_path: Path) -> None:
+    """An INA3221 tells volts and amperes of three channels, of which the first is the whole board's."""
+    chip = "sys/class/hwmon/hwmon3"
+    channels = {f"{chip}/curr{n}_input": 900 // n for n in (1, 2, 3)} | {f"{chip}/in{n}_input": 5000 for n in (1, 2, 3)}
+    seen = _seen(_board(tmp_path, {**channels, "sys/class/devfreq/17000000.emc/cur_freq": 2133000000}))
+    assert seen.power_w == pytest.approx(4.5) and seen.memory_mhz == 2133
 
 
 def test_a_battery_that_is_charged_says_nothing_of_power(tmp_path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import struct
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from botocore.exceptions import EndpointConnectionError
 from conftest import Run
 from moto import mock_aws
 from moto.backends import get_backend
-from neo_job import ACCOUNT, ELF, JOB, REGION, ROLE, TEXT, write_archive
+from neo_job import ACCOUNT, ELF, REGION, ROLE, TEXT, write_archive
 
 import edgec
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.package import check_files
 from targets.neo.cloud import drive, service
 from targets.neo.cloud.archive import NAME, extract
-from targets.neo.cloud.result import find_result_faults
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def _neo_gives(members: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch, tm
     """What moto leaves out: the compiled archive in S3, when the job is asked about."""
     real = drive.wait
 
-    def wait(client: Any, name: str, seconds: int, on_progress: Any) -> Any:
+    def wait(client: Any, name: str, seconds: int, on_progress: Any, own: bool = True) -> Any:
         told = dict(real(client, name, seconds, on_progress))
         archive = write_archive(tmp_path / "neo.tar.gz", members)
         key = f"edgec/{name}/out/model-ml_c5.tar.gz"
@@ -120,7 +119,7 @@ def test_a_run_that_lost_its_connection_takes_its_job_up_again(
     _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
     whole = drive.wait
 
-    def cut(client: Any, name: str, seconds: int, on_progress: Any) -> Any:
+    def cut(client: Any, name: str, seconds: int, on_progress: Any, own: bool = True) -> Any:
         told = whole(client, name, seconds, on_progress)
         if lost == "while it fetched":
             _jobs()[name].model_artifacts = told["ModelArtifacts"]
@@ -134,7 +133,7 @@ def test_a_run_that_lost_its_connection_takes_its_job_up_again(
     (name,) = _jobs()
     _jobs()[name].compilation_job_status = "COMPLETED" if lost == "while it fetched" else "INPROGRESS"
 
-    def end(client: Any, name: str, seconds: int, on_progress: Any) -> Any:
+    def end(client: Any, name: str, seconds: int, on_progress: Any, own: bool = True) -> Any:
         _jobs()[name].compilation_job_status = "COMPLETED"
         return whole(client, name, seconds, on_progress)
 
@@ -170,6 +169,10 @@ def test_who_interrupts_stops_the_job(aws: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         service.wait(Client(), "job", 60, lambda done, total: None)
     assert stopped == ["job"]
+    # A job of an earlier run is not this one's to stop.
+    with pytest.raises(KeyboardInterrupt):
+        service.wait(Client(), "job", 60, lambda done, total: None, own=False)
+    assert stopped == ["job"]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,8 @@ def test_who_interrupts_stops_the_job(aws: Any) -> None:
         (_compiled(others={"compiled.meta": _meta("input_ids", 64)}), "asked for was"),
         (_compiled(others={"compiled.meta": _meta("ids", 32)}), "has the input 'ids'"),
         (_compiled(others={"../evil": b"x"}), "leaves its folder"),
+        (_compiled(others={"libdlr.so/x": b"x"}), "beside the others"),
+        ({**{n: d for n, d in _compiled().items() if n != "compiled.so"}, "compiled.dll": b"MZ"}, "no library of Linux"),
     ],
 )  # fmt: skip
 def test_what_came_back_is_looked_at(
@@ -204,11 +209,38 @@ def test_an_input_that_is_given_back_is_no_compiled_model(
         _finish(built, tmp_path)
 
 
-def test_pytorch_that_came_back_changed_is_taken() -> None:
-    digests = {"model.pth": hashlib.sha256(b"new").hexdigest()}
-    assert not list(find_result_faults(JOB, digests, {"model.pth": "old"}, {"model.pth": b"PK\x03\x04"}, None))
-    assert list(find_result_faults(JOB, digests, {"model.pth": "old"}, {"model.pth": b"junk"}, None))
-    assert list(find_result_faults(JOB, {"a.pth": "x", "b": "y"}, {"a.pth": "x"}, {}, None))
+def test_pytorch_that_came_back_changed_is_taken(
+    built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And what is no TorchScript, or was packed anew, is not; after a refusal there is a new job."""
+    extract(built / "bert-out" / "neo-fp32-ml_c5" / NAME, tmp_path / "sent")
+    sent = zipfile.ZipFile(tmp_path / "sent" / "model.pth")
+
+    def packed(change: bytes | None, *more: str) -> bytes:
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            for name in sent.namelist():
+                data = sent.read(name)
+                archive.writestr(name, data + (change or b"") if "/code/" in name else data)
+            for name in more:
+                archive.writestr(name, b"x")
+        return made.getvalue()
+
+    for number, (members, words) in enumerate((
+        ({"model.pth": packed(None)}, "packed anew"),
+        ({"model.pth": b"PK\x03\x04 this is no TorchScript"}, "no TorchScript"),
+        ({"model.pth": packed(b"# compiled"), "lib/x.so": b"MZ" * 20}, "no ELF"),
+        ({"model.pth": packed(b"# compiled"), "other.pth": packed(b"# too")}, "2 models came back"),
+    )):  # fmt: skip
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time", lambda number=number: 1e9 + number)
+            _neo_gives(members, patched, tmp_path, aws)
+            with pytest.raises(CheckFailed, match=words):
+                _finish(built, tmp_path / str(number))
+    assert len(_jobs()) == 4 and "Contents" not in aws.list_objects_v2(Bucket="models")
+    _neo_gives({"model.pth": packed(b"# compiled")}, monkeypatch, tmp_path, aws)
+    finished = _finish(built, tmp_path / "good")
+    assert finished.lowered.main.files == ("compiled/model.pth",) and len(_jobs()) == 5
 
 
 @pytest.mark.parametrize(
@@ -226,7 +258,7 @@ def test_a_job_that_ends_otherwise_says_why(
 ) -> None:
     real = drive.wait
 
-    def wait(client: Any, name: str, seconds: int, on_progress: Any) -> Any:
+    def wait(client: Any, name: str, seconds: int, on_progress: Any, own: bool = True) -> Any:
         job = get_backend("sagemaker")[ACCOUNT][REGION].compilation_jobs[name]
         job.compilation_job_status, job.failure_reason = status, reason
         return real(client, name, seconds, on_progress)
@@ -281,10 +313,38 @@ def test_what_aws_refuses_is_told(
     assert code in str(refused.value) and "CreateCompilationJob" in str(refused.value)
 
 
-def test_throttling_is_waited_for(built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [2, 12])
+def test_throttling_is_waited_for(
+    times: int, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Beyond what botocore tries again too: the job goes on meanwhile."""
     _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
-    made = _answers(monkeypatch, "DescribeCompilationJob", "ThrottlingException", 2)
-    assert _finish(built, tmp_path).lowered.unfinished is None and len(made) == 3
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_, **__: 0)
+    made = _answers(monkeypatch, "DescribeCompilationJob", "ThrottlingException", times)
+    assert _finish(built, tmp_path).lowered.unfinished is None and len(made) == times + 1
+
+
+def test_who_may_not_list_jobs_gets_a_new_one_and_who_is_throttled_does_not(
+    built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    with monkeypatch.context() as patched:
+        _answers(patched, "ListCompilationJobs", "AccessDeniedException", 100)
+        assert _finish(built, tmp_path / "denied").lowered.unfinished is None
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    _answers(monkeypatch, "ListCompilationJobs", "ExpiredTokenException", 100)
+    with pytest.raises(UnusableInput, match="have expired"):
+        _finish(built, tmp_path / "expired")
+
+
+def test_two_slashes_in_the_place_are_one(
+    built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    monkeypatch.setenv("EDGEC_S3", "s3://models//edgec//")
+    assert _finish(built, tmp_path).lowered.unfinished is None
+    (job,) = _jobs().values()
+    assert job.output_config["S3OutputLocation"].startswith("s3://models/edgec/edgec-")
 
 
 @pytest.mark.parametrize(
@@ -296,6 +356,8 @@ def test_throttling_is_waited_for(built: Path, aws: Any, monkeypatch: pytest.Mon
         ("EDGEC_SAGEMAKER_ROLE", "neo", "no ARN of a role"),
         ("AWS_DEFAULT_REGION", "", "No AWS region"),
         ("EDGEC_NEO_SECONDS", "soon", "as a whole number"),
+        ("EDGEC_NEO_SECONDS", "²", "as a whole number"),
+        ("AWS_DEFAULT_REGION", "us east", "is no region"),
         ("EDGEC_S3", "s3://elsewhere/x", "NoSuchBucket|no such bucket"),
     ],
 )

@@ -265,6 +265,21 @@ def test_a_compiler_that_fails_leaves_nothing(
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_build_where_the_compiler_is_has_the_neff(built: Path, edgec: Run, tmp_path: Path) -> None:
+    words = ("build", built / "bert", "-r", "neuron:fp32", "--sequence-length", 32, "-o")
+    done = edgec(*words, tmp_path / "out", **_on_path(tmp_path / "bin"))
+    assert done.returncode == 0, done.stderr
+    package = read_package(tmp_path / "out" / "neuron-fp32")
+    check_files(package)
+    assert package.lowered.unfinished is None and package.tools["neuronx-cc"] == "2.21.33363.0+82129205"
+    assert (package.folder / "main.neff").read_bytes().startswith(b"NEFF of")
+    told = edgec(*words, tmp_path / "without")
+    assert told.returncode == 0 and "UNFINISHED" in told.stdout and "UNFINISHED" not in done.stdout
+    failed = edgec(*words, tmp_path / "failed", **_on_path(tmp_path / "bad", "raise SystemExit(3)"))
+    assert_refused(failed, 1, "exit code 3")
+    assert not list((tmp_path / "failed").iterdir())
+
+
 def test_without_the_compiler_nothing_is_finished(built: Path, edgec: Run, tmp_path: Path) -> None:
     done = edgec("build", "--finish", built / "bert-out" / "neuron-fp32", "-o", tmp_path / "out")
     assert_refused(done, 2, "neuronx-cc is not on the PATH", "Neuron SDK")

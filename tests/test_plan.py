@@ -118,7 +118,14 @@ def test_the_users_own_devices_are_known_and_names_suggested(edgec: Run) -> None
     finally:
         own.unlink()
     assert_refused(edgec("devices", "my-bord"), 2, "There is no device 'my-bord'")
-    assert_refused(edgec("devices", "pi-5"), 2, "Did you mean pi-5")
+    for said, meant in (
+        ("pi-5", "pi-5-8gb"),
+        ("pi5", "pi-5"),
+        ("raspberry-pi-5", "pi-5"),
+        ("orin", "jetson-orin-nano"),
+    ):
+        assert_refused(edgec("devices", said), 2, f"Did you mean {meant}")
+    assert_refused(edgec("devices", "ssh://pi@board"), 2, "edgec devices add NAME --from ssh://pi@board")
     listed = edgec("devices")
     assert listed.returncode == 0 and "Raspberry Pi 5, 8 GB" in listed.stdout
 
@@ -437,8 +444,25 @@ def test_what_a_million_tokens_cost_follows_from_the_price_that_is_given(edgec: 
     assert done.returncode == 0, done.stderr
     assert "of a device that decodes without a rest" in done.stdout and "≥ 0.0" in done.stdout
     assert "without a rest" not in edgec("plan", model.folder, "--device", "inf2-xlarge", "--context", 256).stdout
+    told = edgec("plan", model.folder, "--device", "pi-5-8gb", *words, "--json").stdout
+    assert all(each["price_per_million_tokens"] > 0 for each in json.loads(told)["options"])
     told = edgec("plan", model.folder, "--device", "pi-5-8gb", *words).stdout
     assert "without a rest" in told and "≥ 0.0" not in told
+
+
+def test_a_plan_that_nothing_holds_ends_with_1(edgec: Run, model: Model) -> None:
+    words = ("plan", model.folder, "--device", "pi-5-8gb", "--context", 256, "--max-memory", "1KB")
+    done = edgec(*words)
+    assert_refused(done, 1, "No recipe holds all of it")
+    told = edgec(*words, "--json")
+    document = json.loads(told.stdout)
+    assert told.returncode == 1 and document["chosen"] is None
+    assert all("more than it may take" in " ".join(each["misses"]) for each in document["options"])
+
+
+def test_what_is_of_tokens_is_refused_for_an_encoder(edgec: Run, minilm_folder: Path) -> None:
+    for words in (("--min-tok-per-s", 8), ("--context", 128), ("--price-per-hour", 1)):
+        assert_refused(edgec("plan", minilm_folder, "--device", "pi-5-8gb", *words), 2, "is no language model")
 
 
 def test_a_batch_of_an_encoder_is_refused(edgec: Run, minilm_folder: Path) -> None:

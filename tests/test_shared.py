@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cluster import cluster
 from conftest import Run, assert_refused
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 import edgec
@@ -23,8 +24,10 @@ from compiler.inputs.identity import digest_model
 from compiler.quantize.options import QuantizationOptions
 from compiler.recipe import Shapes
 from compiler.shared_folder import SharedFolder
+from compiler.stages import executor
+from compiler.stages import shared as shared_module
 from compiler.stages.cache import find_entry, new_entry_folder, store_entry
-from compiler.stages.shared import bring_entry, share_entry
+from compiler.stages.shared import bring_entry, require_shared, share_entry
 from runtimes.workload import Workload
 
 _SERVER = """
@@ -146,16 +149,17 @@ def _entry(content: bytes) -> None:
     with new_entry_folder() as folder:
         (folder / "files" / "deep").mkdir()
         (folder / "files" / "deep" / "data").write_bytes(content)
-        share_entry(store_entry(folder, "key", {"a": 1}, ["s"]), ["s"])
+        share_entry(store_entry(folder, "key", {"a": 1}, ["s"]), ("s",))
 
 
 def test_of_two_that_make_the_same_the_last_is_found_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = tmp_path / "shared"
     # Neither saw the other's when it looked.
-    monkeypatch.setattr(SharedFolder, "exists", lambda self, name: False)
+    monkeypatch.setattr(shared_module, "_record", lambda shared, key: None)
     for machine in (b"one", b"two"):
         _machine(tmp_path / machine.decode(), str(shared), monkeypatch)
         _entry(machine)
+    monkeypatch.undo()
     _machine(tmp_path / "three", str(shared), monkeypatch)
     entry = bring_entry("key")
     assert entry is not None and entry.value == {"a": 1}
@@ -167,7 +171,7 @@ def test_what_is_damaged_there_is_made_again_here(damage: str, tmp_path: Path, m
     shared = tmp_path / "shared"
     _machine(tmp_path / "one", str(shared), monkeypatch)
     _entry(b"content")
-    record, data = shared / "key" / "entry.json", next(shared.rglob("data"))
+    record, data = shared / "records" / "key.json", next(each for each in shared.rglob("data") if each.is_file())
     told = json.loads(record.read_text())
     if damage == "changed":
         data.write_bytes(b"Content")
@@ -177,10 +181,81 @@ def test_what_is_damaged_there_is_made_again_here(damage: str, tmp_path: Path, m
         record.write_text(record.read_text()[:-2])
     else:
         name = "../../../../escaped" if damage == "leaves" else str(tmp_path / "escaped")
-        record.write_text(json.dumps({**told, "digests": {name: told["digests"]["deep/data"]}}))
+        record.write_text(json.dumps({**told, "digests": {name: told["digests"]["deep/data"]}, "sizes": {name: 7}}))
     _machine(tmp_path / "two", str(shared), monkeypatch)
     assert bring_entry("key") is None and find_entry("key") is None
     assert not list(tmp_path.rglob("escaped"))
+    # Who makes it again mends what is shared.
+    with new_entry_folder() as folder:
+        (folder / "files" / "data").write_bytes(b"again")
+        share_entry(store_entry(folder, "key", 2, []), (), replace=True)
+    _machine(tmp_path / "three", str(shared), monkeypatch)
+    entry = bring_entry("key")
+    assert entry is not None and entry.value == 2 and (entry.files / "data").read_bytes() == b"again"
+
+
+def test_a_shared_cache_that_may_only_be_read_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "shared"
+    _machine(tmp_path / "one", str(shared), monkeypatch)
+    _entry(b"content")
+    before = {each: each.stat().st_mtime_ns for each in shared.rglob("*")}
+    monkeypatch.setenv("EDGEC_SHARED_CACHE_READONLY", "1")
+    _machine(tmp_path / "two", str(shared), monkeypatch)
+    require_shared()
+    assert bring_entry("key") is not None
+    with new_entry_folder() as folder:
+        (folder / "files" / "data").write_bytes(b"mine")
+        share_entry(store_entry(folder, "other", 1, []), ())
+    assert {each: each.stat().st_mtime_ns for each in shared.rglob("*")} == before
+
+
+def test_a_cache_is_not_shared_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (tmp_path / "own", tmp_path / "own" / "stages", tmp_path):
+        _machine(tmp_path / "own", str(place), monkeypatch)
+        with pytest.raises(UnusableInput, match="Name two places apart"):
+            require_shared()
+
+
+def test_the_limit_of_a_machines_own_cache_holds_for_what_is_brought(
+    tiny_models: Path, edgec_here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[str] = []
+    for machine in ("one", "two"):
+        _machine(tmp_path / machine, str(tmp_path / "shared"), monkeypatch)
+        done = edgec_here("build", tiny_models / "llama", "-r", "gptq:int4-rtn-g32", "-o", tmp_path / f"p-{machine}")
+        assert done.returncode == 0, done.stderr
+        monkeypatch.setattr(executor, "keep_limit", lambda: held.append("again"))
+    assert held == ["again"]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("s3://", "names no bucket"),
+        ("http://user:secret@127.0.0.1:9/x", "nothing answers|cannot be used"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_its_password(address: str, words: str) -> None:
+    with pytest.raises(UnusableInput, match=words) as refused:
+        SharedFolder(address).write("results/a.json", b"1")
+    assert "secret" not in str(refused.value)
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SharedFolder(str(tmp_path / "there"))
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileNotFoundError):
+        shared.write("a", tmp_path / "gone")
+
+    def full(self: object, given: str, target: str) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", full)
+    (tmp_path / "mine").write_bytes(b"whole")
+    with pytest.raises(UnusableInput, match="a disk is full"):
+        shared.write("a", tmp_path / "mine")
+    assert not list((tmp_path / "there").iterdir())
 
 
 def test_a_shared_cache_that_is_not_there_is_said(tiny_models: Path, edgec: Run, tmp_path: Path) -> None:

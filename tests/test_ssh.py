@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from ssh_board import SshBoard, can_make_networks, can_serve, serve, serve_far_a
 from compiler.digest import digest_file
 from compiler.errors import UnusableInput
 from compiler.package import FileRecord, Package, Platform, check_files, read_package, write_manifest
+from runtimes.devices.board import copying
 from runtimes.devices.board.board import Board
 from runtimes.devices.board.copying import copy_package
 from runtimes.devices.board.openssh import SshShell
@@ -98,6 +100,21 @@ def _begun(device: Board, board: SshBoard, package: Path, folder: Path) -> tuple
     assert device.root == str(board.cache)
     part.mkdir(parents=True)
     return given, part
+
+
+def test_a_copy_that_takes_longer_than_a_cut_may_ends_right(
+    device: Board, board: SshBoard, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = _noise(package, tmp_path / "noise", 5000)
+    whole = copying._append
+
+    def slow(*words: Any) -> None:
+        time.sleep(0.5)
+        whole(*words)
+
+    monkeypatch.setattr(copying, "_append", slow)
+    monkeypatch.setattr(copying, "PATIENCE_S", 0.2)
+    check_files(read_package(Path(copy_package(given, device._shell, device.root))))
 
 
 @pytest.mark.parametrize(("cut", "damaged"), [(0, False), (1000, False), (1000, True), (-1, False)])

@@ -55,6 +55,13 @@ def _tune(
     return found, asked
 
 
+def test_an_emulated_board_is_not_tuned_for(tiny_models: Path, edgec: Run, tmp_path: Path) -> None:
+    words = ("tune", tiny_models / "llama", "-o", tmp_path / "out", "--device")
+    assert_refused(edgec(*words, "qemu:aarch64"), 2, "is emulated")
+    assert_refused(edgec(*words, "pi-5-8gb"), 2, "for plan alone", "ssh://user@host")
+    assert not (tmp_path / "out").exists()
+
+
 def test_where_the_plan_is_right_few_are_measured(
     tiny_models: Path, measured: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:

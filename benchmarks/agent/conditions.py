@@ -94,7 +94,9 @@ def _look(root: Path, firmware: str | None, inside: bool) -> Conditions:
     # Cores that have nothing to do are slow, and all are before the work begins.
     clock = _most(*_numbers(sys, "devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")) if inside else None
     heat = _most(*_numbers(sys, "class/thermal/thermal_zone*/temp"))
-    memory = _least(*_numbers(sys, "class/devfreq/*dmc*/cur_freq"))
+    memory = _least(
+        *(each for kind in ("dmc", "emc", "mif") for each in _numbers(sys, f"class/devfreq/*{kind}*/cur_freq"))
+    )
     clock_mhz = None if clock is None else clock / 1e3
     return Conditions(
         clock_mhz,
@@ -125,6 +127,10 @@ def _power_w(sys: Path, firmware: str | None) -> float | None:
     if amperes.keys() & volts.keys():
         inside = sum(amperes[name] * volts[name] for name in amperes.keys() & volts.keys())
         return inside * _PLUG_FACTOR + _PLUG_W
+    # An INA3221, as Jetsons have it: the first channel is the whole board's.
+    milliamperes, millivolts = (_numbers(sys, f"class/hwmon/hwmon*/{kind}1_input") for kind in ("curr", "in"))
+    if len(milliamperes) == len(millivolts) == 1:
+        return milliamperes[0] * millivolts[0] / 1e6
     sensors = _numbers(sys, "class/hwmon/hwmon*/power1_input")
     if len(sensors) == 1:
         # Of several nothing tells which is the whole supply's, and which are its rails'.

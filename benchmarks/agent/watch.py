@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 _LONGEST = 1 << 16
 _MOST_FILES = 4096
+_FIRST_S = 0.1
 
 
 class Watch(Generic[T]):
@@ -82,8 +83,10 @@ def _watch(look: Callable[[Any, bool], Any], pause_s: float, asked: int, tell: i
     """Look from each `b` to the next `e`, until the other end is closed."""
     while os.read(asked, 1) == b"b":
         found = look(None, False)
-        while not select.select([asked], [], [], pause_s)[0]:
-            found = look(found, True)
+        # What is short is looked at once all the same.
+        wait_s = min(pause_s, _FIRST_S)
+        while not select.select([asked], [], [], wait_s)[0]:
+            found, wait_s = look(found, True), pause_s
         if os.read(asked, 1) != b"e":
             return
         os.write(tell, json.dumps(look(found, False)).encode())

@@ -123,12 +123,14 @@ def _require_known(document: Mapping[str, Any], text: str, where: str) -> None:
 
 
 def _place(text: str, word: str, table: str = "") -> str:
-    """Where a word stands first, behind the head of its table."""
+    """Where a word stands first as a key, or else at all, behind the head of its table."""
     begin = text.find(f"[{table}]") if table else 0
-    found = re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text[max(begin, 0) :])
+    rest = text[max(begin, 0) :]
+    found = re.search(rf"(?m)^[ \t]*(?P<word>{re.escape(word)})[ \t]*=", rest)
+    found = found or re.search(rf"(?P<word>(?<![\w-]){re.escape(word)}(?![\w-]))", rest)
     if found is None:
         return ""
-    at = max(begin, 0) + found.start()
+    at = max(begin, 0) + found.start("word")
     line = text.count("\n", 0, at) + 1
     return f" (line {line}, column {at - text.rfind(chr(10), 0, at)})"
 

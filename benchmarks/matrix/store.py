@@ -69,7 +69,11 @@ class Store:
             if not self.has_package(name):
                 raise UnusableInput(f"The store has no package {name}.")
             part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-            shared.bring_folder(name, part)
+            try:
+                for each in shared.names_in(name):
+                    shared.bring(f"{name}/{each}", part / each)
+            except FileNotFoundError as error:
+                raise UnusableInput(f"The package {name} is taken out of the store just now. Try again.") from error
             with suppress(OSError):
                 part.rename(folder)
         package = read_package(folder)

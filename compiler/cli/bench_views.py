@@ -16,7 +16,7 @@ from compiler.output_file import check_output
 from runtimes.workload import Workload
 
 if TYPE_CHECKING:
-    from benchmarks.endpoint import Asked
+    from benchmarks.endpoint import Asked, EndpointMeasurement
 
 _UNITS = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600}
 _MOST_S = 7 * 24 * 3600
@@ -41,7 +41,6 @@ def show_endpoint(url: str, asked: Asked, out: Path | None, as_json: bool) -> No
     """Measure a server and tell of it, in a result file too."""
     from benchmarks.endpoint import measure_endpoint
     from benchmarks.sagemaker import SCHEME, measure_sagemaker
-    from benchmarks.served import measurement_of
 
     if out is not None:
         check_output(out)
@@ -51,10 +50,9 @@ def show_endpoint(url: str, asked: Asked, out: Path | None, as_json: bool) -> No
             found, interface = measure_sagemaker(url.removeprefix(SCHEME), asked, tell), "sagemaker"
         else:
             found, interface = measure_endpoint(url, asked, tell), "openai"
-    if out is not None:
-        edgec.write_measurements(out, [measurement_of(found, interface)])
     if as_json:
         print_json(asdict(found))
+        _keep_endpoint(found, interface, out)
         return
     figures = [
         ("TTFT s", "ttft_s_p50", "ttft_s_p90", 3),
@@ -72,6 +70,14 @@ def show_endpoint(url: str, asked: Asked, out: Path | None, as_json: bool) -> No
     print(f"  {name} at {found.endpoint}, {asked.requests} requests, {asked.concurrency} at a time")
     for note in found.notes:
         print(f"  {note}")
+    _keep_endpoint(found, interface, out)
+
+
+def _keep_endpoint(found: EndpointMeasurement, interface: str, out: Path | None) -> None:
+    from benchmarks.served import measurement_of
+
+    if out is not None:
+        edgec.write_measurements(out, [measurement_of(found, interface)])
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -222,6 +222,11 @@ def print_report(report: BuildReport, out: Path) -> None:
         if package.lowered.placement is not None:
             print(f"  {package.recipe}: {placement_line(package.lowered.placement)}")
     for package in report.packages:
+        if (left := package.lowered.unfinished) is not None:
+            print(
+                f"  {package.recipe}: UNFINISHED: {left.step} is left, which `edgec build --finish` does on {left.where}"
+            )
+    for package in report.packages:
         for reason in sorted({f"{d.stored}: {d.reason}" for d in package.lowered.weights.deviations}):
             names = [d.tensor for d in package.lowered.weights.deviations if f"{d.stored}: {d.reason}" == reason]
             print(f"  {package.recipe}: {len(names)} x {reason} ({names[0]}{', ...' if len(names) > 1 else ''})")

@@ -14,6 +14,7 @@ from benchmarks.prediction import Range
 from compiler.cli.display import print_json, print_table
 from compiler.cli.quantize_options import ByteCount
 from compiler.cli.steps import ShownStages, shown_steps
+from compiler.errors import CheckFailed, UnusableInput
 from compiler.needs import Need
 from compiler.quality import QUALITIES
 from compiler.recipe import LARGEST
@@ -55,17 +56,27 @@ def command(
     """
     with shown_steps(quiet=as_json) as steps:
         opened = edgec.open_model(model, executor=LocalExecutor(watcher=ShownStages(steps), debug=debug))
+    if not opened.is_decoder and any(each is not None for each in (context, min_tok_per_s, price_per_hour)):
+        raise UnusableInput(
+            f"{opened.name} is no language model: leave --context, --min-tok-per-s and --price-per-hour out, which are of "
+            "tokens."
+        )
     wishes = Wishes(context, max_memory, min_tok_per_s, max_kl, min_quality, batch)
     found = edgec.plan(opened, device, wishes)
     if as_json:
-        print_json(asdict(found))
+        told = asdict(found)
+        for option, shown in zip(found.options, told["options"], strict=True):
+            shown["price_per_million_tokens"] = _price(option, price_per_hour) if price_per_hour is not None else None
+        print_json(told)
+        _require_chosen(found)
         return
     _print(found, opened.name, device, show_all, price_per_hour)
     for reason in (*found.refused, *(found.unfit if show_all else ())):
         print(f"  {reason}")
-    if found.chosen is None:
-        print("No recipe holds all of it. --all shows what each misses.")
-        return
+    if not show_all and (unsure := sum(each.quality is None for each in found.options if each not in found.front)):
+        print(f"  {unsure} more recipes can be had, whose quality was not measured: --all shows them.")
+    _require_chosen(found)
+    assert found.chosen is not None
     words = ["edgec", "build", model, "-r", found.chosen.recipe, *found.chosen.flags, "--min-quality", min_quality]
     words += ["--context-length", str(found.context)] if found.context else []
     known = found.chosen.tok_per_s or (found.chosen.first_s if found.context is None else None)
@@ -76,6 +87,11 @@ def command(
         print(
             "  How much memory its runtime takes there is not known; the bytes of the package were held to the limit."
         )
+
+
+def _require_chosen(found: Plan) -> None:
+    if found.chosen is None:
+        raise CheckFailed("plan", "No recipe holds all of it. --all shows what each misses.")
 
 
 def _print(found: Plan, model: str, device: str, show_all: bool, price_per_hour: float | None) -> None:
@@ -92,7 +108,7 @@ def _print(found: Plan, model: str, device: str, show_all: bool, price_per_hour:
             _range(each.memory, 1e6),
             _range(each.first_s, 1e-3),
             *([_range(each.tok_per_s, 1.0), _bound(each.bound_tok_per_s)] if decodes else []),
-            *([_price(each, price_per_hour)] if decodes and price_per_hour is not None else []),
+            *([_told_price(each, price_per_hour)] if decodes and price_per_hour is not None else []),
             "not known" if each.quality is None else f"{each.quality} ({each.known})",
             *_build(each.build),
             "chosen" if each == found.chosen else "; ".join(each.misses),
@@ -105,13 +121,17 @@ def _print(found: Plan, model: str, device: str, show_all: bool, price_per_hour:
         print("  per 1M tokens: of a device that decodes without a rest, in the currency of the price.")
 
 
-def _price(option: Option, price_per_hour: float) -> str:
+def _price(option: Option, price_per_hour: float) -> float | None:
     """What a million tokens cost, in the currency of the price; where only a bound of the speed is known, at least that."""
-    known = option.tok_per_s.middle if option.tok_per_s is not None else None
-    speed = known or option.bound_tok_per_s
-    if not speed:
+    speed = option.tok_per_s.middle if option.tok_per_s is not None else option.bound_tok_per_s
+    return price_per_hour / 3600 / speed * 1e6 if speed else None
+
+
+def _told_price(option: Option, price_per_hour: float) -> str:
+    price = _price(option, price_per_hour)
+    if price is None:
         return "-"
-    return f"{'' if known else '≥ '}{price_per_hour / 3600 / speed * 1e6:.2g}"
+    return f"{'' if option.tok_per_s is not None else '≥ '}{price:.{2 if price >= 1 else 5}f}"
 
 
 def _build(need: Need | None) -> tuple[str, str, str]:

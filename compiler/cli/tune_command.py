@@ -16,9 +16,10 @@ from compiler.cli.display import format_bytes, print_json, print_table
 from compiler.cli.fleet.folder import require_own
 from compiler.cli.quantize_options import ByteCount
 from compiler.cli.steps import shown_steps
-from compiler.errors import CheckFailed
+from compiler.errors import CheckFailed, UnusableInput
 from compiler.quality import QUALITIES
 from compiler.recipe import LARGEST
+from runtimes.devices.registry import is_emulated, require_transport
 from runtimes.workload import Workload
 
 _OWN = ("results", "packages", "builds")
@@ -59,6 +60,11 @@ def command(
     from compiler.cli.fleet.tune import tune
 
     require_own(out, _OWN)
+    require_transport(device)
+    if is_emulated(device):
+        raise UnusableInput(
+            f"{device} is emulated: how fast something is there tells nothing of a board. Name a real one."
+        )
     seconds, opened = parse_seconds(budget), edgec.open_model(model)
     out.mkdir(parents=True, exist_ok=True)
     wishes = Wishes(context, max_memory, min_tok_per_s, max_kl, min_quality)
@@ -107,9 +113,19 @@ def _print(found: Any, model: str, device: str) -> None:
                 "-" if planned is None else f"{planned.low:,.0f} to {planned.high:,.0f}",
                 "-" if measured is None else format_bytes(measured.figure("peak_rss_bytes")),
                 "-" if measured is None or measured.quality is None else measured.quality.quality,
+                "-" if measured is None else measured.verdict.word,
                 "best" if trial == found.best else "; ".join(trial.misses)[:120] or "held",
             ]
         )
-    print_table(f"{model} on {device}", ["recipe", "tok/s or inputs/s", "planned", "peak memory", "quality", ""], rows)
+    print_table(
+        f"{model} on {device}",
+        ["recipe", "tok/s or inputs/s", "planned", "peak memory", "quality", "verdict", ""],
+        rows,
+    )
+    best = found.best.result.measurement if found.best else None
+    if best is not None and best.verdict.word == "invalid":
+        print(
+            f"  The best one's measurement cannot be believed: {'; '.join(best.verdict.reasons)}. Tune on a quiet machine."
+        )
     if found.left:
         print(f"  not measured: {', '.join(found.left)}")

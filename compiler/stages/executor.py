@@ -29,7 +29,7 @@ from compiler.stages.cache import (
 )
 from compiler.stages.processor import processor
 from compiler.stages.prune import keep_limit, limit_bytes, touch
-from compiler.stages.shared import bring_entry, is_shared, share_entry
+from compiler.stages.shared import bring_entry, is_shared, require_shared, share_entry, shared_cache
 from compiler.stages.stage import Stage, missing_file, stage_key, tool_versions
 from compiler.stages.worker import Children, Ended, Progress, run_in_child
 
@@ -183,6 +183,7 @@ class LocalExecutor:
             EdgecError: the error of the first stage that failed; the others are ended.
         """
         limit_bytes()  # said wrong, it is refused before any work
+        require_shared()
         ordered: dict[str, tuple[int, Stage, str]] = {}
 
         def collect(stage: Stage, title: str) -> int:
@@ -259,7 +260,7 @@ class LocalExecutor:
                 children.end()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        if not all(report.cached for report in reports):
+        if shared_cache() is not None or not all(report.cached for report in reports):
             keep_limit()
         return Results({key: future.result() for key, future in futures.items()}, tuple(reports))
 
@@ -272,10 +273,19 @@ class LocalExecutor:
         inputs_of: Callable[[], Mapping[str, Entry]],
         children: Children,
     ) -> tuple[Entry, StageReport]:
-        entry = find_entry(key) or bring_entry(key)
+        made_of = tuple(sources[name].digest for name in stage.sources)
+        entry = find_entry(key)
         if entry is not None:
             touch(entry.files.parent)
+            share_entry(entry, made_of)
             return entry, StageReport(stage.label, stage.work, title, True, None, None)
+        entry = bring_entry(key)
+        if entry is not None:
+            return entry, StageReport(stage.label, stage.work, title, True, None, None)
+        if shared := shared_cache() is not None:
+            # What was counted on is damaged there.
+            _require_machine(stage)
+            _require_disk([stage])
         inputs = inputs_of()
         _require_inputs(stage, inputs)
         with new_entry_folder() as folder:
@@ -302,9 +312,9 @@ class LocalExecutor:
                 )
             for name in stage.sources:
                 _require_unchanged(sources[name])
-            made_of = [sources[name].digest for name in stage.sources]
             entry = store_entry(folder, key, finished.value, made_of)
-        share_entry(entry, made_of)
+        if shared:
+            share_entry(entry, made_of, replace=True)
         return entry, StageReport(stage.label, stage.work, title, False, finished.seconds, finished.peak_rss_bytes)
 
 

@@ -127,12 +127,25 @@ def find_profile(name: str) -> DeviceProfile:
     """
     known = read_profiles()
     if name not in known:
-        # What was begun is meant before what looks alike.
-        begun = [each for each in known if name and each.startswith(name.lower())]
-        nearest = begun or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        if ":" in name:
+            raise UnusableInput(
+                f"{name!r:.60} is a device that is reached, and plans are made for devices that are known. Measure it once: "
+                f"edgec devices add NAME --from {name:.60}"
+            )
+        nearest = _nearest(name.lower(), list(known))
+        hint = f" Did you mean {nearest}?" if nearest else ""
         raise UnusableInput(f"There is no device {name!r:.60}.{hint} `edgec devices` lists those that there are.")
     return known[name]
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    """What was begun is meant before what has its letters and numbers, and that before what looks alike."""
+    words = set(re.findall(r"[a-z]+|\d+", name))
+    begun = [each for each in known if name and each.startswith(name)]
+    shared = {each: len(words & set(re.findall(r"[a-z]+|\d+", each))) for each in known}
+    alike = [each for each in known if shared[each] and shared[each] == max(shared.values())]
+    found = begun or alike or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return found[0] if found else None
 
 
 def profile_of_machine(

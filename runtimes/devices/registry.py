@@ -33,7 +33,10 @@ def require_transport(text: str) -> str:
     """
     module = dict(DEVICES).get(text.partition(":")[0])
     if module is None:
-        raise UnusableInput(f"There is no device {text!r}. Devices are: {', '.join(name for name, _ in DEVICES)}.")
+        raise UnusableInput(
+            f"There is no device {text!r:.80}. Devices are: {', '.join(name for name, _ in DEVICES)}; names such as pi-5-8gb "
+            "are for plan alone, and a board itself is ssh://user@host."
+        )
     return module
 
 

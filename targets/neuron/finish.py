@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from compiler.errors import CheckFailed, UnusableInput
-from compiler.package import Lowered, Package
+from compiler.finish import Finished
+from compiler.package import Package
 from compiler.recipe import recipe_from_full
 from compiler.stages.worker import Progress
 from targets.neuron.command import COMPILER, arguments, module_name, neff_name
@@ -21,7 +22,12 @@ _VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 _MOST_LOG = 1 << 20
 
 
-def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[str, str], Lowered]:
+def is_here() -> bool:
+    """Whether AWS's compiler is on this machine."""
+    return shutil.which(COMPILER) is not None
+
+
+def finish(folder: Path, package: Package, on_progress: Progress) -> Finished:
     """Write a NEFF for each graph into the folder; the compiler's version, and what the package is, as before.
 
     Raises:
@@ -45,7 +51,7 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[
         on_progress(number, len(graphs))
         _compile(program, folder, graph, device, package.title)
     on_progress(len(graphs), len(graphs))
-    return {COMPILER: _version(program)}, package.lowered
+    return Finished({COMPILER: _version(program)}, package.lowered)
 
 
 def _compile(program: str, folder: Path, graph: str, device: str, title: str) -> None:

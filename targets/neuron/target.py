@@ -142,5 +142,6 @@ TARGET = Target(
     options=("lengths", *(f"tp{ranks}" for ranks in _ALL_RANKS)),
     variants=DEVICES,
     finish="targets.neuron.finish:finish",
+    finishes_here="targets.neuron.finish:is_here",
     spread={f"tp{ranks}": ranks for ranks in _ALL_RANKS},
 )

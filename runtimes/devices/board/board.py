@@ -31,7 +31,7 @@ from runtimes.devices.board.shell import ConnectionLostError, Shell, ask, is_num
 from runtimes.devices.device import Agent
 from runtimes.registry import runtime_of
 
-_LEAST_PYTHON = (3, 11)
+_LEAST_PYTHON, _BITS = (3, 11), 64
 # What `uname` calls systems and processors.
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _PYTHONS = ("python3.13", "python3.12", "python3.11", "python3", "python3.14")
@@ -88,7 +88,7 @@ class Board:
         Raises:
             UnusableInput: there is none of 3.11 or newer.
         """
-        tell = shlex.quote("import sys; print(sys.executable, *sys.version_info[:2])")
+        tell = shlex.quote("import struct, sys; print(sys.executable, *sys.version_info[:2], 8 * struct.calcsize('P'))")
         pythons = "".join(f"command -v {each} >/dev/null && {each} -c {tell}\n" for each in _PYTHONS)
         told = ask(self._shell, f"{_SYSTEM}\nuname -m\n{_BOOT}\n{pythons}true").splitlines()
         if len(told) < 3:
@@ -98,13 +98,18 @@ class Board:
             raise nonsense(self.name)
         versions = []
         for line in found:
-            python, *numbers = line.rsplit(" ", 2)
-            if len(numbers) != 2 or not all(is_number(number, 4) for number in numbers):
+            python, *numbers = line.rsplit(" ", 3)
+            if len(numbers) != 3 or not all(is_number(number, 4) for number in numbers):
                 raise nonsense(self.name)
-            version = int(numbers[0]), int(numbers[1])
+            version, bits = (int(numbers[0]), int(numbers[1])), int(numbers[2])
+            if bits != _BITS:
+                raise UnusableInput(
+                    f"{self.name} has a system of {bits} bits, for which the runtimes have no wheels. Install the 64-bit one: "
+                    "Raspberry Pi OS has both."
+                )
             if version >= _LEAST_PYTHON:
                 return Machine(system, machine, python, version, boot)
-            versions.append(".".join(numbers))
+            versions.append(".".join(numbers[:2]))
         raise UnusableInput(
             f"{self.name} has no Python of 3.11 or newer (found: {', '.join(versions) or 'none'}), which the agent needs. "
             "Install one there: Raspberry Pi OS 12 and newer have it, apt install python3 python3-venv."

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from compiler.errors import UnusableInput
 from runtimes.devices.board.client import BEGIN, Reason, follow_client, run_client
-from runtimes.devices.board.shell import ConnectionLostError, nonsense, printable
+from runtimes.devices.board.shell import ConnectionLostError, TimeUpError, nonsense, printable
 
 _OPTIONS = (
     "BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3",
@@ -76,7 +76,7 @@ class SshShell:
         code, out, said = run_client(self.title, self._line(script), given, seconds)
         if code == _LOST or code < 0:
             self._refuse(said)
-            raise ConnectionLostError
+            raise TimeUpError if code < 0 else ConnectionLostError
         self.done[:] = [code]
         _, begun, out = out.partition(f"{BEGIN}\n".encode())
         if not begun and not code:

@@ -24,6 +24,10 @@ class ConnectionLostError(Exception):
     """The way to the other machine was cut; what was asked may or may not have been done."""
 
 
+class TimeUpError(ConnectionLostError):
+    """A script took longer than it may, or the way was cut and nobody said so."""
+
+
 class Shell(Protocol):
     """A way to run scripts on another machine.
 
@@ -61,10 +65,19 @@ def patiently(shell: Shell, step: Callable[[], T]) -> T:
     """
     ended = time.monotonic() + PATIENCE_S
     while True:
+        begun = time.monotonic()
         try:
             return step()
-        except ConnectionLostError:
+        except ConnectionLostError as error:
+            if time.monotonic() - begun > PATIENCE_S and not isinstance(error, TimeUpError):
+                # It was there meanwhile: the time without it begins now.
+                ended = time.monotonic() + PATIENCE_S
             if time.monotonic() > ended:
+                if isinstance(error, TimeUpError):
+                    spent = time.monotonic() - begun
+                    raise UnusableInput(
+                        f"a step on {shell.title} had not ended after {spent / 60:.0f} min. See what it is busy with there."
+                    ) from None
                 raise UnusableInput(
                     f"the way to {shell.title} was cut for {PATIENCE_S:.0f} s. See that it is on, and try again."
                 ) from None

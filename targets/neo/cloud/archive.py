@@ -86,7 +86,9 @@ def _require_whole(file: Path) -> None:
 
 
 def _require_plain(member: tarfile.TarInfo, file: Path) -> None:
-    if member.name.rstrip("/") not in ("", ".") and not (stays_inside(member.name) and member.name.isprintable()):
+    # The folder itself may be a member, of no other kind.
+    itself = member.isdir() and member.name in ("", ".", "./")
+    if not itself and not (stays_inside(member.name) and member.name.isprintable()):
         raise UnusableInput(
             f"The archive {file.name} has the member {member.name!r:.80}, which leaves its folder. Refused."
         )
@@ -116,9 +118,15 @@ def extract(file: Path, folder: Path) -> list[str]:
             if not member.isfile():
                 continue
             out = folder / member.name
-            out.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                target = out.open("wb")
+            except OSError as error:
+                raise UnusableInput(
+                    f"The archive {file.name} has the member {member.name!r:.80}, which cannot lie beside the others. Refused."
+                ) from error
             stream = archive.extractfile(member)
-            with out.open("wb") as target:
+            with target:
                 while stream is not None and (chunk := stream.read(io.DEFAULT_BUFFER_SIZE * 64)):
                     target.write(chunk)
             out.chmod(_MODE)

@@ -11,15 +11,18 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compiler.digest import digest_file, digest_json
 from compiler.errors import CheckFailed, UnusableInput, missing_extra
+from compiler.finish import Finished
 from compiler.formats.json_file import read_object
 from compiler.package import Lowered, Package, Platform
 from compiler.records import from_json
 from compiler.stages.worker import Progress
+from targets.neo.cloud import torchscript
 from targets.neo.cloud.archive import NAME, extract, list_members
 from targets.neo.cloud.job import CompilationJob, find_request_faults, request
 from targets.neo.cloud.prepare import JOB, require_accepted
@@ -46,7 +49,7 @@ _ADVICE = {
 }
 
 
-def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[str, str], Lowered]:
+def finish(folder: Path, package: Package, on_progress: Progress) -> Finished:
     """Have Neo compile the package's archive; what came back goes into its folder `compiled`.
 
     Raises:
@@ -72,16 +75,22 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        storage, service = session.client("s3"), session.client("sagemaker")
+        storage, service = _clients(session)
         known = find_job(service, storage, same)
         if known is None:
             storage.upload_file(str(folder / NAME), settings.bucket, settings.key(name, NAME))
             service.create_compilation_job(**request(job, *_request(name, settings)))
         name = known or name
-        told = wait(service, name, settings.seconds, on_progress)
+        told = wait(service, name, settings.seconds, on_progress, own=known is None)
         compiled = folder / _COMPILED
         compiled.mkdir()
-        _fetch(storage, told, compiled, settings)
+        try:
+            _fetch(storage, told, compiled, settings)
+            require_compiled(job, folder / NAME, compiled)
+        except (CheckFailed, UnusableInput):
+            # Else the next run would take it up again.
+            _clean(storage, name, settings)
+            raise
     except S3UploadFailedError as error:
         # boto3 puts it around what S3 answered.
         raise _explained(error.__context__, package) from error
@@ -89,11 +98,19 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> tuple[dict[
         raise _explained(error, package) from error
     except (BotoCoreError, Boto3Error) as error:
         raise UnusableInput(f"AWS could not be asked about {package.title} (job {name}): {_reason(error)}") from error
-    require_compiled(job, folder / NAME, compiled)
-    _clean(storage, name, settings)
-    return {"sagemaker-neo": f"{job.framework} {job.version or ''}".strip()}, _with_graphs(
-        package.lowered, compiled, job
-    )
+    tools = {"sagemaker-neo": f"{job.framework} {job.version or ''}".strip()}
+    return Finished(tools, _with_graphs(package.lowered, compiled, job), partial(_clean, storage, name, settings))
+
+
+def _clients(session: Any) -> tuple[Any, Any]:
+    from botocore.exceptions import InvalidRegionError
+
+    try:
+        return session.client("s3"), session.client("sagemaker")
+    except (InvalidRegionError, ValueError) as error:
+        raise UnusableInput(
+            f"{str(session.region_name)!r:.40} is no region of AWS's, or an AWS_ENDPOINT_URL is no address. Nothing was sent."
+        ) from error
 
 
 def _request(name: str, settings: Settings) -> tuple[str, str, str, str, int]:
@@ -189,6 +206,13 @@ def require_compiled(job: CompilationJob, sent: Path, compiled: Path) -> None:
     told = meta.read_bytes() if meta is not None and meta.stat().st_size <= _MOST_META else None
     digests = {name: digest_file(path) for name, path in files.items()}
     faults = list(find_result_faults(job, digests, _digests_of(sent), heads, told))
+    models = [name for name in files if name.endswith((".pt", ".pth"))]
+    with tempfile.TemporaryDirectory(prefix="edgec-neo-") as temporary:
+        given = [Path(temporary) / name for name in extract(sent, Path(temporary))] if models and not faults else []
+        for name in models:
+            faults += torchscript.find_faults(
+                name, files[name], [each for each in given if each.suffix in (".pt", ".pth")]
+            )
     if faults:
         raise CheckFailed("neo", f"What Neo gave back for {job.title} is not to be shipped: {faults[0]}")
 

@@ -53,9 +53,9 @@ def find_result_faults(
             yield f"{unchanged[0]} came back as it was sent: Neo did not compile it."
         if len(models) > 1:
             yield f"{len(models)} models came back: {', '.join(sorted(models))}; one was sent."
-        for name in models:
-            if not heads.get(name, b"").startswith(_ZIP):
-                yield f"{name} is no model of PyTorch's: it is no TorchScript file."
+        for name in digests:
+            if name.endswith(".so") and not heads.get(name, b"").startswith(_ELF):
+                yield f"{name} is no library of Linux: it is no ELF file."
         return
     libraries = [name for name in digests if name.endswith(_LIBRARIES) and PurePosixPath(name).name not in _NOT_MODELS]
     graphs = [name for name in digests if name.endswith(".json") and PurePosixPath(name).name not in _NO_GRAPHS]
@@ -79,6 +79,7 @@ def find_result_faults(
 
 def _of_library(job: CompilationJob, name: str, head: bytes) -> Iterator[str]:
     if not name.endswith(".so"):
+        yield f"{name} is no library of Linux or Android, which {job.title} has."
         return
     if not head.startswith(_ELF) or len(head) < 20:
         yield f"{name} is no library of Linux: it is no ELF file."

@@ -28,9 +28,11 @@ def find_job(service: Any, storage: Any, same: str) -> str | None:
 
     try:
         found = service.list_compilation_jobs(NameContains=same, SortBy="CreationTime", SortOrder="Descending")
-    except ClientError:
+    except ClientError as error:
         # Some may ask for jobs and not for lists of them; then there is a new job.
-        return None
+        if str(error.response.get("Error", {}).get("Code")) in ("AccessDenied", "AccessDeniedException"):
+            return None
+        raise
     for each in found.get("CompilationJobSummaries", []):
         name, status = str(each["CompilationJobName"]), each["CompilationJobStatus"]
         if not name.startswith(f"{same}-"):
@@ -47,13 +49,14 @@ def _has_result(service: Any, storage: Any, name: str) -> bool:
     place = str(told.get("ModelArtifacts", {}).get("S3ModelArtifacts", ""))
     bucket, _, key = place.removeprefix("s3://").partition("/")
     try:
-        return bool(storage.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents")) if bucket else False
+        found = storage.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents", []) if bucket else []
+        return any(str(each["Key"]).endswith(".tar.gz") for each in found)
     except ClientError:
         return False
 
 
-def wait(service: Any, name: str, seconds: int, on_progress: Progress) -> Mapping[str, Any]:
-    """What AWS tells of the job when it has ended well. Who is interrupted meanwhile has it stopped.
+def wait(service: Any, name: str, seconds: int, on_progress: Progress, *, own: bool = True) -> Mapping[str, Any]:
+    """What AWS tells of the job when it has ended well. Who is interrupted meanwhile has it stopped, where it is his `own`.
 
     Raises:
         CheckFailed: it ended otherwise, or goes on for longer than it may.
@@ -61,7 +64,8 @@ def wait(service: Any, name: str, seconds: int, on_progress: Progress) -> Mappin
     try:
         return _ended(service, name, seconds, on_progress)
     except KeyboardInterrupt:
-        _stop(service, name)
+        if own:
+            _stop(service, name)
         raise
 
 
@@ -73,11 +77,29 @@ def _stop(service: Any, name: str) -> None:
         service.stop_compilation_job(CompilationJobName=name)
 
 
+def _poll_seconds() -> float:
+    said = os.environ.get(POLL, "")
+    return float(said) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", said) else _POLL_SECONDS
+
+
+def _asked(service: Any, name: str) -> Mapping[str, Any]:
+    """What AWS tells of a job; nothing where it takes no more calls for now, as the job goes on."""
+    from botocore.exceptions import ClientError
+
+    try:
+        found: Mapping[str, Any] = service.describe_compilation_job(CompilationJobName=name)
+        return found
+    except ClientError as error:
+        if "Throttling" in str(error.response.get("Error", {}).get("Code")):
+            return {}
+        raise
+
+
 def _ended(service: Any, name: str, seconds: int, on_progress: Progress) -> Mapping[str, Any]:
-    began, poll = time.monotonic(), float(os.environ.get(POLL, _POLL_SECONDS))
+    began, poll = time.monotonic(), _poll_seconds()
     while True:
-        told: Mapping[str, Any] = service.describe_compilation_job(CompilationJobName=name)
-        status = told["CompilationJobStatus"]
+        told = _asked(service, name)
+        status = told.get("CompilationJobStatus", _GOING_ON[0])
         spent = time.monotonic() - began
         on_progress(min(int(spent), seconds), seconds)
         if status == _DONE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 from compiler.errors import UnusableInput
@@ -46,6 +47,9 @@ def read_settings() -> Settings:
             f"No role is named. Set {ROLE} to the ARN of a role that SageMaker may take and that may read and write {folder}."
         )
     text = os.environ.get(SECONDS, str(_SECONDS))
-    if not text.isdigit() or int(text) < 1:
-        raise UnusableInput(f"{SECONDS} is {text!r}; give the seconds that a job may take as a whole number.")
-    return Settings(folder.rstrip("/"), role, int(text))
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 1:
+        raise UnusableInput(f"{SECONDS} is {text!r:.20}; give the seconds that a job may take as a whole number.")
+    bucket, _, place = folder.removeprefix("s3://").strip("/").partition("/")
+    # S3 takes two slashes for a folder without a name.
+    parts = [part for part in place.split("/") if part]
+    return Settings("/".join((f"s3://{bucket}", *parts)), role, int(text))
