@@ -304,15 +304,16 @@ def run_matrix(
     *,
     cluster: str | None = None,
     store: str | None = None,
+    again: bool = False,
     tell: Callable[[str, int, int], None] = lambda title, done, total: None,
 ) -> list[Result]:
-    """Build and measure what the matrix of a TOML file names; what is done already stays.
+    """Build and measure what the matrix of a TOML file names; what is done already stays, but `again` what is invalid.
 
     `out` is the folder of the results, `cluster` a Dask scheduler's address, `store` where packages are kept (else `out`).
     """
     from compiler.cli.fleet.begin import begin
 
-    return begin(Path(file), Path(out), cluster, store, tell)
+    return begin(Path(file), Path(out), cluster, store, tell, again)
 
 
 def plan(model: Model | str, device: str, wishes: Wishes | None = None) -> Plan:

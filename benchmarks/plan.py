@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from compiler.pace import pace
 from compiler.quality import is_at_least
 from compiler.quantization import Quantization
 from compiler.recipe import Recipe, Shapes
-from compiler.scheme import find_scheme
+from compiler.scheme import CODE_SCHEMES, find_scheme
 from compiler.size import matrices_of, vector_weights
 from compiler.target import Target, longest_context, reason_against
 from runtimes.context import DEFAULT_CONTEXT
@@ -325,8 +325,15 @@ def _figures(
     own = [each.figures for each in history if (each.model, each.settings) == (digest, settings) and each.figures]
     if own:
         return own[-1], "measured"
-    expected = expected_quality().get("language" if model.is_decoder else "encoders", {}).get(name, {})
+    table = expected_quality().get("language" if model.is_decoder else "encoders", {})
+    expected = table.get(name) or (_of_same_codes(table, name) if recipe.scheme in CODE_SCHEMES else {})
     return expected, "expected" if expected else "unknown"
+
+
+def _of_same_codes(table: Mapping[str, dict[str, float]], name: str) -> dict[str, float]:
+    """What another container cost that carries the same codes; the worst of several."""
+    alike = [figures for other, figures in table.items() if other.partition(":")[2] == name.partition(":")[2]]
+    return max(alike, key=lambda each: each.get("mean_kl", each.get("relative_error", 0.0)), default={})
 
 
 @cache

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from benchmarks.agent.environment import Environment
 from compiler.errors import UnusableInput
 from compiler.records import from_json
-from runtimes.devices.profile import DeviceProfile, find_profile, profile_of_machine, write_profile
-from runtimes.devices.registry import open_device
+from runtimes.devices.device import Agent
+from runtimes.devices.profile import DeviceProfile, find_profile, profile_of_machine, require_new, write_profile
+from runtimes.devices.registry import is_emulated, open_device
 
 LOCAL = "local"
 # Those whose runtimes exist for computers and boards with Linux.
@@ -29,6 +30,9 @@ def profile_for(device: str) -> DeviceProfile:
 
 def keep_profile(name: str, device: str, threads: int) -> DeviceProfile:
     """Measure a device and keep its profile under a name."""
+    require_new(name)
+    if is_emulated(device):
+        raise UnusableInput(f"{device} is emulated: what it can do tells nothing of a board. Measure a real one.")
     profile = measure_profile(name, device, threads, _FOR_INT8)
     write_profile(profile)
     return profile
@@ -48,10 +52,19 @@ def measure_profile(name: str, device: str, threads: int, distributions: Sequenc
         agent, distributions = opened.start(*arguments), ()
     try:
         found = from_json(Environment, agent.ask("look")["environment"])
-        int8 = agent.ask("int8")["int8_ops_per_s"] if distributions else None
+        int8 = _int8(agent) if distributions else None
     finally:
         agent.close()
-    return profile_of(name, found, int8 if isinstance(int8, float) else None)
+    return profile_of(name, found, int8)
+
+
+def _int8(agent: Agent) -> float | None:
+    """Products of integers; None where they cannot be had there."""
+    try:
+        found = agent.ask("int8").get("int8_ops_per_s")
+    except UnusableInput:
+        return None
+    return found if isinstance(found, float) else None
 
 
 def profile_of(name: str, here: Environment, int8: float | None = None) -> DeviceProfile:

@@ -34,7 +34,6 @@ class CheckFailed(EdgecError):
 
 
 def missing_extra(distribution: str, extra: str) -> UnusableInput:
-    """The error for an optional library that is not installed."""
-    return UnusableInput(
-        f"{distribution} is not installed, and this step needs it. Install it with: {install_command(extra)}"
-    )
+    """The error for an optional library that is not installed; no extra brings one whose name is empty."""
+    command = install_command(extra) if extra else f"pip install {distribution}"
+    return UnusableInput(f"{distribution} is not installed, and this step needs it. Install it with: {command}")

@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import dlr
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.errors import UnusableInput, missing_extra
 from compiler.package import Package
 from runtimes.session import EncodingSession
 
 
 def open_session(package: Package, threads: int) -> EncodingSession:
-    """A session on the folder with the compiled files."""
+    """A session on the folder with the compiled files.
+
+    Raises:
+        UnusableInput: Neo gave a model for PyTorch's runtime, which only AWS's container has.
+    """
+    if package.artifact.suffix in (".pt", ".pth"):
+        raise UnusableInput(
+            f"{package.title} is for PyTorch with Neo's own library, which AWS's container has. Nothing here runs it."
+        )
     return DlrSession(package)
 
 
@@ -22,7 +30,11 @@ class DlrSession:
     """An encoder; every shape is fixed."""
 
     def __init__(self, package: Package) -> None:
-        self._model = dlr.DLRModel(str(package.artifact.parent), "cpu")
+        try:
+            import dlr
+        except ModuleNotFoundError as error:
+            raise missing_extra("dlr", "") from error
+        self._model: Any = dlr.DLRModel(str(package.artifact.parent), "cpu")
         self._inputs = {port.name: port.dtype for port in package.lowered.main.inputs}
         self.input_names = tuple(self._inputs)
         self._output_names = tuple(port.name for port in package.lowered.main.outputs)

@@ -31,7 +31,7 @@ class Runtime:
         name: as package.json has it.
         module: ours.
         distributions: what it needs.
-        extra: what brings them.
+        extra: what brings them; empty where none does.
         targets: those that write packages for it.
         artifact: how the files are called that it opens.
         stored: the module that reads what its packages store; empty where that is the model's weights as they are.
@@ -73,7 +73,7 @@ RUNTIMES: tuple[Runtime, ...] = (
         "litertlm", "runtimes.litertlm", ("ai-edge-litert", "litert-lm-api", "litert-lm-builder"), "tflite", ("tflite",),
         "*.litertlm", f"{_STORED}tflite", context_when_opened=True,
     ),
-    Runtime("dlr", "runtimes.dlr", ("dlr",), "neo", ("neo",), "*", native=True),
+    Runtime("dlr", "runtimes.dlr", ("dlr",), "", ("neo",), "*", native=True),
     Runtime("xla", "runtimes.xla", ("jaxlib", "jax"), "neuron", ("neuron",), "*.hlo_module.pb", f"{_STORED}neuron"),
     Runtime("tvm", "runtimes.tvm", ("apache-tvm",), "neo", ("neo",), "*.so", native=True),
     Runtime(

@@ -10,10 +10,15 @@ import subprocess
 import sys
 import termios
 import time
+from dataclasses import replace
 
 import pytest
+from measurements import measurement
 
+from benchmarks.agent.conditions import Conditions
+from benchmarks.validity import Disturbance
 from compiler.cli import steps
+from compiler.cli.bench_command import print_measurements
 from compiler.cli.display import fill
 from compiler.cli.steps import Lines, shown_steps, time_in_words
 
@@ -81,3 +86,15 @@ def test_programs_read_no_steps(capsys: pytest.CaptureFixture[str]) -> None:
     with shown_steps(quiet=True) as shown:
         shown.begin("a", "b").end()
     assert capsys.readouterr().err == ""
+
+
+def test_what_sensors_told_is_in_a_table_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    samples = {"latency_s": ((0.1,), (0.1,), (0.1,))}
+    plain = measurement(samples, {"latency_ms_p50": 100.0}, {})
+    seen = replace(Conditions(), hottest_c=71.6, lowest_mhz=1500.0, highest_mhz=2400.0, power_w=6.25)
+    warm = replace(plain, disturbance=Disturbance(0.0, 0.0, 0, None, seen), summary={**plain.summary, "power_w": 6.25})
+    print_measurements([plain])
+    assert "sensors" not in capsys.readouterr().out
+    print_measurements([plain, warm])
+    table = capsys.readouterr().out.partition("sensors")[2]
+    assert all(word in table for word in ("72", "1,500", "2,400", "6.2"))

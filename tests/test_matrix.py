@@ -179,6 +179,26 @@ def test_a_cell_whose_result_is_there_is_not_measured_again(tiny_models: Path, t
     assert result_key(other) != key
 
 
+@pytest.mark.parametrize(
+    ("word", "device", "measured"),
+    [("invalid", "local", True), ("suspect", "local", False), ("invalid", "qemu:x", False)],
+)
+def test_what_cannot_be_believed_is_measured_again_where_that_is_asked_for(
+    word: str, device: str, measured: bool, tiny_models: Path, tmp_path: Path
+) -> None:
+    """An emulated board's measurement never can be, and stays."""
+    order = _work(tiny_models, ["tflite:int8"]).orders[0]
+    key, built = result_key(order), build_one(order.build, str(tmp_path))
+    measure_one(order, built, str(tmp_path))
+    told = json.loads((tmp_path / key).read_text())
+    told["measurement"]["verdict"]["word"], told["measurement"]["device"] = word, device
+    (tmp_path / key).write_text(json.dumps(told))
+    done: list[str] = []
+    assert measure_one(order, built, str(tmp_path), done.append) == key and not done
+    assert measure_one(replace(order, again=True), built, str(tmp_path), done.append) == key
+    assert bool(done) is measured
+
+
 def test_a_model_that_is_another_one_elsewhere_fails_its_cells(tiny_models: Path, tmp_path: Path) -> None:
     order = _work(tiny_models, ["tflite:int8"]).orders[0]
     built = build_one(replace(order.build, digest="0" * 64), str(tmp_path))

@@ -21,6 +21,7 @@ from neo_job import JOB, REGION, ROLE, TEXT, write_archive
 from compiler.errors import UnusableInput
 from compiler.formats.archive import write_tar
 from compiler.package import read_package
+from targets.neo.cloud import archive
 from targets.neo.cloud.archive import NAME, extract, find_layout_faults, list_members, read_member
 from targets.neo.cloud.choice import VARIANTS
 from targets.neo.cloud.job import CompilationJob, TargetPlatform, find_faults, find_request_faults, request
@@ -234,3 +235,19 @@ def test_what_is_asked_of_the_tables_is_asked_offline(built: Path, monkeypatch: 
     package = read_package(built / "bert-out" / "neo-fp32-ml_c5")
     require_accepted(JOB, package.folder / NAME, tuple(TEXT))
     assert set(VARIANTS) >= {"rasp4b", "ml_c5", "linux-arm64-mali"} and "coreml" not in VARIANTS
+
+
+@pytest.mark.parametrize(("limit", "most"), [("_MOST_BYTES", 4096), ("_MOST_MEMBERS", 3)])
+def test_an_archive_that_unpacks_to_too_much_is_refused(
+    limit: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few kilobytes can hold gigabytes of zeros, or more files than a disk has room for."""
+    members = {f"file{number}": b"" for number in range(9)} | {"zeros": bytes(100_000)}
+    file = write_archive(tmp_path / "bomb.tar.gz", members)
+    assert file.stat().st_size < 2000 and len(list_members(file)) == 10
+    monkeypatch.setattr(archive, limit, most)
+    with pytest.raises(UnusableInput, match="Refused"):
+        list_members(file)
+    with pytest.raises(UnusableInput, match="Refused"):
+        extract(file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

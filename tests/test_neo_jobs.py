@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
+import numpy as np
 import pytest
 import tiny
 from botocore.awsrequest import AWSResponse
@@ -24,6 +27,7 @@ from neo_job import ACCOUNT, ELF, REGION, ROLE, TEXT, write_archive
 import edgec
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.package import check_files
+from runtimes import dlr
 from targets.neo.cloud import drive, service
 from targets.neo.cloud.archive import NAME, extract
 
@@ -60,6 +64,32 @@ def _compiled(machine: int = 62, others: Mapping[str, bytes] | None = None) -> d
         "compiled.so": library, "compiled_model.json": b"{}", "compiled.params": b"p",
         "compiled.meta": json.dumps(meta).encode(), "libdlr.so": library, "manifest": b"m", **(others or {}),
     }  # fmt: skip
+
+
+def test_dlr_is_given_the_folder_and_the_inputs(
+    built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By its own calls, as neo-ai-dlr 1.10's api.py has them; DLR itself was not run."""
+    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    finished = _finish(built, tmp_path)
+    with pytest.raises(UnusableInput, match="pip install dlr"):
+        dlr.open_session(finished, 1)
+    asked: list[Any] = []
+
+    class Model:
+        def __init__(self, folder: str, kind: str) -> None:
+            asked.append((Path(folder), kind))
+
+        def run(self, inputs: dict[str, Any]) -> list[Any]:
+            asked.append({name: (each.dtype, each.shape) for name, each in inputs.items()})
+            return [np.ones((1, 4))]
+
+    monkeypatch.setitem(sys.modules, "dlr", SimpleNamespace(DLRModel=Model))
+    session = dlr.open_session(finished, 1)
+    found = session.run({name: np.zeros(shape, np.int32) for name, shape in TEXT.items()})
+    assert asked[0] == (finished.folder / "compiled", "cpu")
+    assert asked[1] == {name: (np.dtype("int64"), shape) for name, shape in TEXT.items()}
+    assert [each.dtype for each in found.values()] == [np.dtype("float32")]
 
 
 def _meta(name: str, length: int) -> bytes:
@@ -241,6 +271,8 @@ def test_pytorch_that_came_back_changed_is_taken(
     _neo_gives({"model.pth": packed(b"# compiled")}, monkeypatch, tmp_path, aws)
     finished = _finish(built, tmp_path / "good")
     assert finished.lowered.main.files == ("compiled/model.pth",) and len(_jobs()) == 5
+    with pytest.raises(UnusableInput, match="AWS's container"):
+        dlr.open_session(finished, 1)
 
 
 @pytest.mark.parametrize(

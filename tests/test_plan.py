@@ -139,6 +139,8 @@ def test_this_machine_is_measured_and_kept(edgec: Run) -> None:
     kept = find_profile("here")
     assert kept.bandwidth is not None and kept.bandwidth.kind == "measured"
     assert_refused(edgec("devices", "add", "here", "--from", "local"), 2, "There is a device of that name")
+    assert_refused(edgec("devices", "add", "board", "--from", "qemu:aarch64"), 2, "is emulated")
+    assert_refused(edgec("bench", "none", "--device", "qemu:aarch64", "--sustain", "9s"), 2, "is emulated")
     assert_refused(edgec("devices", "add", "Here I am", "--from", "local"), 2, "A device cannot be called")
     for words in (("add", "here"), ("add", "--from", "local"), ("here", "--from", "local")):
         assert_refused(edgec("devices", *words), 2, "A device is added with")
@@ -373,6 +375,16 @@ def test_what_cannot_be_had_is_told(edgec: Run, model: Model) -> None:
         assert {f"{target}:{scheme}" for scheme in load_target(target).schemes} <= named
     shown = edgec("plan", model.folder, "--device", "pi-5-8gb", "--context", 256, "--all").stdout
     assert all(each.split(":")[1] in shown for each in told["unfit"])
+
+
+def test_what_carries_the_same_codes_is_expected_to_cost_the_same(model: Model) -> None:
+    """GGUF and ONNX were measured with int4-gptq-g32, Core ML and LiteRT were not; int8-gptq-g32 nowhere."""
+    known = expected_quality()["language"]
+    options = {each.recipe: each for device in ("mac-m4", "pi-5-8gb") for each in _planned(model, device).options}
+    for recipe in ("coreml:int4-gptq-g32", "tflite:int4-gptq-g32"):
+        assert recipe not in known and options[recipe].known == "expected"
+        assert options[recipe].figures == known["onnx:int4-gptq-g32"]
+    assert options["gguf:int8-gptq-g32"].known == "unknown" and options["gguf:Q5_K_M"].known == "unknown"
 
 
 def test_what_recipes_cost_was_measured_for_both_kinds() -> None:

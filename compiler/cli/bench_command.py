@@ -23,6 +23,13 @@ from runtimes.kinds.kind import Column, Kind
 from runtimes.workload import Workload
 
 _LOAD = Column("load_s", "load s", 2)
+_SENSORS = (
+    Column("hottest_c", "hottest °C", 0),
+    Column("lowest_mhz", "MHz, lowest", 0),
+    Column("highest_mhz", "highest", 0),
+    Column("power_w", "W", 1),
+    Column("joules_per_token", "J per token", 2),
+)
 _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_bytes")
 
 
@@ -150,7 +157,22 @@ def _print_kind(kind: Kind, measurements: Sequence[Measurement]) -> None:
     rows = [[each.title, *(format_bytes(each.figure(name)) for name in _MEMORY)] for each in measurements]
     titles = [name.removesuffix("_bytes").replace("_", " ") for name in _MEMORY]
     print_table(f"{kind.title}: memory", ["package", *titles], rows)
+    _print_sensors(kind, measurements)
     figures, expected = predicted_rows(measurements)
     if figures:
         rows = [[each.title, *cells] for each, cells in zip(measurements, expected, strict=True)]
         print_table(f"{kind.title}: measured / predicted", ["package", *figures], rows)
+
+
+def _print_sensors(kind: Kind, measurements: Sequence[Measurement]) -> None:
+    """What the machines' sensors told meanwhile, where they have any."""
+    rows = []
+    for each in measurements:
+        seen = each.disturbance.conditions
+        told = (seen.hottest_c, seen.lowest_mhz, seen.highest_mhz) if seen is not None else (None, None, None)
+        figures = (*told, each.figure("power_w"), each.figure("joules_per_token"))
+        if any(figure is not None for figure in figures):
+            shown = [column.show(figure) for column, figure in zip(_SENSORS, figures, strict=True)]
+            rows.append([each.title, *shown])
+    if rows:
+        print_table(f"{kind.title}: sensors", ["package", *(column.title for column in _SENSORS)], rows)

@@ -34,8 +34,9 @@ _OWN = ("results", "packages", "builds", "cells.jsonl", "cells.parquet", "result
     help="Where packages and results are kept: a folder that all workers see, or what fsspec opens, such as s3://bucket "
     "[the folder of -o].",
 )
+@click.option("--again", is_flag=True, help="Measure again what cannot be believed, as on a machine that was busy.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(file: Path, out: Path, cluster: str | None, store: str | None, as_json: bool) -> None:
+def command(file: Path, out: Path, cluster: str | None, store: str | None, again: bool, as_json: bool) -> None:
     """Build and measure every model in every recipe on every device that FILE (TOML) names; exit 1 when a cell failed."""
     from benchmarks.matrix.outputs import row_of
 
@@ -48,7 +49,7 @@ def command(file: Path, out: Path, cluster: str | None, store: str | None, as_js
                 progress.update(title=title, step=steps.begin(f"cell {min(done + 1, total)} of {total}", title))
             progress["step"].update(done, total)
 
-        results = edgec.run_matrix(file, out, cluster=cluster, store=store, tell=tell)
+        results = edgec.run_matrix(file, out, cluster=cluster, store=store, again=again, tell=tell)
     rows = [row_of(result) for result in results]
     if as_json:
         print_json(rows)

@@ -171,19 +171,27 @@ def profile_of_machine(
     return DeviceProfile(name, title, machine, targets, cores, None, figure(memory, "GB", 1e9), read, **rates)
 
 
-def write_profile(profile: DeviceProfile) -> Path:
-    """Add a profile to the user's own; its file.
+def require_new(name: str) -> Path:
+    """The file of a device that is to be added to the user's own.
 
     Raises:
         UnusableInput: the name is none, or there is such a file.
     """
-    if not _NAME.fullmatch(profile.name):
-        raise UnusableInput(
-            f"A device cannot be called {profile.name!r:.60}. Names are of small letters, digits, dots and -."
-        )
-    file = own_folder() / f"{profile.name}.toml"
+    if not _NAME.fullmatch(name):
+        raise UnusableInput(f"A device cannot be called {name!r:.60}. Names are of small letters, digits, dots and -.")
+    file = own_folder() / f"{name}.toml"
     if file.exists():
         raise UnusableInput(f"There is a device of that name: {file}. Remove the file, or choose another name.")
+    return file
+
+
+def write_profile(profile: DeviceProfile) -> Path:
+    """Add a profile to the user's own; its file.
+
+    Raises:
+        UnusableInput: as of `require_new`.
+    """
+    file = require_new(profile.name)
     quoted = json.dumps  # TOML's basic strings and lists are JSON's
     lines = ["[[device]]", f"name = {quoted(profile.name)}", f"title = {quoted(profile.title)}"]
     lines += [f"machine = {quoted(profile.machine)}", f"targets = {quoted(list(profile.targets))}"]

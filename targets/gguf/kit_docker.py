@@ -99,10 +99,13 @@ _README = Template("""# $model as $recipe, in a container
     curl http://127.0.0.1:$port/v1/$what -H 'Content-Type: application/json' -d '$body'
 
 The image is built for the machine that builds it; for a Raspberry Pi on another machine:
-`docker buildx build --platform linux/arm64 .` The server listens on this machine alone (compose.yaml, `ports`), is no root,
-can write nothing but /tmp, and asks for no key: put what does in front of it before others can reach it. It starts only when
-$file has the SHA-256 in SHA256SUMS. `TOKENS` is how long a conversation may become. How fast it is:
-`edgec bench --device http://127.0.0.1:$port`.
+
+    docker buildx build --platform linux/arm64 -t $name --load .
+    docker save $name | ssh pi@board docker load
+
+The server listens on this machine alone (compose.yaml, `ports`), is no root, can write nothing but /tmp, and asks for no key:
+put what does in front of it before others can reach it. It starts only when $file has the SHA-256 in SHA256SUMS. `TOKENS` is
+how long a conversation may become. How fast it is: `edgec bench --device http://127.0.0.1:$port`.
 """)
 
 

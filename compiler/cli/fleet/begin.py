@@ -26,8 +26,10 @@ from targets.registry import load_target
 _OF_WEIGHTS, _LIBRARIES_BYTES = 3, 1_500_000_000
 
 
-def begin(file: Path, out: Path, cluster: str | None, store: str | None, tell: Told) -> list[Result]:
-    """Run the matrix of a file; what a store has already is not done again.
+def begin(
+    file: Path, out: Path, cluster: str | None, store: str | None, tell: Told, again: bool = False
+) -> list[Result]:
+    """Run the matrix of a file; what a store has already is not done again, but with `again` what cannot be believed.
 
     Raises:
         UnusableInput: the file, a model, a recipe, a device or the cluster cannot be used.
@@ -42,7 +44,7 @@ def begin(file: Path, out: Path, cluster: str | None, store: str | None, tell: T
     opened = {name: edgec.open_model(name) for name in matrix.models}
     digests = {name: digest_model(model) for name, model in opened.items()}
     require_known_checks(matrix.allow, BUILD_CHECKS)
-    work = plan_work(matrix, digests)
+    work = plan_work(matrix, digests, again)
     builds = dict.fromkeys((order.cell.model, order.build) for order in work.orders)
     needs = [(name, _memory_of(opened[name], recipe_of(build))) for name, build in builds]
     memory = {name: max(nbytes for model, nbytes in needs if model == name) for name in matrix.models}

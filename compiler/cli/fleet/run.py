@@ -53,8 +53,8 @@ class Work:
     memory_bytes: dict[str, int]
 
 
-def plan_work(matrix: Matrix, digests: dict[str, str]) -> Work:
-    """The orders of every cell; `digests` by the model's name. What builds take is not told."""
+def plan_work(matrix: Matrix, digests: dict[str, str], again: bool = False) -> Work:
+    """The orders of every cell; `digests` by the model's name, `again` as in MeasureOrder. What builds take is not told."""
     builds = {
         (model, recipe): BuildOrder(
             _resolved(model), digests[model], recipe, matrix.shapes, matrix.quantization, matrix.verify, matrix.allow
@@ -63,7 +63,7 @@ def plan_work(matrix: Matrix, digests: dict[str, str]) -> Work:
         for recipe in matrix.recipes
     }
     orders = [
-        MeasureOrder(Cell(model, recipe, device), builds[model, recipe], matrix.workload)
+        MeasureOrder(Cell(model, recipe, device), builds[model, recipe], matrix.workload, again)
         for model, recipe, device in cells_of(matrix)
     ]
     return Work(tuple(orders), {})

@@ -152,11 +152,12 @@ def opened(name: str, digest: str) -> Model:
 
 @dataclass(frozen=True)
 class MeasureOrder:
-    """A cell to measure."""
+    """A cell to measure; `again` where it was, and cannot be believed."""
 
     cell: Cell
     build: BuildOrder
     workload: Workload
+    again: bool = False
 
 
 def result_key(order: MeasureOrder) -> str:
@@ -167,19 +168,27 @@ def result_key(order: MeasureOrder) -> str:
 
 
 def measure_one(order: MeasureOrder, built: Built, address: str, tell: Tell = lambda done: None) -> str:
-    """Measure a cell and write its result; its name in the store. What failed before is tried again.
+    """Measure a cell and write its result; its name in the store. What failed before is tried again, and what is to be.
 
     `tell` hears of what was done now, and not of what was there.
     """
     store, key = Store(address), result_key(order)
     known = store.read(key)
-    if known is None or from_text(known, key).status == "failed":
+    if known is None or _is_to_do(from_text(known, key), order.again):
         began = time.monotonic()
         result = _measured(order, built, store)
         seconds = round(time.monotonic() - began + built.seconds, 1)
         store.write(key, to_text(Result(**{**vars(result), "seconds": seconds})))
         tell(f"{result.status} {order.cell.title} in {seconds:.0f} s")
     return key
+
+
+def _is_to_do(known: Result, again: bool) -> bool:
+    """Whether a cell that was done is done again."""
+    measured = known.measurement
+    if not again or measured is None or measured.is_emulated:
+        return known.status == "failed"
+    return measured.verdict.word == "invalid"
 
 
 def read_result(key: str, address: str) -> Result:
