@@ -450,34 +450,34 @@ def test_whether_a_language_model_fits_an_inferentia2_at_a_batch_and_context(mod
     assert not any(each.recipe.endswith("+tp3") for each in _planned(seven, "inf2-xlarge").options)
 
 
-def test_what_a_million_tokens_cost_follows_from_the_price_that_is_given(edgec: Run, model: Model) -> None:
+def test_what_a_million_tokens_cost_follows_from_the_price_that_is_given(edgec_here: Run, model: Model) -> None:
     words = ("--context", 256, "--price-per-hour", 0.76, "--min-quality", "unusable", "--all")
-    done = edgec("plan", model.folder, "--device", "inf2-xlarge", *words)
+    done = edgec_here("plan", model.folder, "--device", "inf2-xlarge", *words)
     assert done.returncode == 0, done.stderr
     assert "of a device that decodes without a rest" in done.stdout and "≥ 0.0" in done.stdout
-    assert "without a rest" not in edgec("plan", model.folder, "--device", "inf2-xlarge", "--context", 256).stdout
-    told = edgec("plan", model.folder, "--device", "pi-5-8gb", *words, "--json").stdout
+    assert "without a rest" not in edgec_here("plan", model.folder, "--device", "inf2-xlarge", "--context", 256).stdout
+    told = edgec_here("plan", model.folder, "--device", "pi-5-8gb", *words, "--json").stdout
     assert all(each["price_per_million_tokens"] > 0 for each in json.loads(told)["options"])
-    told = edgec("plan", model.folder, "--device", "pi-5-8gb", *words).stdout
+    told = edgec_here("plan", model.folder, "--device", "pi-5-8gb", *words).stdout
     assert "without a rest" in told and "≥ 0.0" not in told
 
 
-def test_a_plan_that_nothing_holds_ends_with_1(edgec: Run, model: Model) -> None:
+def test_a_plan_that_nothing_holds_ends_with_1(edgec_here: Run, model: Model) -> None:
     words = ("plan", model.folder, "--device", "pi-5-8gb", "--context", 256, "--max-memory", "1KB")
-    done = edgec(*words)
+    done = edgec_here(*words)
     assert_refused(done, 1, "No recipe holds all of it")
-    told = edgec(*words, "--json")
+    told = edgec_here(*words, "--json")
     document = json.loads(told.stdout)
     assert told.returncode == 1 and document["chosen"] is None
     assert all("more than it may take" in " ".join(each["misses"]) for each in document["options"])
 
 
-def test_what_is_of_tokens_is_refused_for_an_encoder(edgec: Run, minilm_folder: Path) -> None:
+def test_what_is_of_tokens_is_refused_for_an_encoder(edgec_here: Run, minilm_folder: Path) -> None:
     for words in (("--min-tok-per-s", 8), ("--context", 128), ("--price-per-hour", 1)):
-        assert_refused(edgec("plan", minilm_folder, "--device", "pi-5-8gb", *words), 2, "is no language model")
+        assert_refused(edgec_here("plan", minilm_folder, "--device", "pi-5-8gb", *words), 2, "is no language model")
 
 
-def test_a_batch_of_an_encoder_is_refused(edgec: Run, minilm_folder: Path) -> None:
+def test_a_batch_of_an_encoder_is_refused(edgec_here: Run, minilm_folder: Path) -> None:
     assert_refused(
-        edgec("plan", minilm_folder, "--device", "pi-5-8gb", "--batch", 2), 2, "--batch is for language models"
+        edgec_here("plan", minilm_folder, "--device", "pi-5-8gb", "--batch", 2), 2, "--batch is for language models"
     )

@@ -154,6 +154,8 @@ def print_verifications(found: Found) -> None:
     for name in dict.fromkeys(kind_of_task(package.model.task).name for package, _ in found):
         _print_kind(find_kind(name), [each for each in found if kind_of_task(each[0].model.task).name == name])
     for package, each in found:
+        if (left := package.lowered.unfinished) is not None:
+            print(f"  {package.title}: UNFINISHED: what is there was verified; {left.step} is left for {left.where}")
         for failure in each.failures[:_SHOWN_FAILURES]:
             print(f"  {package.title}: {failure.check}: {failure.sentence}")
         if (hidden := len(each.failures) - _SHOWN_FAILURES) > 0:
