@@ -79,7 +79,7 @@ def cosines(model: Path, folder: Path) -> tuple[float, float]:
     from transformers import AutoModelForCausalLM
 
     reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    session = open_session(read_package(folder), _THREADS, _TOKENS + 1, _TOKENS + 1)
+    session: Any = open_session(read_package(folder), _THREADS, proving=True)
     found = []
     for seed in range(_PROMPTS):
         tokens = np.random.default_rng(seed).integers(5, session.vocabulary // 2, _TOKENS + 1).tolist()
