@@ -38,7 +38,10 @@ def cluster(
     try:
         for number in range(workers):
             cache = folder / ("cache" if share else f"cache-{number}")
-            environment = {**os.environ, "EDGEC_CACHE": str(cache)}
+            # Who is killed leaves what it has there.
+            scratch = folder / "scratch"
+            scratch.mkdir(exist_ok=True)
+            environment = {**os.environ, "EDGEC_CACHE": str(cache), "TMPDIR": str(scratch)}
             own = range(number * (cores or 0), (number + 1) * (cores or 0))
             pinned = ["taskset", "-c", ",".join(map(str, own))] if cores else []
             command = [*pinned, script, "worker", address, "--offer", "local", "--memory", "8GB"]

@@ -47,7 +47,7 @@ def built(smollm2: Model, minilm_folder: Path, edgec_here: Run, tmp_path_factory
         (bert, encoders),
         (classifier, ("onnx:fp32",)),
         *((each, ("onnx:fp32",)) for each in named.values()),
-        (llama, ("gguf:F16",)),
+        (llama, ("gguf:F16", "onnx:int8")),
     ):
         words = [word for recipe in recipes for word in ("-r", recipe)]
         done = edgec_here("build", model, *words, *options, out / f"{model.name}-out")
@@ -56,6 +56,7 @@ def built(smollm2: Model, minilm_folder: Path, edgec_here: Run, tmp_path_factory
         *(out / "bert-out" / kind for kind in _KINDS),
         *(out / f"{name}-out" / "onnx-fp32" for name in ("classifier", "tokens", "answers")),
         out / "llama-out" / "gguf-F16",
+        out / "llama-out" / "onnx-int8",
     ):
         for system in ("sagemaker", "greengrass"):
             done = edgec_here(
@@ -240,6 +241,35 @@ def test_tokens_and_answers_are_those_of_the_package(built: Path, tmp_path: Path
     assert (span["answer"], text[span["start"] : span["end"]]) == (best.text, best.text)
     assert span["score"] == pytest.approx(best.probability, rel=1e-3)
     assert (wrong[0], long[0]) == (400, 400) and "a question and a context" in wrong[2] and "no room" in long[2]
+
+
+def test_genai_writes_what_the_package_writes(built: Path, tmp_path: Path) -> None:
+    folder = _model_folder(built / "llama-out-onnx-int8-sagemaker", tmp_path / "djl")
+    asked = {"inputs": "The tide was", "parameters": {"max_new_tokens": 6}}
+    made, chat, long = _by_djl(
+        folder,
+        [
+            json.dumps(asked),
+            json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}),
+            json.dumps({"inputs": "a " * 5000}),
+        ],
+    )
+    assert made[0] == chat[0] == 200, made[2] + chat[2]
+    assert json.loads(chat[2])["choices"][0]["message"]["role"] == "assistant"
+    assert long[0] == 400 and "tokens" in long[2]
+    package = read_package(built / "llama-out" / "onnx-int8")
+    session = open_session(package, 1)
+    prompt = [*session.text.begin, *session.text.encode("The tide was")]
+    session.reset()
+    logits = session.extend(prompt)
+    tokens: list[int] = []
+    while len(tokens) < 6 and int(logits.argmax()) not in session.text.ends:
+        tokens.append(int(logits.argmax()))
+        logits = session.extend((tokens[-1],))
+    (told,) = json.loads(made[2])
+    assert told["generated_text"] == session.text.decode(tokens)
+    component = _component(built / "llama-out-onnx-int8-greengrass", tmp_path / "component")
+    assert (component / "genai" / "genai_config.json").is_file()
 
 
 def test_llamacpps_server_serves_the_archive_of_a_language_model(built: Path, tmp_path: Path) -> None:

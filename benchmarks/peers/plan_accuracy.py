@@ -52,11 +52,15 @@ def main() -> None:
     parser.add_argument("--learned", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    if not options.learned:
-        os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="edgec-no-history-")
-    packages = [
-        read_package(file.parent) for folder in options.folders for file in sorted(folder.glob(f"*/{MANIFEST}"))
-    ]
+    with tempfile.TemporaryDirectory(prefix="edgec-no-history-") as empty:
+        if not options.learned:
+            os.environ["XDG_DATA_HOME"] = empty
+        compare(options.folders, options.rounds)
+
+
+def compare(folders: list[Path], rounds: int) -> None:
+    """The same, for packages in folders."""
+    packages = [read_package(file.parent) for folder in folders for file in sorted(folder.glob(f"*/{MANIFEST}"))]
     packages = [
         each
         for each in packages
@@ -64,7 +68,7 @@ def main() -> None:
     ]
     here = profile_for(LOCAL)
     told = [predicted(each, here) for each in packages]
-    measured = bench(packages, Workload(rounds=options.rounds))
+    measured = bench(packages, Workload(rounds=rounds))
     within = dict.fromkeys((name for name, _ in _GOALS), 0)
     compared = dict.fromkeys(within, 0)
     for package, option, found in zip(packages, told, measured, strict=True):

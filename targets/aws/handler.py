@@ -20,8 +20,9 @@ from compiler.formats.json_file import read_object
 from compiler.package import Package
 from compiler.sentence import OUTPUT
 from compiler.task import GENERATION, find_task
+from targets.aws.generate import generator
 
-_TOKENS, _LONGEST = 4096, 512
+_LONGEST = 512
 # What a request is, in JSON and in words.
 _TEXT = ('{"inputs": "a text"} or {"inputs": ["a text", "another"]}', "a text or a list of texts")
 _PAIR = (
@@ -35,50 +36,6 @@ _TASKS = {
     "token-classification": (_TEXT, "its tokens that have a label, with scores and places"),
     "question-answering": (_PAIR, "the likeliest span of the text, with its score and place"),
 }
-GGUF = "model.gguf"
-
-_GENERATE = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
-
-A request is {"inputs": "a text", "parameters": {"max_new_tokens": 64, "temperature": 0}}, or as OpenAI's chats are:
-{"messages": [{"role": "user", "content": "a text"}], "max_tokens": 64}.
-"""
-
-import json
-import os
-from pathlib import Path
-
-from llama_cpp import Llama
-
-TOKENS = $tokens
-
-
-def model_fn(model_dir):
-    return Llama(str(Path(model_dir) / "$file"), n_ctx=TOKENS, n_threads=os.cpu_count(), verbose=False)
-
-
-def input_fn(data, content_type):
-    if content_type.partition(";")[0] != "application/json":
-        raise ValueError(f"{content_type} is not taken; send application/json.")
-    given = json.loads(data)
-    if not isinstance(given, dict) or ("inputs" in given) == ("messages" in given):
-        raise ValueError("Send inputs, a text, or messages, a chat; one of them.")
-    return given
-
-
-def predict_fn(given, model):
-    if "messages" in given:
-        asked = {name: given[name] for name in ("max_tokens", "temperature", "top_p", "stop", "seed") if name in given}
-        return model.create_chat_completion(given["messages"], **{"max_tokens": 256, **asked})
-    asked = given.get("parameters", {})
-    most, heat = int(asked.get("max_new_tokens", 64)), float(asked.get("temperature", 0))
-    made = model.create_completion(given["inputs"], max_tokens=most, temperature=heat)
-    return [{"generated_text": made["choices"][0]["text"]}]
-
-
-def output_fn(prediction, accept):
-    return json.dumps(prediction)
-''')
-
 _ENCODE = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
 
 A request is $request; the answer has $answer for each.
@@ -275,7 +232,7 @@ def write_handler(package: Package, folder: Path) -> None:
     code = folder / "code"
     code.mkdir(parents=True)
     if find_task(package.model.task).kind == GENERATION:
-        script, files, tools = _generate(package)
+        script, files, tools = generator(package)
     else:
         script, files, tools = _encode(package)
     for name, own in files.items():
@@ -291,29 +248,6 @@ def _version(tool: str, package: Package) -> str:
         return metadata.version(tool)
     except metadata.PackageNotFoundError as error:
         raise missing_extra(tool, package.recipe.partition(":")[0]) from error
-
-
-def _generate(package: Package) -> tuple[str, dict[str, str], tuple[str, ...]]:
-    require_gguf(package)
-    script = _GENERATE.substitute(
-        model=package.model.name, recipe=package.recipe, tokens=context_tokens(package), file=GGUF
-    )
-    return script, {GGUF: package.lowered.main.files[0]}, ("llama-cpp-python",)
-
-
-def context_tokens(package: Package) -> int:
-    """Tokens of text and answer that a server holds room for."""
-    shapes = package.lowered.shapes
-    return shapes.context_length or min(shapes.longest_sequence or _TOKENS, _TOKENS)
-
-
-def require_gguf(package: Package) -> None:
-    """Raise UnusableInput for a language model that llama.cpp does not run from one file."""
-    if package.lowered.runtime != "llamacpp" or len(package.lowered.main.files) != 1:
-        raise UnusableInput(
-            f"The kit serves language models by llama.cpp, from one file, and {package.title} is none of those. Build "
-            "gguf:Q4_K_M, for instance."
-        )
 
 
 def _encode(package: Package) -> tuple[str, dict[str, str], tuple[str, ...]]:

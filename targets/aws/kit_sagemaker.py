@@ -18,7 +18,8 @@ from compiler.kit import image_name
 from compiler.package import Package
 from compiler.task import GENERATION, find_task
 from targets.aws.djl import write_serving
-from targets.aws.handler import GGUF, context_tokens, require_for, require_gguf, write_handler
+from targets.aws.generate import GGUF, context_tokens, require_gguf
+from targets.aws.handler import require_for, write_handler
 
 # The account that has AWS's containers in most regions.
 _REGISTRY = "763104351884.dkr.ecr.{region}.amazonaws.com"
@@ -44,6 +45,11 @@ class _Container:
     request: str
     start: str
 
+
+_REQUESTS = {
+    "text-generation": '{"inputs": "a text", "parameters": {"max_new_tokens": 64}}, or messages as OpenAI\'s chats have them',
+    "question-answering": '{"inputs": {"question": "a question", "context": "a text"}}',
+}
 
 _DEPLOY = Template('''"""Deploys $model as $recipe.
 
@@ -141,7 +147,8 @@ def fill_kit(package: Package, folder: Path) -> None:
     name = f"{image_name(package.model.name)[:40]}-{image_name(package.recipe)[:20]}".strip("-")
     with tempfile.TemporaryDirectory(prefix="edgec-kit-") as temporary:
         model = Path(temporary) / "model"
-        if find_task(package.model.task).kind == GENERATION:
+        language = find_task(package.model.task).kind == GENERATION
+        if language and package.lowered.runtime != "ortgenai":
             container = _fill_llamacpp(package, model)
         else:
             container = _fill_djl(package, model)
@@ -170,7 +177,7 @@ def _fill_djl(package: Package, folder: Path) -> _Container:
         instance="ml.c5.xlarge",
         environment={"OPTION_MODEL_LOADING_TIMEOUT": "600", "OPTION_PREDICT_TIMEOUT": "60"},
         startup_s=1200,
-        request='{"inputs": "a text"}, or a list of texts',
+        request=_REQUESTS.get(package.model.task, '{"inputs": "a text"}, or a list of texts'),
         start="It installs requirements.txt when it starts, for which it needs a network to PyPI.",
     )
 
