@@ -33,6 +33,7 @@ from compiler.formats.safetensors import list_tensors
 from compiler.model import Model
 from compiler.networks.ranks import Cut, whole
 from compiler.package import check_files, read_package
+from runtimes.verify.verification import read_verification
 from targets.neuron.error_codes import explain
 from targets.neuron.lint import find_faults, require_accepted
 
@@ -424,3 +425,20 @@ def test_the_package_says_what_it_is(built: Path) -> None:
     assert document["unfinished"]["step"] == "compiling with neuronx-cc"
     assert [graph["name"] for graph in document["graphs"]] == ["prefill", "decode"]
     assert [port["name"] for port in document["graphs"][1]["states"]] == ["keys_0", "keys_1", "values_0", "values_1"]
+
+
+def test_minilm_goes_to_aws_as_far_as_a_machine_without_it_goes(
+    minilm_folder: Path, edgec_here: Run, tmp_path: Path
+) -> None:
+    """Compiled here and held to the model; compiled for a board, where it is to be verified; as modules that are proved."""
+    recipes = [word for recipe in ("neo:fp32@local", "neo:fp32@aarch64", "neuron:bf16") for word in ("-r", recipe)]
+    done = edgec_here("build", minilm_folder, *recipes, "--sequence-length", 64, "--verify", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    local, board, chip = (
+        read_package(tmp_path / "out" / name) for name in ("neo-fp32-local", "neo-fp32-aarch64", "neuron-bf16")
+    )
+    assert float(figures_of(local.folder)["max_abs_difference"]) < 1e-4
+    assert "neuron:bf16: UNFINISHED" in done.stdout and chip.lowered.unfinished is not None
+    assert verification_of(chip.folder).passed and float(figures_of(chip.folder)["min_cosine"]) > 0.999
+    assert read_verification(board) is None and "neo:fp32@aarch64" in done.stdout
+    assert board.artifact.read_bytes()[18:20] == (183).to_bytes(2, "little")
