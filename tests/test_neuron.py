@@ -432,7 +432,7 @@ def test_minilm_goes_to_aws_as_far_as_a_machine_without_it_goes(
 ) -> None:
     """Compiled here and held to the model; compiled for a board, where it is to be verified; as modules that are proved."""
     recipes = [word for recipe in ("neo:fp32@local", "neo:fp32@aarch64", "neuron:bf16") for word in ("-r", recipe)]
-    done = edgec_here("build", minilm_folder, *recipes, "--sequence-length", 64, "--verify", "-o", tmp_path / "out")
+    done = edgec_here("build", minilm_folder, *recipes, "--verify", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
     local, board, chip = (
         read_package(tmp_path / "out" / name) for name in ("neo-fp32-local", "neo-fp32-aarch64", "neuron-bf16")

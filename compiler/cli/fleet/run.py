@@ -249,7 +249,7 @@ def _client(cluster: str) -> Iterator[Any]:
     except ModuleNotFoundError as error:
         raise missing_extra("distributed", "fleet") from error
     try:
-        client = Client(cluster, timeout=20)
+        client = Client(cluster, timeout=8)
     except (OSError, ValueError, TimeoutError) as error:
         raise UnusableInput(f"There is no cluster at {cluster}. Start one: dask scheduler --port 8786.") from error
     try:
