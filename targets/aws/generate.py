@@ -11,6 +11,14 @@ from compiler.package import Package
 _TOKENS, _CONFIG = 4096, "genai_config.json"
 GGUF = "model.gguf"
 
+_INPUT_FN = """def input_fn(data, content_type):
+    if content_type.partition(";")[0] != "application/json":
+        raise ValueError(f"{content_type} is not taken; send application/json.")
+    given = json.loads(data)
+    if not isinstance(given, dict) or ("inputs" in given) == ("messages" in given):
+        raise ValueError("Send inputs, a text, or messages, a chat; one of them.")
+    return given"""
+
 _LLAMACPP = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
 
 A request is {"inputs": "a text", "parameters": {"max_new_tokens": 64, "temperature": 0}}, or as OpenAI's chats are:
@@ -30,13 +38,7 @@ def model_fn(model_dir):
     return Llama(str(Path(model_dir) / "$file"), n_ctx=TOKENS, n_threads=os.cpu_count(), verbose=False)
 
 
-def input_fn(data, content_type):
-    if content_type.partition(";")[0] != "application/json":
-        raise ValueError(f"{content_type} is not taken; send application/json.")
-    given = json.loads(data)
-    if not isinstance(given, dict) or ("inputs" in given) == ("messages" in given):
-        raise ValueError("Send inputs, a text, or messages, a chat; one of them.")
-    return given
+$input_fn
 
 
 def predict_fn(given, model):
@@ -73,13 +75,7 @@ def model_fn(model_dir):
     return model, og.Tokenizer(model)
 
 
-def input_fn(data, content_type):
-    if content_type.partition(";")[0] != "application/json":
-        raise ValueError(f"{content_type} is not taken; send application/json.")
-    given = json.loads(data)
-    if not isinstance(given, dict) or ("inputs" in given) == ("messages" in given):
-        raise ValueError("Send inputs, a text, or messages, a chat; one of them.")
-    return given
+$input_fn
 
 
 def predict_fn(given, model):
@@ -135,7 +131,9 @@ def _by_genai(package: Package) -> Handler:
     # By such a key GenAI loads native code, which no package of edgec's has.
     if b"library" in read_regular(package.folder / _CONFIG, _CONFIG, LIMIT_BYTES).lower():
         raise UnusableInput(f"{_CONFIG} of {package.title} names a library of native code. Build the package again.")
-    script = _GENAI.substitute(model=package.model.name, recipe=package.recipe, tokens=context_tokens(package))
+    script = _GENAI.substitute(
+        model=package.model.name, recipe=package.recipe, input_fn=_INPUT_FN, tokens=context_tokens(package)
+    )
     # GenAI opens a folder, by names of its own.
     own = [name for name in package.files if not name.endswith(".md")]
     return script, {f"genai/{name}": name for name in own}, ("onnxruntime-genai", "numpy")
@@ -144,7 +142,7 @@ def _by_genai(package: Package) -> Handler:
 def _by_llamacpp(package: Package) -> Handler:
     require_gguf(package)
     script = _LLAMACPP.substitute(
-        model=package.model.name, recipe=package.recipe, tokens=context_tokens(package), file=GGUF
+        model=package.model.name, recipe=package.recipe, input_fn=_INPUT_FN, tokens=context_tokens(package), file=GGUF
     )
     return script, {GGUF: package.lowered.main.files[0]}, ("llama-cpp-python",)
 
