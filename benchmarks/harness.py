@@ -161,7 +161,7 @@ def require_ready(packages: Sequence[Package], device: str) -> None:
 def start_runner(device: Device, package: Package, workload: Workload, stack: ExitStack) -> Runner:
     """An agent on the device for the package, which ends with the stack."""
     arguments = [device.put(package), json.dumps(asdict(workload))]
-    agent = device.start(AGENT, arguments, workload.threads or 1)
+    agent = device.start(AGENT, arguments, workload.thread_count)
     stack.callback(agent.close)
     return Runner(package, agent)
 
@@ -264,7 +264,7 @@ def _measurement(
         verdict=judge(
             samples[kind.timed[0][1]],
             disturbance,
-            runner.workload.threads or 1,
+            runner.workload.thread_count,
             environment.allowed_cores,
             emulated=is_emulated(device),
         ),

@@ -97,8 +97,8 @@ def measurement_of(found: EndpointMeasurement, interface: str) -> Measurement:
 
 def _asking() -> Environment:
     """The machine that asked, said so: nobody sees the server's."""
-    here = read_environment(1, ())
-    return replace(here, cpu=f"asked from {here.cpu}", memory_read_bytes_per_s=None, fp32_ops_per_s=None)
+    here = read_environment(1, (), rates=False)
+    return replace(here, cpu=f"asked from {here.cpu}")
 
 
 def _rounds(answers: tuple[Answer, ...]) -> list[tuple[Answer, ...]]:

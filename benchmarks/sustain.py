@@ -13,8 +13,9 @@ import numpy as np
 
 from benchmarks.agent.observe import Observed
 from benchmarks.harness import Progress, require_ready, start_runner, warm_up
+from compiler.errors import UnusableInput
 from compiler.package import Package
-from runtimes.devices.registry import open_device
+from runtimes.devices.registry import is_emulated, open_device
 from runtimes.kinds import kind_of_task
 from runtimes.workload import Workload
 
@@ -84,8 +85,10 @@ def sustain(
     """Run each package for so many seconds, one after the other.
 
     Raises:
-        UnusableInput: a package cannot be run there.
+        UnusableInput: a package cannot be run there, or the device is emulated.
     """
+    if is_emulated(device):
+        raise UnusableInput(f"{device} is emulated: what it holds tells nothing of a board. Name a real one.")
     require_ready(packages, device)
     opened, found = open_device(device), []
     for number, package in enumerate(packages):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -122,28 +123,32 @@ def build(
         place_on = partial(place, targets[recipe.target], files)
         allowed += check_placement(lowered.placement, place_on, str(recipe), require, allow)
         made.append(_Made(recipe, stage, entry, lowered, allowed))
-    packages = []
+    packages, afterwards = list[Package](), list[Callable[[], None]]()
     out.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as temporary:
         for each in made:
             folder = temporary / names[each.recipe]
             tools = {"edgec": __version__, **executor.tools(each.stage)}
-            packages.append(_finished(_assemble(folder, model, identity, each, tools), targets[each.recipe.target]))
+            package, when_kept = _finished(_assemble(folder, model, identity, each, tools), targets[each.recipe.target])
+            packages.append(package)
+            afterwards.append(when_kept)
         passed = list(keep(packages)) if keep else [True] * len(packages)
         kept = [package for package, good in zip(packages, passed, strict=True) if good]
         move_packages(kept, out, temporary if force else None)
+    for call in itertools.compress(afterwards, passed):
+        call()
     final = tuple(replace(package, folder=out / package.name) for package in kept)
     dropped = tuple(package for package, good in zip(packages, passed, strict=True) if not good)
     return BuildReport(final, _with_expected(results.reports, [stage for _, stage in planned], model), dropped)
 
 
-def _finished(package: Package, target: Target) -> Package:
-    """The package, finished where it is not and this machine can."""
+def _finished(package: Package, target: Target) -> tuple[Package, Callable[[], None]]:
+    """The package, finished where it is not and this machine can; what is to be called when it is kept."""
     from compiler.finish import finish_in_place, finishes_here
 
     if package.lowered.unfinished is None or not finishes_here(target):
-        return package
-    return finish_in_place(package, target, lambda done, total: None)[0]
+        return package, lambda: None
+    return finish_in_place(package, target, lambda done, total: None)
 
 
 def _with_expected(reports: Sequence[StageReport], planned: Sequence[Stage], model: Model) -> tuple[StageReport, ...]:

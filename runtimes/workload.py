@@ -37,10 +37,19 @@ class Workload:
 
     def __post_init__(self) -> None:
         """Raise UnusableInput for what cannot be run."""
-        if self.threads is None and self.requests is None:
-            raise UnusableInput("A package is measured with a number of threads.")
         fewest = {"generated_tokens": 2}
         for field in fields(self):
             value, least = getattr(self, field.name), fewest.get(field.name, 1)
             if value is not None and value < least:
                 raise UnusableInput(f"A workload's {field.name} is at least {least}, not {value}.")
+
+    @property
+    def thread_count(self) -> int:
+        """The threads of what runs a package.
+
+        Raises:
+            UnusableInput: it is a server's workload, which says none.
+        """
+        if self.threads is None:
+            raise UnusableInput("A package is measured with a number of threads.")
+        return self.threads

@@ -140,7 +140,6 @@ def test_this_machine_is_measured_and_kept(edgec: Run) -> None:
     assert kept.bandwidth is not None and kept.bandwidth.kind == "measured"
     assert_refused(edgec("devices", "add", "here", "--from", "local"), 2, "There is a device of that name")
     assert_refused(edgec("devices", "add", "board", "--from", "qemu:aarch64"), 2, "is emulated")
-    assert_refused(edgec("bench", "none", "--device", "qemu:aarch64", "--sustain", "9s"), 2, "is emulated")
     assert_refused(edgec("devices", "add", "Here I am", "--from", "local"), 2, "A device cannot be called")
     for words in (("add", "here"), ("add", "--from", "local"), ("here", "--from", "local")):
         assert_refused(edgec("devices", *words), 2, "A device is added with")

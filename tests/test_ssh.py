@@ -102,18 +102,23 @@ def _begun(device: Board, board: SshBoard, package: Path, folder: Path) -> tuple
     return given, part
 
 
+@pytest.mark.parametrize("cut", [False, True])
 def test_a_copy_that_takes_longer_than_a_cut_may_ends_right(
-    device: Board, board: SshBoard, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cut: bool, device: Board, board: SshBoard, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Cut or not at the end of a file that took long."""
     given = _noise(package, tmp_path / "noise", 5000)
     whole = copying._append
 
     def slow(*words: Any) -> None:
         time.sleep(0.5)
         whole(*words)
+        if cut:
+            raise ConnectionLostError
 
     monkeypatch.setattr(copying, "_append", slow)
     monkeypatch.setattr(copying, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(copying, "PAUSE_S", 0.0)
     check_files(read_package(Path(copy_package(given, device._shell, device.root))))
 
 

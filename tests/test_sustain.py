@@ -9,9 +9,10 @@ import pytest
 import tiny
 from conftest import Run, assert_refused
 
-from benchmarks.sustain import Moment, judge_sustained
+from benchmarks.sustain import Moment, judge_sustained, sustain
 from compiler.cli.bench_views import parse_seconds, sparkline
 from compiler.errors import UnusableInput
+from runtimes.workload import Workload
 
 
 def _moments(speeds: list[float], flags: dict[int, str] | None = None) -> list[Moment]:
@@ -69,3 +70,8 @@ def test_a_sparkline_goes_from_zero() -> None:
 
 def test_a_result_file_is_refused(edgec: Run, tmp_path: Path) -> None:
     assert_refused(edgec("bench", tmp_path, "--sustain", "2s", "-o", tmp_path / "r.jsonl"), 2, "--json")
+
+
+def test_what_an_emulated_board_holds_is_not_measured() -> None:
+    with pytest.raises(UnusableInput, match="is emulated"):
+        sustain([], Workload(), 9, device="qemu:aarch64")

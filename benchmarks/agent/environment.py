@@ -48,8 +48,8 @@ class Environment:
     fp32_ops_per_s: float | None = None
 
 
-def read_environment(threads: int, distributions: Sequence[str]) -> Environment:
-    """Look at this machine; the bandwidth takes about a second."""
+def read_environment(threads: int, distributions: Sequence[str], *, rates: bool = True) -> Environment:
+    """Look at this machine; its `rates` take about a second."""
     absent = {}
     governor = _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
     if governor is None:
@@ -71,13 +71,13 @@ def read_environment(threads: int, distributions: Sequence[str]) -> Environment:
         temperature_c=temperature,
         memory_bytes=psutil.virtual_memory().total,
         memory_available_bytes=psutil.virtual_memory().available,
-        memory_read_bytes_per_s=measure_read_bandwidth(threads),
+        memory_read_bytes_per_s=measure_read_bandwidth(threads) if rates else None,
         kernel=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         tools=tools,
         absent=absent,
         allowed_cores=_allowed_cores(),
-        fp32_ops_per_s=measure_fp32(),
+        fp32_ops_per_s=measure_fp32() if rates else None,
     )
 
 

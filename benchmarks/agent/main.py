@@ -57,7 +57,7 @@ class _Opened:
         started = time.perf_counter()
         work = self._workload
         tokens = (work.prompt_tokens or 0) + (work.generated_tokens or 0)
-        session = open_session(self._package, work.threads or 1, work.context_length, tokens)
+        session = open_session(self._package, work.thread_count, work.context_length, tokens)
         prepare = kind_of_task(self._package.model.task).prepare
         self._prepared = prepare(session, self._package, self._workload)
         seconds = time.perf_counter() - started

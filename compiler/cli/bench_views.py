@@ -13,7 +13,6 @@ from compiler.cli.display import print_json, print_table
 from compiler.cli.steps import shown_steps
 from compiler.errors import UnusableInput
 from compiler.output_file import check_output
-from runtimes.devices.registry import is_emulated
 from runtimes.workload import Workload
 
 if TYPE_CHECKING:
@@ -89,10 +88,6 @@ def show_sustained(
     packages: Sequence[Path], workload: Workload, seconds: float, device: str, trust: bool, as_json: bool
 ) -> None:
     """Run packages without a rest and tell what they hold."""
-    if is_emulated(device):
-        raise UnusableInput(
-            f"{device} is emulated: what it holds without a rest tells nothing of a board. Name a real one."
-        )
     with shown_steps(quiet=as_json) as steps:
         step = steps.begin(f"run {len(packages)} packages without a rest", f"{seconds:.0f} s each")
         found = edgec.sustain(packages, seconds, workload, device=device, trust=trust, on_progress=step.update)

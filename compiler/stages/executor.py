@@ -282,7 +282,8 @@ class LocalExecutor:
         entry = bring_entry(key)
         if entry is not None:
             return entry, StageReport(stage.label, stage.work, title, True, None, None)
-        if shared := shared_cache() is not None:
+        is_sharing = shared_cache() is not None
+        if is_sharing:
             # What was counted on is damaged there.
             _require_machine(stage)
             _require_disk([stage])
@@ -313,7 +314,7 @@ class LocalExecutor:
             for name in stage.sources:
                 _require_unchanged(sources[name])
             entry = store_entry(folder, key, finished.value, made_of)
-        if shared:
+        if is_sharing:
             share_entry(entry, made_of, replace=True)
         return entry, StageReport(stage.label, stage.work, title, False, finished.seconds, finished.peak_rss_bytes)
 

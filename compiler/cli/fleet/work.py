@@ -216,7 +216,7 @@ def _measured(order: MeasureOrder, built: Built, store: Store) -> Result:
     same, reason = None, ""
     if cell.device != LOCAL and order.build.verify:
         try:
-            same = edgec.verify_on([package], cell.device, threads=order.workload.threads or 1)[0]
+            same = edgec.verify_on([package], cell.device, threads=order.workload.thread_count)[0]
         except EdgecError as error:
             reason = f"measured, but not compared with this machine: {error}"
     return Result(cell, "measured", reason, package.digest, measurement, same)

@@ -27,10 +27,6 @@ _HASH_S = 1800.0  # of a package of some gigabytes on a slow card
 Files = Mapping[str, FileRecord]
 
 
-# Of sending without a cut and without a byte more.
-_MOST_PASSES = 3
-
-
 def copy_package(package: Package, shell: Shell, root: str) -> str:
     """Bring a package into the folder `root` there; where it lies. One that is there already is not sent again.
 
@@ -79,31 +75,33 @@ def _listed(names: Iterable[str]) -> str:
 
 def _send_files(package: Package, files: Files, there: str, shell: Shell) -> None:
     """Send what each file still lacks there, as often as the way is cut, as long as more arrives now and then."""
-    known, since, passes = -1, time.monotonic(), 0
+    known, since, lost = -1, time.monotonic(), None
     while True:
         try:
             sizes = _sizes(files, there, shell)
+            lost = None
             if all(sizes[name] == record.nbytes for name, record in files.items()):
                 return
-            passes = passes + 1 if sum(sizes.values()) == known else 0
-            if passes > _MOST_PASSES:
-                raise UnusableInput(
-                    f"{shell.title} takes what is sent of {package.title} and keeps none of it. Look at its disk."
-                )
+            # Bytes that arrived before a cut are seen only now, however long they took.
             if sum(sizes.values()) != known:
                 known, since = sum(sizes.values()), time.monotonic()
+            elif time.monotonic() > since + PATIENCE_S:
+                raise _stuck(package, shell)
             for name, record in files.items():
                 if sizes[name] < record.nbytes:
                     _append(package, name, sizes[name], record.nbytes, there, shell)
-            # What was sent without a cut arrived, however long it took.
-            since = time.monotonic()
         except ConnectionLostError:
-            if time.monotonic() > since + PATIENCE_S:
-                raise UnusableInput(
-                    f"Nothing more of {package.title} arrived on {shell.title} for {PATIENCE_S:.0f} s. Try again: what is "
-                    "there stays."
-                ) from None
+            lost = lost or time.monotonic()
+            if time.monotonic() > lost + PATIENCE_S:
+                raise _stuck(package, shell) from None
             time.sleep(PAUSE_S)
+
+
+def _stuck(package: Package, shell: Shell) -> UnusableInput:
+    return UnusableInput(
+        f"Nothing more of {package.title} arrived on {shell.title} for {PATIENCE_S:.0f} s. See that it is on and that its "
+        "disk takes files, and try again: what is there stays."
+    )
 
 
 def _sizes(files: Files, there: str, shell: Shell) -> dict[str, int]:
