@@ -97,7 +97,7 @@ def build(
     targets = {recipe.target: load_target(recipe.target) for recipe in recipes}
     for recipe in recipes:
         target = targets[recipe.target]
-        check_taken(target, model, recipe)
+        check_taken(target, model, recipe, load_target)
         check_account(target.engines, str(recipe), require)
         _check_forced(target.foresee(model, recipe), None, recipe, model, target, allow)
     names = dict(zip(recipes, folder_names(recipes), strict=True))
@@ -124,7 +124,6 @@ def build(
         allowed += check_placement(lowered.placement, place_on, str(recipe), require, allow)
         made.append(_Made(recipe, stage, entry, lowered, allowed))
     packages, afterwards = list[Package](), list[Callable[[], None]]()
-    out.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as temporary:
         for each in made:
             folder = temporary / names[each.recipe]

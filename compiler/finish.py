@@ -67,7 +67,6 @@ def finish(
     package = replace(package, folder=package.folder.resolve())
     refuse_existing(out, [package.name], force)
     check_files(package)
-    out.mkdir(parents=True, exist_ok=True)
     with new_folder(out) as temporary:
         folder = temporary / package.name
         for name in package.files:

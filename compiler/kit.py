@@ -36,7 +36,6 @@ def write_kit(package: Package, out: Path, fill: Callable[[Package, Path], None]
     if out.exists():
         raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
     _require_plain(package)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(out.parent) as temporary:
         root = temporary / "kit"
         root.mkdir()

@@ -50,6 +50,7 @@ class Target:
         place: `module:function` that makes such an account of a package's files and an engine; empty without one.
         finishes_here: `module:function` that tells whether this machine has what finishes them, so that a build does it; empty
             where a build never does.
+        instead: other targets, each with a scheme, to name to who asks for a task that this one does not take.
         spread: `+option` names that share a package among so many of an accelerator's cores.
         finish: `module:function` that does on another machine what its packages lack (compiler/finish.py); empty without one.
     """
@@ -68,17 +69,29 @@ class Target:
     place: str = ""
     finish: str = ""
     finishes_here: str = ""
+    instead: tuple[tuple[str, str], ...] = ()
     spread: Mapping[str, int] = field(default_factory=dict)
 
 
-def check_taken(target: Target, model: Model, recipe: Recipe) -> None:
+def check_taken(target: Target, model: Model, recipe: Recipe, load_target: Callable[[str], Target]) -> None:
     """Refuse, before any work, what the target does not take.
 
     Raises:
         UnusableInput: with the reason and what would be taken.
     """
     if reason := reason_against(target, model, recipe):
-        raise UnusableInput(f"{recipe} cannot be made of {model.name}: {reason}{_suggestion(target, model, recipe)}")
+        instead = _suggestion(target, model, recipe) or _of_others(target, model, load_target)
+        raise UnusableInput(f"{recipe} cannot be made of {model.name}: {reason}{instead}")
+
+
+def _of_others(target: Target, model: Model, load_target: Callable[[str], Target]) -> str:
+    """What others make of this model, where the target does not take its task."""
+    if model.task in target.tasks:
+        return ""
+    named = [(name, find_scheme(scheme)) for name, scheme in target.instead]
+    recipes = [Recipe(name, scheme) for name, scheme in named if scheme is not None]
+    taken = [str(each) for each in recipes if reason_against(load_target(each.target), model, each) is None]
+    return f" {' and '.join(taken)} can be made of it." if taken else ""
 
 
 def _suggestion(target: Target, model: Model, recipe: Recipe) -> str:

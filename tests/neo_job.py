@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import tarfile
 from collections.abc import Mapping
@@ -25,3 +26,37 @@ def write_archive(file: Path, members: Mapping[str, bytes], kind: bytes = tarfil
             member.size, member.type, member.linkname = len(data), kind, "/etc/passwd"
             archive.addfile(member, io.BytesIO(data))
     return file
+
+
+def compiled(machine: int = 62, others: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """What Neo gives back for JOB: the files of a model for DLR."""
+    library = ELF[:18] + struct.pack("<H", machine) + b"\0" * 40
+    told = {
+        "Model": {"Inputs": [{"name": name, "dtype": "int64", "shape": list(shape)} for name, shape in TEXT.items()]}
+    }
+    return {
+        "compiled.so": library, "compiled_model.json": b"{}", "compiled.params": b"p",
+        "compiled.meta": json.dumps(told).encode(), "libdlr.so": library, "manifest": b"m", **(others or {}),
+    }  # fmt: skip
+
+
+def compiled_without(ending: str) -> dict[str, bytes]:
+    """The same but for the file with that ending."""
+    return {name: data for name, data in compiled().items() if not name.endswith(ending)}
+
+
+def graph(tokens: int) -> bytes:
+    """As the compiler of TVM 0.8 writes it: weights are arguments like inputs."""
+    names = [*TEXT, "p0"]
+    shapes = [[1, tokens] for _ in TEXT] + [[384, 384]]
+    nodes = [{"op": "null", "name": name, "inputs": []} for name in names]
+    told = {"nodes": nodes, "arg_nodes": list(range(len(names))), "attrs": {"shape": ["list_shape", shapes]}}
+    return json.dumps({**told, "node_row_ptr": list(range(len(names) + 1))}).encode()
+
+
+def meta(name: str, length: int) -> bytes:
+    """A .meta file with one input's name and length of its own."""
+    shapes = {**{each: list(shape) for each, shape in TEXT.items()}, name: [1, length]}
+    return json.dumps(
+        {"Model": {"Inputs": [{"name": each, "shape": shape} for each, shape in shapes.items()]}}
+    ).encode()

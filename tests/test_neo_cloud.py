@@ -20,6 +20,7 @@ from neo_job import JOB, REGION, ROLE, TEXT, write_archive
 
 from compiler.errors import UnusableInput
 from compiler.formats.archive import write_tar
+from compiler.model import Model
 from compiler.package import read_package
 from targets.neo.cloud import archive
 from targets.neo.cloud.archive import NAME, extract, find_layout_faults, list_members, read_member
@@ -30,8 +31,10 @@ from targets.neo.cloud.tables import DEVICES, PLATFORMS
 
 
 @pytest.fixture(scope="module")
-def built(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(minilm_folder: Path, smollm2: Model, edgec_here: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("neo-cloud")
+    for kind in ("llama", "gpt2"):
+        tiny.save_decoder(kind, smollm2.folder, out / kind)
     bert = tiny.save_encoder("bert", minilm_folder, out / "bert")
     vit = tiny.save_encoder("vit", minilm_folder, out / "vit")
     for model in (bert, vit):
@@ -69,8 +72,17 @@ def built(minilm_folder: Path, edgec_here: Run, tmp_path_factory: pytest.TempPat
         ({"inputs": {"pixel_values": (1, 224, 224, 3)}}, "batch, channels, height, width"),
         ({"inputs": {f"i{n:05}": (1, 8) for n in range(1200)}}, "16384 is the most"),
         ({"options": {}}, "3 to 1024"),
-        ({"options": {"dtype": "int8"}}, "none of float"),
-        ({"options": {"ANDROID_PLATFORM": 33}}, "21 to 29"),
+        ({"options": {"dtype": "int8"}}, "one of float"),
+        ({"options": {"dtype": ["int64"]}}, "one of float"),
+        ({"options": {"ANDROID_PLATFORM": 29}}, "is for Android, and not for ml_c5"),
+        ({"options": {"mcpu": 5}}, "such as skylake-avx512"),
+        ({"options": {"mattr": "+neon"}}, "a list of CPU flags"),
+        ({"options": {"gpu-code": "sm_72"}}, "is for NVIDIA"),
+        ({"options": {"cpu": "skylake"}}, "no 'cpu'. ml_c5 takes: dtype, mcpu, mattr."),
+        ({"device": "rasp3b", "version": "1.8", "options": {"dtype": "int64"}}, "instances of the cloud"),
+        ({"device": "qcs605", "version": "1.8", "options": {"ANDROID_PLATFORM": 33}}, "21 to 29"),
+        ({"device": "jetson_tx2", "version": "1.8", "options": {"trt-ver": "6.0"}}, "x.y.z"),
+        ({"device": "coreml", "version": None, "options": {"mcpu": "apple-a12"}}, "for CPUs"),
     ],
 )  # fmt: skip
 def test_a_job_that_neo_would_refuse_says_why(changes: Mapping[str, Any], words: str) -> None:
@@ -78,7 +90,7 @@ def test_a_job_that_neo_would_refuse_says_why(changes: Mapping[str, Any], words:
 
 
 def test_a_good_job_has_no_fault() -> None:
-    assert not list(find_faults(JOB, tuple(TEXT)))
+    assert not list(find_faults(JOB, TEXT))
     for (system, accelerator), architectures in PLATFORMS.items():
         options = {"gpu-code": "sm_62", "trt-ver": "6.0.1", "cuda-ver": "10.0"} if accelerator == "NVIDIA" else None
         for architecture in architectures:
@@ -92,10 +104,11 @@ def test_a_good_job_has_no_fault() -> None:
     [
         ({"attention_mask": (1, 32), "ids": (1, 32)}, "has the input input_ids, and DataInputConfig does not name it"),
         ({**TEXT, "zebra": (1, 2)}, "names the input zebra, which the model has not"),
+        ({**TEXT, "input_ids": (1, 64)}, "input_ids has the shape [1, 32], and DataInputConfig says [1, 64]"),
     ],
 )
 def test_names_are_held_to_the_models(inputs: dict[str, tuple[int, ...]], words: str) -> None:
-    assert any(words in fault for fault in find_faults(replace(JOB, inputs=inputs), tuple(TEXT)))
+    assert any(words in fault for fault in find_faults(replace(JOB, inputs=inputs), TEXT))
 
 
 @pytest.mark.parametrize(
@@ -217,6 +230,8 @@ def test_pictures_for_boards_are_onnx_of_1_7(built: Path, tmp_path: Path) -> Non
         ("vit", "neo:fp32@jetson_nano", ("Vision Transformer", "@ml_c5")),
         ("bert", "neo:fp16@ml_c5", ("neo:fp32@ml_c5",)),
         ("bert", "neo:fp32@ml_inf2", ("no variant @ml_inf2",)),
+        ("llama", "neo:fp32@ml_c5", ("not text-generation", "neuron:bf16 and gguf:Q4_0 and onnx:int4-rtn-g32 can be made")),
+        ("gpt2", "neo:fp32@ml_c5", ("not text-generation", "gguf:Q4_0")),
     ],
 )
 def test_what_neos_tables_leave_out_is_refused_before_any_work(
@@ -233,7 +248,7 @@ def test_what_is_asked_of_the_tables_is_asked_offline(built: Path, monkeypatch: 
     """How long it takes is printed by benchmarks/peers/aws.py."""
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
     package = read_package(built / "bert-out" / "neo-fp32-ml_c5")
-    require_accepted(JOB, package.folder / NAME, tuple(TEXT))
+    require_accepted(JOB, package.folder / NAME, TEXT)
     assert set(VARIANTS) >= {"rasp4b", "ml_c5", "linux-arm64-mali"} and "coreml" not in VARIANTS
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import struct
 import sys
 import time
 import zipfile
@@ -22,7 +21,7 @@ from botocore.exceptions import EndpointConnectionError
 from conftest import Run
 from moto import mock_aws
 from moto.backends import get_backend
-from neo_job import ACCOUNT, ELF, REGION, ROLE, TEXT, write_archive
+from neo_job import ACCOUNT, ELF, REGION, ROLE, TEXT, compiled, compiled_without, graph, meta, write_archive
 
 import edgec
 from compiler.errors import CheckFailed, EdgecError, UnusableInput
@@ -55,22 +54,11 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
         yield storage
 
 
-def _compiled(machine: int = 62, others: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    library = ELF[:18] + struct.pack("<H", machine) + b"\0" * 40
-    meta = {
-        "Model": {"Inputs": [{"name": name, "dtype": "int64", "shape": list(shape)} for name, shape in TEXT.items()]}
-    }
-    return {
-        "compiled.so": library, "compiled_model.json": b"{}", "compiled.params": b"p",
-        "compiled.meta": json.dumps(meta).encode(), "libdlr.so": library, "manifest": b"m", **(others or {}),
-    }  # fmt: skip
-
-
 def test_dlr_is_given_the_folder_and_the_inputs(
     built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By its own calls, as neo-ai-dlr 1.10's api.py has them; DLR itself was not run."""
-    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    _neo_gives(compiled(), monkeypatch, tmp_path, aws)
     finished = _finish(built, tmp_path)
     with pytest.raises(UnusableInput, match="pip install dlr"):
         dlr.open_session(finished, 1)
@@ -90,14 +78,6 @@ def test_dlr_is_given_the_folder_and_the_inputs(
     assert asked[0] == (finished.folder / "compiled", "cpu")
     assert asked[1] == {name: (np.dtype("int64"), shape) for name, shape in TEXT.items()}
     assert [each.dtype for each in found.values()] == [np.dtype("float32")]
-
-
-def _meta(name: str, length: int) -> bytes:
-    inputs = [{"name": each, "shape": list(shape)} for each, shape in TEXT.items() if each != "input_ids"]
-    own = {"name": name, "shape": [1, length]}
-    return json.dumps(
-        {"Model": {"Inputs": [*inputs, own, *([] if name == "input_ids" else [{"name": "input_ids", "shape": None}])]}}
-    ).encode()
 
 
 def _neo_gives(members: Mapping[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, storage: Any) -> None:
@@ -120,7 +100,7 @@ def _finish(built: Path, tmp_path: Path) -> edgec.Package:
 
 
 def test_the_whole_way(built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    _neo_gives(compiled(), monkeypatch, tmp_path, aws)
     aws.put_object(Bucket="models", Key="edgec/mine.txt", Body=b"mine")
     finished = _finish(built, tmp_path)
     check_files(finished)
@@ -146,7 +126,7 @@ def _jobs() -> dict[str, Any]:
 def test_a_run_that_lost_its_connection_takes_its_job_up_again(
     lost: str, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    _neo_gives(compiled(), monkeypatch, tmp_path, aws)
     whole = drive.wait
 
     def cut(client: Any, name: str, seconds: int, on_progress: Any, own: bool = True) -> Any:
@@ -177,7 +157,7 @@ def test_a_job_that_left_nothing_is_asked_for_anew(
     status: str, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of a completed one whose result was fetched and taken away there is nothing any more."""
-    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    _neo_gives(compiled(), monkeypatch, tmp_path, aws)
     assert _finish(built, tmp_path / "first").lowered.unfinished is None
     (first,) = _jobs()
     _jobs()[first].compilation_job_status = status
@@ -209,16 +189,20 @@ def test_who_interrupts_stops_the_job(aws: Any) -> None:
     ("members", "words"),
     [
         ({}, "compiled nothing|empty archive"),
-        (_compiled(183), "is for ARM64, and ml_c5 is x86-64"),
+        (compiled(183), "is for ARM64, and ml_c5 is x86-64"),
         ({"compiled.so": b"MZ" * 20, "compiled_model.json": b"{}", "compiled.params": b"p"}, "no ELF file"),
-        ({name: data for name, data in _compiled().items() if name != "compiled.params"}, "No file of parameters"),
-        (_compiled(others={"other.so": ELF + b"\0" * 40}), "2 files could be the library"),
-        (_compiled(others={"extra.json": b"{}"}), "2 files could be the graph"),
-        (_compiled(others={"compiled.meta": _meta("input_ids", 64)}), "asked for was"),
-        (_compiled(others={"compiled.meta": _meta("ids", 32)}), "has the input 'ids'"),
-        (_compiled(others={"../evil": b"x"}), "leaves its folder"),
-        (_compiled(others={"libdlr.so/x": b"x"}), "beside the others"),
-        ({**{n: d for n, d in _compiled().items() if n != "compiled.so"}, "compiled.dll": b"MZ"}, "no library of Linux"),
+        ({name: data for name, data in compiled().items() if name != "compiled.params"}, "No file of parameters"),
+        (compiled(others={"other.so": ELF + b"\0" * 40}), "2 files could be the library"),
+        (compiled(others={"extra.json": b"{}"}), "2 files could be the graph"),
+        (compiled(others={"compiled.meta": meta("input_ids", 64)}), "asked for was"),
+        (compiled(others={"compiled.meta": meta("ids", 32)}), "has the input 'ids'"),
+        (compiled_without(".meta"), "No file of it tells the shapes"),
+        ({**compiled_without(".meta"), "compiled_model.json": graph(64)}, r"the shape \[1, 64\]; asked for"),
+        (compiled(others={"compiled_model.json": graph(64)}), r"the shape \[1, 64\]; asked for"),
+        ({**compiled_without(".meta"), "compiled_model.json": graph(32).replace(b"t_ids", b"t")}, "the input input_ids"),
+        (compiled(others={"../evil": b"x"}), "leaves its folder"),
+        (compiled(others={"libdlr.so/x": b"x"}), "beside the others"),
+        ({**{n: d for n, d in compiled().items() if n != "compiled.so"}, "compiled.dll": b"MZ"}, "no library of Linux"),
     ],
 )  # fmt: skip
 def test_what_came_back_is_looked_at(
@@ -227,7 +211,7 @@ def test_what_came_back_is_looked_at(
     _neo_gives(members, monkeypatch, tmp_path, aws)
     with pytest.raises(EdgecError, match=words):
         _finish(built, tmp_path)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_input_that_is_given_back_is_no_compiled_model(
@@ -298,7 +282,7 @@ def test_a_job_that_ends_otherwise_says_why(
     monkeypatch.setattr(drive, "wait", wait)
     with pytest.raises(CheckFailed, match=words):
         _finish(built, tmp_path)
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def _answers(monkeypatch: pytest.MonkeyPatch, operation: str, code: str, times: int) -> list[int]:
@@ -350,7 +334,7 @@ def test_throttling_is_waited_for(
     times: int, built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Beyond what botocore tries again too: the job goes on meanwhile."""
-    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    _neo_gives(compiled(), monkeypatch, tmp_path, aws)
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_, **__: 0)
     made = _answers(monkeypatch, "DescribeCompilationJob", "ThrottlingException", times)
     assert _finish(built, tmp_path).lowered.unfinished is None and len(made) == times + 1
@@ -359,7 +343,7 @@ def test_throttling_is_waited_for(
 def test_who_may_not_list_jobs_gets_a_new_one_and_who_is_throttled_does_not(
     built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    _neo_gives(compiled(), monkeypatch, tmp_path, aws)
     with monkeypatch.context() as patched:
         _answers(patched, "ListCompilationJobs", "AccessDeniedException", 100)
         assert _finish(built, tmp_path / "denied").lowered.unfinished is None
@@ -372,7 +356,7 @@ def test_who_may_not_list_jobs_gets_a_new_one_and_who_is_throttled_does_not(
 def test_two_slashes_in_the_place_are_one(
     built: Path, aws: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    _neo_gives(_compiled(), monkeypatch, tmp_path, aws)
+    _neo_gives(compiled(), monkeypatch, tmp_path, aws)
     monkeypatch.setenv("EDGEC_S3", "s3://models//edgec//")
     assert _finish(built, tmp_path).lowered.unfinished is None
     (job,) = _jobs().values()

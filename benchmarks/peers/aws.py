@@ -68,7 +68,7 @@ def offline(encoder: Path, out: Path, cache: Path) -> None:
     folder = out / "neo-fp32-ml_c5"
     job = from_json(CompilationJob, read_object(folder / JOB))
     began = time.perf_counter()
-    require_accepted(job, folder / NAME, tuple(job.inputs))
+    require_accepted(job, folder / NAME, job.inputs)
     print_ratio("looking at a job of MiniLM before it is sent", time.perf_counter() - began, 1, "s", 1.0)
 
 

@@ -93,8 +93,9 @@ def new_folder(parent: Path, mode: int = 0o777) -> Iterator[Path]:
     """A temporary folder in `parent`, removed in the end, and by the next who makes one there if this process is killed.
 
     A lock on a file beside it tells that its owner lives; unlike a process id, that holds between containers and machines that
-    share the folder.
+    share the folder. What of `parent` was not there and is empty in the end goes too.
     """
+    made = [each for each in (parent, *parent.parents) if not each.exists()]
     parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(parent)
     handle, lock = _locked_file(parent)
@@ -106,11 +107,16 @@ def new_folder(parent: Path, mode: int = 0o777) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         lock.unlink(missing_ok=True)
         os.close(handle)
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
 
 
 def _locked_file(parent: Path) -> tuple[int, Path]:
     """(handle, path) of a new lock file that this process holds."""
     while True:
+        # Another process may just have taken it away, empty as it was.
+        parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=_NEW, suffix=".lock", dir=parent)
         locked = _lock(handle)
         # Where a file system has no locks, nobody can take it for a left-over either.

@@ -92,4 +92,6 @@ TARGET = Target(
     nbytes=nbytes,
     variants=(*HERE, *VARIANTS),
     finish="targets.neo.cloud.drive:finish",
+    # What AWS has for language models: Inferentia2, and the containers that `edgec kit --for sagemaker` fills.
+    instead=(("neuron", "bf16"), ("gguf", "Q4_0"), ("onnx", "int4-rtn-g32")),
 )

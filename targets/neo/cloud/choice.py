@@ -9,7 +9,18 @@ from targets.neo.cloud.tables import DEVICES, EDGE, PLATFORMS, Framework, find_d
 
 _CNN, _VIT, _TEXT = "image classification", "Vision Transformer", "Hugging Face"
 # Targets whose converters take other archives, inputs or results than those that are made and looked at here.
-_OTHERS = ("coreml", "amba_cv2", "amba_cv22", "amba_cv25", "jacinto_tda4vm", "sitara_am57x", "x86_win32", "x86_win64")
+# Inferentia's PyTorch reads TorchScript files of up to version 6, and today's writes 10.
+_OTHERS = (
+    "coreml",
+    "ml_inf1",
+    "amba_cv2",
+    "amba_cv22",
+    "amba_cv25",
+    "jacinto_tda4vm",
+    "sitara_am57x",
+    "x86_win32",
+    "x86_win64",
+)
 _JETSON = {
     "jetson_nano": {"gpu-code": "sm_53", "trt-ver": "5.0.6", "cuda-ver": "10.0"},
     "jetson_tx1": {"gpu-code": "sm_53", "trt-ver": "6.0.1", "cuda-ver": "10.0"},

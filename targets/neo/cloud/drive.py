@@ -25,14 +25,13 @@ from compiler.stages.worker import Progress
 from targets.neo.cloud import torchscript
 from targets.neo.cloud.archive import NAME, extract, list_members
 from targets.neo.cloud.job import CompilationJob, find_request_faults, request
-from targets.neo.cloud.prepare import JOB, require_accepted
-from targets.neo.cloud.result import META, find_result_faults
+from targets.neo.cloud.prepare import JOB, require_accepted, sizes_by_name
+from targets.neo.cloud.result import LIBRARY_HEAD, META, find_result_faults, is_graph, machine_of
 from targets.neo.cloud.service import find_job, wait
 from targets.neo.cloud.settings import Settings, read_settings
 
 _COMPILED = "compiled"
-_MOST_META = 1 << 20
-_LIBRARY_HEAD = 20
+_MOST_TOLD = 1 << 26
 # ELF's numbers of machines as Python's `platform` names them.
 _MACHINES = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64"}
 _CHUNK = 1 << 23
@@ -59,11 +58,12 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> Finished:
     settings = read_settings()
     try:
         job = from_json(CompilationJob, read_object(folder / JOB))
+        own = sizes_by_name(package.lowered.main.inputs)
     except (ValueError, FileNotFoundError) as error:
         raise UnusableInput(
             f"{JOB} of {package.title} is missing or of another form. Build the package again."
         ) from error
-    require_accepted(job, folder / NAME, tuple(port.name for port in package.lowered.main.inputs))
+    require_accepted(job, folder / NAME, own)
     session = _session()
     digest = digest_file(folder / NAME)
     # A job's name can be had once; what is the same but for the time is the same job.
@@ -203,9 +203,9 @@ def require_compiled(job: CompilationJob, sent: Path, compiled: Path) -> None:
     files = {path.relative_to(compiled).as_posix(): path for path in compiled.rglob("*") if path.is_file()}
     heads = {name: _head(path) for name, path in files.items() if name.endswith((".so", ".pt", ".pth"))}
     meta = next((path for name, path in files.items() if name.endswith(META)), None)
-    told = meta.read_bytes() if meta is not None and meta.stat().st_size <= _MOST_META else None
+    graph = next((path for name, path in files.items() if is_graph(name)), None)
     digests = {name: digest_file(path) for name, path in files.items()}
-    faults = list(find_result_faults(job, digests, _digests_of(sent), heads, told))
+    faults = list(find_result_faults(job, digests, _digests_of(sent), heads, _read(meta), _read(graph)))
     models = [name for name in files if name.endswith((".pt", ".pth"))]
     with tempfile.TemporaryDirectory(prefix="edgec-neo-") as temporary:
         given = [Path(temporary) / name for name in extract(sent, Path(temporary))] if models and not faults else []
@@ -217,9 +217,13 @@ def require_compiled(job: CompilationJob, sent: Path, compiled: Path) -> None:
         raise CheckFailed("neo", f"What Neo gave back for {job.title} is not to be shipped: {faults[0]}")
 
 
+def _read(path: Path | None) -> bytes | None:
+    return path.read_bytes() if path is not None and path.stat().st_size <= _MOST_TOLD else None
+
+
 def _head(path: Path) -> bytes:
     with path.open("rb") as stream:
-        return stream.read(_LIBRARY_HEAD)
+        return stream.read(LIBRARY_HEAD)
 
 
 def _digests_of(archive: Path) -> dict[str, str]:
@@ -242,6 +246,8 @@ def _with_graphs(lowered: Lowered, compiled: Path, job: CompilationJob) -> Lower
         f"{_COMPILED}/{path.relative_to(compiled).as_posix()}" for path in compiled.rglob("*") if path.is_file()
     )
     main = [name for name in names if name.endswith((".so", ".pth", ".pt")) and "libdlr" not in name]
-    platform = Platform("Linux", _MACHINES[job.machine]) if job.machine in _MACHINES else None
+    heads = [_head(compiled.parent / name) for name in main if name.endswith(".so")]
+    machine = machine_of(heads[0]) if heads else next(iter(job.machines), 0)
+    platform = Platform(job.system, _MACHINES[machine]) if machine in _MACHINES else None
     graph = replace(lowered.main, files=tuple(main or names[:1]))
     return replace(lowered, graphs=(graph,), platform=platform)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from targets.neo.cloud.options import OptionTarget, find_option_faults
 from targets.neo.cloud.tables import (
     ACCELERATORS,
     ARCHITECTURES,
@@ -19,6 +20,7 @@ from targets.neo.cloud.tables import (
     EDGE,
     ELF_OF,
     FRAMEWORKS,
+    INSTANCES,
     PLATFORMS,
     SYSTEMS,
     UNPUBLISHED,
@@ -29,11 +31,11 @@ _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _ROLE = re.compile(r"arn:aws[a-z\-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+")
 _S3 = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/?(.*)")
 _VERSION = re.compile(r"[0-9]\.[A-Za-z0-9.]+")
-_MOST_INPUT, _MOST_OPTIONS, _LEAST_OPTIONS = 16384, 1024, 3
+_MOST_INPUT = 16384
 _MOST_ARN, _MOST_URI = 2048, 1024
 _CHANNELS = (1, 3, 4)
-_GPU_OPTIONS = ("gpu-code", "trt-ver", "cuda-ver")
-_DTYPES = ("float", "float32", "int64", "long")
+# Others have one version, or none that can be chosen.
+_VERSIONED = ("MXNET", "PYTORCH", "TENSORFLOW", "TFLITE")
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,19 @@ class CompilationJob:
         return json.dumps({name: list(shape) for name, shape in self.inputs.items()})
 
     @property
-    def machine(self) -> int:
-        """Of a library that comes back, as ELF numbers it; 0 where no page tells."""
+    def machines(self) -> tuple[int, ...]:
+        """Those that a library which comes back may be for, as ELF numbers them; none where no page tells."""
         if self.platform is not None:
-            return ELF_OF.get(self.platform.architecture, 0)
+            return tuple(filter(None, [ELF_OF.get(self.platform.architecture)]))
         device = find_device(self.device) if self.device else None
-        return device.elf if device else 0
+        return device.elf if device else ()
+
+    @property
+    def system(self) -> str:
+        """That a library which comes back is for, as Python's `platform` names it."""
+        device = find_device(self.device) if self.device else None
+        told = self.platform.system if self.platform else device.system if device else ""
+        return "Android" if told.upper() == "ANDROID" else "Linux"
 
     @property
     def title(self) -> str:
@@ -87,12 +96,13 @@ class CompilationJob:
         return "/".join(part for part in parts if part)
 
 
-def find_faults(job: CompilationJob, names: tuple[str, ...] = ()) -> Iterator[str]:
-    """A sentence for everything that Neo would refuse; `names` are the model's own inputs, where they are known."""
+def find_faults(job: CompilationJob, model: Mapping[str, tuple[int, ...]] | None = None) -> Iterator[str]:
+    """A sentence for everything that Neo would refuse; `model` has the shape of each of the model's own inputs by name."""
     yield from _of_target(job)
     yield from _of_framework(job)
-    yield from _of_inputs(job, names)
-    yield from _of_options(job)
+    yield from _of_inputs(job)
+    yield from _of_model(job, model or {})
+    yield from find_option_faults(_option_target(job), job.options)
 
 
 def _of_target(job: CompilationJob) -> Iterator[str]:
@@ -131,7 +141,9 @@ def _of_framework(job: CompilationJob) -> Iterator[str]:
             yield f"{job.title} takes no {job.framework}. It takes: {known}."
             return
         versions = tuple(version for row in rows for version in row.versions)
-        if job.version is not None and job.version not in versions:
+        if job.version is not None and job.framework not in _VERSIONED:
+            yield f"FrameworkVersion is for {', '.join(_VERSIONED)}; Neo takes none for {job.framework}. Leave it out."
+        elif job.version is not None and job.version not in versions:
             yield f"{job.title} takes {job.framework} {', '.join(versions)}, not {job.version}."
         if job.version is not None and device is not None and not device.versioned:
             yield f"{device.name} takes no FrameworkVersion: Neo ends such jobs with a ValidationException. Leave it out."
@@ -139,17 +151,23 @@ def _of_framework(job: CompilationJob) -> Iterator[str]:
         yield f"{job.version!r} is no FrameworkVersion: it has the form 2.0."
 
 
-def _of_inputs(job: CompilationJob, names: tuple[str, ...]) -> Iterator[str]:
+def _of_model(job: CompilationJob, model: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    if missing := [name for name in model if name not in job.inputs]:
+        given = ", ".join(job.inputs) or "none"
+        yield f"The model has the input {missing[0]}, and DataInputConfig does not name it; it names: {given}."
+    if model and (extra := [name for name in job.inputs if name not in model]):
+        yield f"DataInputConfig names the input {extra[0]}, which the model has not; it has: {', '.join(model)}."
+    for name, shape in model.items():
+        if name in job.inputs and tuple(job.inputs[name]) != tuple(shape):
+            yield f"The model's input {name} has the shape {list(shape)}, and DataInputConfig says {list(job.inputs[name])}."
+
+
+def _of_inputs(job: CompilationJob) -> Iterator[str]:
     if not job.inputs and job.framework not in ("XGBOOST", "SKLEARN"):
         yield "DataInputConfig names no input. Name each with its shape."
     for name, shape in job.inputs.items():
         if not shape or any(type(size) is not int or size < 1 for size in shape):
             yield f"The input {name} has the shape {list(shape)}; every size must be a whole number above 0, none free."
-    if missing := [name for name in names if name not in job.inputs]:
-        given = ", ".join(job.inputs) or "none"
-        yield f"The model has the input {missing[0]}, and DataInputConfig does not name it; it names: {given}."
-    if names and (extra := [name for name in job.inputs if name not in names]):
-        yield f"DataInputConfig names the input {extra[0]}, which the model has not; it has: {', '.join(names)}."
     if job.framework == "PYTORCH" and list(job.inputs) != sorted(job.inputs):
         yield (
             f"Neo's reader of PyTorch models gives inputs in the order of their names, {', '.join(sorted(job.inputs))}, "
@@ -162,20 +180,13 @@ def _of_inputs(job: CompilationJob, names: tuple[str, ...]) -> Iterator[str]:
         yield f"DataInputConfig has {len(job.data_input)} characters, and {_MOST_INPUT} is the most."
 
 
-def _of_options(job: CompilationJob) -> Iterator[str]:
-    options = job.options or {}
-    text = json.dumps(options)
-    if job.options is not None and not _LEAST_OPTIONS <= len(text) <= _MOST_OPTIONS:
-        yield f"CompilerOptions have {len(text)} characters; {_LEAST_OPTIONS} to {_MOST_OPTIONS} are taken."
-    nvidia = job.platform is not None and job.platform.accelerator == "NVIDIA"
-    if nvidia and (lacking := [name for name in _GPU_OPTIONS if name not in options]):
-        yield f"NVIDIA as Accelerator needs CompilerOptions {', '.join(_GPU_OPTIONS)}; {lacking[0]} is not there."
-    dtype = options.get("dtype")
-    if dtype is not None and dtype not in _DTYPES:
-        yield f"The dtype {dtype!r} of CompilerOptions is none of {', '.join(_DTYPES)}."
-    level = options.get("ANDROID_PLATFORM")
-    if level is not None and not (type(level) is int and 21 <= level <= 29):
-        yield f"ANDROID_PLATFORM is {level!r}; Neo takes 21 to 29."
+def _option_target(job: CompilationJob) -> OptionTarget:
+    if job.platform is not None:
+        return OptionTarget(job.title, job.platform.system, job.platform.accelerator, False, True, job.framework)
+    device = find_device(job.device) if job.device else None
+    system, accelerator = (device.system, device.accelerator) if device is not None else ("", "")
+    instance = device is not None and device.frameworks is INSTANCES
+    return OptionTarget(job.title, system, accelerator, instance, False, job.framework)
 
 
 def find_request_faults(name: str, role: str, source: str, out: str, seconds: int) -> Iterator[str]:

@@ -6,13 +6,12 @@ input back, neo-ai-dlr#73.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
 
 from targets.neo.cloud.job import CompilationJob
+from targets.neo.cloud.shapes import shapes_of_graph, shapes_of_meta
 
 _LIBRARIES = (".so", ".dll", ".dylib")
 _NOT_MODELS = ("libdlr.so", "dlr.dll", "libdlr.dylib")
@@ -20,7 +19,7 @@ _NOT_MODELS = ("libdlr.so", "dlr.dll", "libdlr.dylib")
 _NO_GRAPHS = ("model-shapes.json", "hyperparams.json", "version.json")
 _ELF, _ZIP = b"\x7fELF", b"PK\x03\x04"
 _MACHINES = {3: "x86", 40: "32-bit ARM", 62: "x86-64", 183: "ARM64"}
-META = ".meta"
+META, LIBRARY_HEAD = ".meta", 20
 
 
 def find_result_faults(
@@ -29,6 +28,7 @@ def find_result_faults(
     sent: Mapping[str, str],
     heads: Mapping[str, bytes],
     meta: bytes | None,
+    graph: bytes | None,
 ) -> Iterator[str]:
     """A sentence for everything about the files that came back that is not as it was asked for.
 
@@ -38,6 +38,7 @@ def find_result_faults(
         sent: the same of what was sent.
         heads: the first 20 bytes of each library and model.
         meta: the file that tells about the model, where there is one.
+        graph: the graph, where there is one.
     """
     if not digests:
         yield "Neo gave back an empty archive."
@@ -54,11 +55,11 @@ def find_result_faults(
         if len(models) > 1:
             yield f"{len(models)} models came back: {', '.join(sorted(models))}; one was sent."
         for name in digests:
-            if name.endswith(".so") and not heads.get(name, b"").startswith(_ELF):
+            if name.endswith(".so") and not _is_elf(heads.get(name, b"")):
                 yield f"{name} is no library of Linux: it is no ELF file."
         return
     libraries = [name for name in digests if name.endswith(_LIBRARIES) and PurePosixPath(name).name not in _NOT_MODELS]
-    graphs = [name for name in digests if name.endswith(".json") and PurePosixPath(name).name not in _NO_GRAPHS]
+    graphs = [name for name in digests if is_graph(name)]
     parameters = [name for name in digests if name.endswith(".params")]
     executable = [name for name in digests if name.endswith(".ro")]
     for what, files, least in (
@@ -73,41 +74,49 @@ def find_result_faults(
         yield f"{executable[0]} came back without a {META} file, which DLR wants beside it."
     for name in libraries:
         yield from _of_library(job, name, heads.get(name, b""))
-    if meta is not None:
-        yield from _of_meta(job, meta)
+    yield from _of_shapes(job, meta, graph)
+
+
+def is_graph(name: str) -> bool:
+    """Whether DLR takes a file for the graph."""
+    return name.endswith(".json") and PurePosixPath(name).name not in _NO_GRAPHS
 
 
 def _of_library(job: CompilationJob, name: str, head: bytes) -> Iterator[str]:
     if not name.endswith(".so"):
         yield f"{name} is no library of Linux or Android, which {job.title} has."
         return
-    if not head.startswith(_ELF) or len(head) < 20:
+    if not _is_elf(head):
         yield f"{name} is no library of Linux: it is no ELF file."
         return
-    order = "<" if head[5] == 1 else ">"
-    (machine,) = struct.unpack(f"{order}H", head[18:20])
-    wanted = job.machine
-    if wanted and machine != wanted:
+    machine, wanted = machine_of(head), job.machines
+    if wanted and machine not in wanted:
+        names = " or ".join(_MACHINES.get(each, f"the machine {each}") for each in wanted)
+        yield f"{name} is for {_MACHINES.get(machine, f'the machine {machine}')}, and {job.title} is {names}."
+
+
+def _is_elf(head: bytes) -> bool:
+    return head.startswith(_ELF) and len(head) >= LIBRARY_HEAD
+
+
+def machine_of(head: bytes) -> int:
+    """The machine that an ELF file's first 20 bytes name, as ELF numbers it."""
+    (machine,) = struct.unpack("<H" if head[5] == 1 else ">H", head[18:20])
+    return int(machine)
+
+
+def _of_shapes(job: CompilationJob, meta: bytes | None, graph: bytes | None) -> Iterator[str]:
+    by_meta, by_graph = shapes_of_meta(meta), shapes_of_graph(graph)
+    if by_meta is None and by_graph is None:
         yield (
-            f"{name} is for {_MACHINES.get(machine, f'the machine {machine}')}, and {job.title} is "
-            f"{_MACHINES.get(wanted, f'the machine {wanted}')}."
+            f"No file of it tells the shapes of its inputs ({META}, or the graph), so they cannot be held to what was asked."
         )
-
-
-def _of_meta(job: CompilationJob, data: bytes) -> Iterator[str]:
-    """Names and shapes of inputs, where the file tells them; -1 and null are sizes that are free."""
-    try:
-        told: Any = json.loads(data)
-        inputs = [(str(each["name"]), each["shape"]) for each in told["Model"]["Inputs"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return
-    if missing := [name for name in job.inputs if name not in dict(inputs)]:
-        yield f"The compiled model does not have the input {missing[0]}, which was asked for."
-    for name, shape in inputs:
-        if name not in job.inputs:
-            yield f"The compiled model has the input {name!r:.80}; asked for were: {', '.join(job.inputs)}."
-            continue
-        asked = list(job.inputs[name])
-        same = isinstance(shape, list) and len(shape) == len(asked)
-        if not same or any(own not in (None, -1, size) for own, size in zip(shape, asked, strict=True)):
-            yield f"The compiled model's input {name} has the shape {shape!r:.80}; asked for was {asked}."
+    for told in filter(None, (by_meta, by_graph)):
+        if missing := [name for name in job.inputs if name not in told]:
+            yield f"The compiled model does not have the input {missing[0]}, which was asked for."
+        if told is by_meta and (extra := [name for name in told if name not in job.inputs]):
+            yield f"The compiled model has the input {extra[0]!r:.80}; asked for were: {', '.join(job.inputs)}."
+        for name, asked in job.inputs.items():
+            shape = told.get(name, list(asked))
+            if len(shape) != len(asked) or any(own not in (None, size) for own, size in zip(shape, asked, strict=True)):
+                yield f"The compiled model's input {name} has the shape {shape!r:.80}; asked for was {list(asked)}."

@@ -68,7 +68,7 @@ class Device:
         system, architecture, accelerator: as the page tells; empty where it tells nothing.
         frameworks: what it takes; empty where none is published.
         versioned: whether FrameworkVersion may be given for PyTorch and TensorFlow.
-        elf: the machine of a library that comes back, as ELF numbers it; 0 where it is none, or no page tells.
+        elf: the machines that a library which comes back may be for, as ELF numbers them; none where no page tells.
     """
 
     name: str
@@ -77,30 +77,30 @@ class Device:
     accelerator: str = ""
     frameworks: tuple[Framework, ...] = EDGE
     versioned: bool = True
-    elf: int = 0
+    elf: tuple[int, ...] = ()
 
 
 _X86_64, _AARCH64, _ARM = 62, 183, 40
 _LINUX = "Linux"
 DEVICES = (  # [EDGE]; which of them take a version: sagemaker-python-sdk v2.257.6, model.py
-    *(Device(name, _LINUX, "X86_64", frameworks=INSTANCES, elf=_X86_64) for name in ("ml_c4", "ml_c5", "ml_m4", "ml_m5")),
-    *(Device(name, _LINUX, "X86_64", "NVIDIA", INSTANCES, elf=_X86_64) for name in ("ml_p2", "ml_p3", "ml_g4dn")),
-    Device("ml_inf1", _LINUX, "X86_64", "Inferentia", INFERENTIA1, elf=_X86_64),
-    Device("aisage", _LINUX, "ARM64", "Mali", elf=_AARCH64),
+    *(Device(name, _LINUX, "X86_64", frameworks=INSTANCES, elf=(_X86_64,)) for name in ("ml_c4", "ml_c5", "ml_m4", "ml_m5")),
+    *(Device(name, _LINUX, "X86_64", "NVIDIA", INSTANCES, elf=(_X86_64,)) for name in ("ml_p2", "ml_p3", "ml_g4dn")),
+    Device("ml_inf1", _LINUX, "X86_64", "Inferentia", INFERENTIA1, elf=(_X86_64,)),
+    Device("aisage", _LINUX, "ARM64", "Mali", elf=(_AARCH64,)),
     *(Device(name, "Arch Linux", "ARM64", "cvflow", versioned=False) for name in ("amba_cv2", "amba_cv22", "amba_cv25")),
     Device("coreml", "iOS, macOS", "", versioned=False),
-    Device("imx8qm", _LINUX, "ARM64", elf=_AARCH64),
-    Device("imx8mplus", _LINUX, "ARM64", "NPU", versioned=False, elf=_AARCH64),
+    Device("imx8qm", _LINUX, "ARM64", elf=(_AARCH64,)),
+    Device("imx8mplus", _LINUX, "ARM64", "NPU", versioned=False, elf=(_AARCH64,)),
     Device("jacinto_tda4vm", _LINUX, "ARM", "TDA4VM", versioned=False),
-    *(Device(name, _LINUX, "ARM64", "NVIDIA", elf=_AARCH64)
+    *(Device(name, _LINUX, "ARM64", "NVIDIA", elf=(_AARCH64,))
       for name in ("jetson_nano", "jetson_tx1", "jetson_tx2", "jetson_xavier")),
-    *(Device(name, "Android", "ARM64", "Mali", elf=_AARCH64) for name in ("qcs605", "qcs603")),
-    Device("rasp3b", _LINUX, "ARM_EABIHF", elf=_ARM),
-    # Its row has no system and no architecture.
-    Device("rasp4b", "", ""),
-    Device("rk3288", _LINUX, "ARM_EABIHF", "Mali", elf=_ARM),
-    Device("rk3399", _LINUX, "ARM64", "Mali", elf=_AARCH64),
-    Device("sbe_c", _LINUX, "X86_64", elf=_X86_64),
+    *(Device(name, "Android", "ARM64", "Mali", elf=(_AARCH64,)) for name in ("qcs605", "qcs603")),
+    Device("rasp3b", _LINUX, "ARM_EABIHF", elf=(_ARM,)),
+    # Its row has no system and no architecture; the board runs systems of both widths.
+    Device("rasp4b", "", "", elf=(_AARCH64, _ARM)),
+    Device("rk3288", _LINUX, "ARM_EABIHF", "Mali", elf=(_ARM,)),
+    Device("rk3399", _LINUX, "ARM64", "Mali", elf=(_AARCH64,)),
+    Device("sbe_c", _LINUX, "X86_64", elf=(_X86_64,)),
     Device("sitara_am57x", _LINUX, "ARM64", "EVE, C66x", versioned=False),
     *(Device(name, "Windows 10", "X86_32") for name in ("x86_win32", "x86_win64")),
 )  # fmt: skip
