@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import tarfile
 from collections.abc import Mapping
@@ -21,13 +22,15 @@ from neo_job import JOB, REGION, ROLE, TEXT, write_archive
 from compiler.errors import UnusableInput
 from compiler.formats.archive import write_tar
 from compiler.model import Model
-from compiler.package import read_package
+from compiler.package import Port, read_package
 from targets.neo.cloud import archive
 from targets.neo.cloud.archive import NAME, extract, find_layout_faults, list_members, read_member
 from targets.neo.cloud.choice import VARIANTS
 from targets.neo.cloud.job import CompilationJob, TargetPlatform, find_faults, find_request_faults, request
 from targets.neo.cloud.prepare import require_accepted
 from targets.neo.cloud.tables import DEVICES, PLATFORMS
+
+PORTS = tuple(Port(name, "int64", shape) for name, shape in TEXT.items())
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,7 @@ def built(minilm_folder: Path, smollm2: Model, edgec_here: Run, tmp_path_factory
         ({"options": {"dtype": "int8"}}, "one of float"),
         ({"options": {"dtype": ["int64"]}}, "one of float"),
         ({"options": {"ANDROID_PLATFORM": 29}}, "is for Android, and not for ml_c5"),
+        ({"options": {"mcpu": "skylake-avx512"}}, "input_ids is int64, and the dtype of CompilerOptions says 'float32'"),
         ({"options": {"mcpu": 5}}, "such as skylake-avx512"),
         ({"options": {"mattr": "+neon"}}, "a list of CPU flags"),
         ({"options": {"gpu-code": "sm_72"}}, "is for NVIDIA"),
@@ -86,11 +90,11 @@ def built(minilm_folder: Path, smollm2: Model, edgec_here: Run, tmp_path_factory
     ],
 )  # fmt: skip
 def test_a_job_that_neo_would_refuse_says_why(changes: Mapping[str, Any], words: str) -> None:
-    assert any(words in fault for fault in find_faults(replace(JOB, **changes)))
+    assert any(words in fault for fault in find_faults(replace(JOB, **changes), PORTS))
 
 
 def test_a_good_job_has_no_fault() -> None:
-    assert not list(find_faults(JOB, TEXT))
+    assert not list(find_faults(JOB, PORTS))
     for (system, accelerator), architectures in PLATFORMS.items():
         options = {"gpu-code": "sm_62", "trt-ver": "6.0.1", "cuda-ver": "10.0"} if accelerator == "NVIDIA" else None
         for architecture in architectures:
@@ -108,7 +112,7 @@ def test_a_good_job_has_no_fault() -> None:
     ],
 )
 def test_names_are_held_to_the_models(inputs: dict[str, tuple[int, ...]], words: str) -> None:
-    assert any(words in fault for fault in find_faults(replace(JOB, inputs=inputs), TEXT))
+    assert any(words in fault for fault in find_faults(replace(JOB, inputs=inputs), PORTS))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,12 @@ def test_an_archive_with_links_or_of_another_form_is_refused(tmp_path: Path) -> 
         (tmp_path / "z.tar.gz").write_bytes(data)
         with pytest.raises(UnusableInput, match="no whole"):
             list_members(tmp_path / "z.tar.gz")
+    with tarfile.open(tmp_path / "v.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("a")
+        member.type, member.size = tarfile.XHDTYPE, 2 << 20
+        archive.addfile(member, io.BytesIO(b"0" * member.size))
+    with pytest.raises(UnusableInput, match="header of 2097152 bytes"):
+        list_members(tmp_path / "v.tar.gz")
     damaged = bytearray((write_archive(tmp_path / "w.tar.gz", {"a": bytes(range(256)) * 99})).read_bytes())
     damaged[-6] ^= 1
     (tmp_path / "w.tar.gz").write_bytes(bytes(damaged))
@@ -230,7 +240,11 @@ def test_pictures_for_boards_are_onnx_of_1_7(built: Path, tmp_path: Path) -> Non
         ("vit", "neo:fp32@jetson_nano", ("Vision Transformer", "@ml_c5")),
         ("bert", "neo:fp16@ml_c5", ("neo:fp32@ml_c5",)),
         ("bert", "neo:fp32@ml_inf2", ("no variant @ml_inf2",)),
-        ("llama", "neo:fp32@ml_c5", ("not text-generation", "neuron:bf16 and gguf:Q4_0 and onnx:int4-rtn-g32 can be made")),
+        (
+            "llama",
+            "neo:fp32@ml_c5",
+            ("not text-generation", "neuron:bf16 and gguf:Q4_0 and onnx:int4-rtn-g32 can be made"),
+        ),
         ("gpt2", "neo:fp32@ml_c5", ("not text-generation", "gguf:Q4_0")),
     ],
 )
@@ -248,7 +262,7 @@ def test_what_is_asked_of_the_tables_is_asked_offline(built: Path, monkeypatch: 
     """How long it takes is printed by benchmarks/peers/aws.py."""
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
     package = read_package(built / "bert-out" / "neo-fp32-ml_c5")
-    require_accepted(JOB, package.folder / NAME, TEXT)
+    require_accepted(JOB, package.folder / NAME, PORTS)
     assert set(VARIANTS) >= {"rasp4b", "ml_c5", "linux-arm64-mali"} and "coreml" not in VARIANTS
 
 

@@ -20,6 +20,7 @@ from compiler.relative_name import stays_inside
 
 NAME = "model.tar.gz"
 _MOST_MEMBERS, _MOST_BYTES = 10_000, 16 << 30
+_MOST_REST, _MOST_HEADER = 1 << 22, 1 << 20
 _MODE, _LONGEST = 0o644, 255
 
 
@@ -45,6 +46,18 @@ LAYOUTS: dict[str, Layout] = {
 _NO_SYMBOLS = ("model-shapes.json", "hyperparams.json", "amba_config.json", "model-metadata.json")
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header. One that tells only of the next, such as a long name, is read as a whole: it has a limit."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        plain = header.isfile() or header.isdir() or header.issym() or header.islnk() or header.isdev()
+        if not plain and header.size > _MOST_HEADER:
+            raise UnusableInput(f"A member of the archive has a header of {header.size} bytes. Refused.")
+        return header
+
+
 def list_members(file: Path) -> dict[str, int]:
     """Regular files of an archive by name, with their bytes.
 
@@ -54,8 +67,7 @@ def list_members(file: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     seen: set[str] = set()
     try:
-        _require_whole(file)
-        with tarfile.open(file, "r:gz") as archive:
+        with gzip.open(file) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
             for member in archive:
                 _require_plain(member, file)
                 name = member.name.removeprefix("./").rstrip("/")
@@ -68,21 +80,22 @@ def list_members(file: Path) -> dict[str, int]:
                     found[name] = member.size
                 if len(seen) > _MOST_MEMBERS or len(found) > _MOST_MEMBERS or sum(found.values()) > _MOST_BYTES:
                     raise UnusableInput(
-                        f"The archive {file.name} has more than {_MOST_MEMBERS} files or {_MOST_BYTES >> 30} GiB. Refused."
+                        f"The archive {file.name} has more than {_MOST_MEMBERS} files or {_MOST_BYTES >> 30} GiB, the "
+                        "most that edgec opens. Refused."
                     )
+            _read_out(stream, file)
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         raise UnusableInput(f"{file.name} is no whole .tar.gz archive. Make it again.") from error
     return found
 
 
-def _require_whole(file: Path) -> None:
+def _read_out(stream: gzip.GzipFile, file: Path) -> None:
     """Read to the end, where a .gz tells the sum of all; tarfile stops before."""
     taken = 0
-    with gzip.open(file) as stream:
-        while chunk := stream.read(1 << 22):
-            taken += len(chunk)
-            if taken > _MOST_BYTES + _MOST_MEMBERS * 1024:
-                raise UnusableInput(f"The archive {file.name} unpacks to more than {_MOST_BYTES >> 30} GiB. Refused.")
+    while chunk := stream.read(1 << 20):
+        taken += len(chunk)
+        if taken > _MOST_REST:
+            raise UnusableInput(f"The archive {file.name} goes on behind its end. Refused.")
 
 
 def _require_plain(member: tarfile.TarInfo, file: Path) -> None:
@@ -149,7 +162,8 @@ def find_layout_faults(framework: str, names: Sequence[str]) -> Iterator[str]:
             files = [name for name in files if PurePosixPath(name).name not in _NO_SYMBOLS]
         words = " or ".join(alternatives) or "model"
         if not files:
-            yield f"The archive has no {words} file, which Neo wants of {framework}; it has: {', '.join(sorted(seen)[:5])}."
+            has = ", ".join(sorted(seen)[:5])
+            yield f"The archive has no {words} file, which Neo's reader takes of {framework}; it has: {has}."
         elif len(files) > 1:
             yield f"The archive has {len(files)} {words} files ({', '.join(sorted(files)[:3])}); Neo wants exactly one."
     if framework == "TENSORFLOW" and any(PurePosixPath(name).name == "checkpoint" for name in seen):

@@ -103,6 +103,8 @@ def choose(variant: str, model: Model) -> CompilationJob:
     platform = _PLATFORMS.get(variant)
     if platform is not None and platform.system == "ANDROID":
         options["ANDROID_PLATFORM"] = 29 if platform.architecture == "ARM64" else 25
+    if platform is not None and platform.architecture in ("ARM_EABI", "ARM_EABIHF"):
+        options["mattr"] = ["+neon"]
     if framework == "PYTORCH" and kind == _TEXT:
         options["dtype"] = "int64"
     if platform is not None:

@@ -25,8 +25,8 @@ from compiler.stages.worker import Progress
 from targets.neo.cloud import torchscript
 from targets.neo.cloud.archive import NAME, extract, list_members
 from targets.neo.cloud.job import CompilationJob, find_request_faults, request
-from targets.neo.cloud.prepare import JOB, require_accepted, sizes_by_name
-from targets.neo.cloud.result import LIBRARY_HEAD, META, find_result_faults, is_graph, machine_of
+from targets.neo.cloud.prepare import JOB, require_accepted
+from targets.neo.cloud.result import LIBRARY_HEAD, META, MODELS, find_result_faults, is_graph, machine_of
 from targets.neo.cloud.service import find_job, wait
 from targets.neo.cloud.settings import Settings, read_settings
 
@@ -45,6 +45,11 @@ _ADVICE = {
     "ThrottlingException": "AWS takes no more calls for now. Try again in a minute.",
     "ResourceLimitExceeded": "The account runs as many jobs as it may. Wait for one to end.",
     "NoSuchBucket": "There is no such bucket. EDGEC_S3 names it.",
+    "InvalidSignatureException": "The secret of your credentials is not that of their key, or this machine's clock is wrong.",
+    "SignatureDoesNotMatch": "The secret of your credentials is not that of their key, or this machine's clock is wrong.",
+    "403": "Your user may not read it in the bucket; its policy must allow it.",
+    "404": "It is not in the bucket any more.",
+    "ValidationException": "Where it is about the role: SageMaker must be allowed to take it (its trust policy).",
 }
 
 
@@ -58,12 +63,11 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> Finished:
     settings = read_settings()
     try:
         job = from_json(CompilationJob, read_object(folder / JOB))
-        own = sizes_by_name(package.lowered.main.inputs)
     except (ValueError, FileNotFoundError) as error:
         raise UnusableInput(
             f"{JOB} of {package.title} is missing or of another form. Build the package again."
         ) from error
-    require_accepted(job, folder / NAME, own)
+    require_accepted(job, folder / NAME, package.lowered.main.inputs)
     session = _session()
     digest = digest_file(folder / NAME)
     # A job's name can be had once; what is the same but for the time is the same job.
@@ -77,19 +81,24 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> Finished:
     try:
         storage, service = _clients(session)
         known = find_job(service, storage, same)
-        if known is None:
-            storage.upload_file(str(folder / NAME), settings.bucket, settings.key(name, NAME))
-            service.create_compilation_job(**request(job, *_request(name, settings)))
         name = known or name
-        told = wait(service, name, settings.seconds, on_progress, own=known is None)
         compiled = folder / _COMPILED
         compiled.mkdir()
         try:
+            if known is None:
+                storage.upload_file(str(folder / NAME), settings.bucket, settings.key(name, NAME))
+                service.create_compilation_job(**request(job, *_request(name, settings)))
+            told = wait(service, name, settings.seconds, on_progress, own=known is None)
             _fetch(storage, told, compiled, settings)
             require_compiled(job, folder / NAME, compiled)
         except (CheckFailed, UnusableInput):
             # Else the next run would take it up again.
             _clean(storage, name, settings)
+            raise
+        except (ClientError, KeyboardInterrupt):
+            # A job of another run goes on; one of this run was refused, or is stopped.
+            if known is None:
+                _clean(storage, name, settings)
             raise
     except S3UploadFailedError as error:
         # boto3 puts it around what S3 answered.
@@ -99,7 +108,7 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> Finished:
     except (BotoCoreError, Boto3Error) as error:
         raise UnusableInput(f"AWS could not be asked about {package.title} (job {name}): {_reason(error)}") from error
     tools = {"sagemaker-neo": f"{job.framework} {job.version or ''}".strip()}
-    return Finished(tools, _with_graphs(package.lowered, compiled, job), partial(_clean, storage, name, settings))
+    return Finished(tools, with_compiled(package.lowered, compiled, job), partial(_clean, storage, name, settings))
 
 
 def _clients(session: Any) -> tuple[Any, Any]:
@@ -201,18 +210,16 @@ def require_compiled(job: CompilationJob, sent: Path, compiled: Path) -> None:
         CheckFailed: with the first reason.
     """
     files = {path.relative_to(compiled).as_posix(): path for path in compiled.rglob("*") if path.is_file()}
-    heads = {name: _head(path) for name, path in files.items() if name.endswith((".so", ".pt", ".pth"))}
+    heads = {name: _head(path) for name, path in files.items() if name.endswith((".so", *MODELS))}
     meta = next((path for name, path in files.items() if name.endswith(META)), None)
     graph = next((path for name, path in files.items() if is_graph(name)), None)
     digests = {name: digest_file(path) for name, path in files.items()}
     faults = list(find_result_faults(job, digests, _digests_of(sent), heads, _read(meta), _read(graph)))
-    models = [name for name in files if name.endswith((".pt", ".pth"))]
+    models = [name for name in files if name.endswith(MODELS)]
     with tempfile.TemporaryDirectory(prefix="edgec-neo-") as temporary:
         given = [Path(temporary) / name for name in extract(sent, Path(temporary))] if models and not faults else []
         for name in models:
-            faults += torchscript.find_faults(
-                name, files[name], [each for each in given if each.suffix in (".pt", ".pth")]
-            )
+            faults += torchscript.find_faults(name, files[name], [each for each in given if each.suffix in MODELS])
     if faults:
         raise CheckFailed("neo", f"What Neo gave back for {job.title} is not to be shipped: {faults[0]}")
 
@@ -240,13 +247,15 @@ def _digests_of(archive: Path) -> dict[str, str]:
     return found
 
 
-def _with_graphs(lowered: Lowered, compiled: Path, job: CompilationJob) -> Lowered:
-    """The graph is what came back: its library, or the model of PyTorch's own runtime."""
+def with_compiled(lowered: Lowered, compiled: Path, job: CompilationJob) -> Lowered:
+    """The package with what came back: the graph is its library, or the model of PyTorch's own runtime."""
     names = sorted(
         f"{_COMPILED}/{path.relative_to(compiled).as_posix()}" for path in compiled.rglob("*") if path.is_file()
     )
-    main = [name for name in names if name.endswith((".so", ".pth", ".pt")) and "libdlr" not in name]
-    heads = [_head(compiled.parent / name) for name in main if name.endswith(".so")]
+    models = [name for name in names if name.endswith(MODELS)]
+    libraries = [name for name in names if name.endswith(".so") and "libdlr" not in name]
+    main = models or libraries
+    heads = [_head(compiled.parent / name) for name in libraries]
     machine = machine_of(heads[0]) if heads else next(iter(job.machines), 0)
     platform = Platform(job.system, _MACHINES[machine]) if machine in _MACHINES else None
     graph = replace(lowered.main, files=tuple(main or names[:1]))

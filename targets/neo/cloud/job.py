@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compiler.package import Port
 from targets.neo.cloud.options import OptionTarget, find_option_faults
 from targets.neo.cloud.tables import (
     ACCELERATORS,
@@ -96,12 +97,12 @@ class CompilationJob:
         return "/".join(part for part in parts if part)
 
 
-def find_faults(job: CompilationJob, model: Mapping[str, tuple[int, ...]] | None = None) -> Iterator[str]:
-    """A sentence for everything that Neo would refuse; `model` has the shape of each of the model's own inputs by name."""
+def find_faults(job: CompilationJob, ports: Sequence[Port] = ()) -> Iterator[str]:
+    """A sentence for everything that Neo would refuse; `ports` are the model's own inputs, where they are known."""
     yield from _of_target(job)
     yield from _of_framework(job)
     yield from _of_inputs(job)
-    yield from _of_model(job, model or {})
+    yield from _of_model(job, ports)
     yield from find_option_faults(_option_target(job), job.options)
 
 
@@ -151,12 +152,18 @@ def _of_framework(job: CompilationJob) -> Iterator[str]:
         yield f"{job.version!r} is no FrameworkVersion: it has the form 2.0."
 
 
-def _of_model(job: CompilationJob, model: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+def _of_model(job: CompilationJob, ports: Sequence[Port]) -> Iterator[str]:
+    model = {port.name: port.shape for port in ports}
     if missing := [name for name in model if name not in job.inputs]:
         given = ", ".join(job.inputs) or "none"
         yield f"The model has the input {missing[0]}, and DataInputConfig does not name it; it names: {given}."
     if model and (extra := [name for name in job.inputs if name not in model]):
         yield f"DataInputConfig names the input {extra[0]}, which the model has not; it has: {', '.join(model)}."
+    dtype = (job.options or {}).get("dtype", "float32")
+    instance = job.framework == "PYTORCH" and job.device is not None and job.device.startswith("ml_")
+    for port in ports:
+        if instance and (port.dtype == "int64") != (dtype in ("int64", "long")):
+            yield f"The input {port.name} is {port.dtype}, and the dtype of CompilerOptions says {dtype!r:.40}."
     for name, shape in model.items():
         if name in job.inputs and tuple(job.inputs[name]) != tuple(shape):
             yield f"The model's input {name} has the shape {list(shape)}, and DataInputConfig says {list(job.inputs[name])}."
@@ -174,8 +181,9 @@ def _of_inputs(job: CompilationJob) -> Iterator[str]:
             f"and here they come as {', '.join(job.inputs)}. Name them so that both are one."
         )
     for name, shape in job.inputs.items():
-        if job.framework in ("PYTORCH", "ONNX", "MXNET", "KERAS") and len(shape) == 4 and shape[1] not in _CHANNELS:
-            yield f"The input {name} has {shape[1]} channels; {job.framework} wants batch, channels, height, width."
+        last = len(shape) == 4 and shape[3] in _CHANNELS and shape[1] not in _CHANNELS
+        if last and job.framework in ("PYTORCH", "ONNX", "MXNET", "KERAS"):
+            yield f"The input {name} has its channels last; {job.framework} wants batch, channels, height, width."
     if len(job.data_input) > _MOST_INPUT:
         yield f"DataInputConfig has {len(job.data_input)} characters, and {_MOST_INPUT} is the most."
 

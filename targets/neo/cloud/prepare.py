@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,10 @@ def prepare(
     job = choose(variant, source)
     write = _write_onnx if job.framework == "ONNX" else _write_torchscript
     file, inputs, outputs = write(source, folder, job, sequence_length, batch)
-    job = replace(job, inputs=sizes_by_name(inputs))
+    job = replace(job, inputs={port.name: tuple(int(size) for size in port.shape) for port in inputs})
     write_tar(folder / NAME, [(file.name, file)])
     file.unlink()
-    require_accepted(job, folder / NAME, sizes_by_name(inputs))
+    require_accepted(job, folder / NAME, inputs)
     (folder / JOB).write_text(json.dumps(asdict(job), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     length = sequence_length if source.takes == "text" else None
     return asdict(
@@ -59,18 +59,13 @@ def prepare(
     )
 
 
-def sizes_by_name(ports: Sequence[Port]) -> dict[str, tuple[int, ...]]:
-    """The shape of each of a graph's inputs; all of its sizes are fixed."""
-    return {port.name: tuple(int(size) for size in port.shape) for port in ports}
-
-
-def require_accepted(job: CompilationJob, archive: Path, model: Mapping[str, tuple[int, ...]] | None = None) -> None:
+def require_accepted(job: CompilationJob, archive: Path, ports: Sequence[Port] = ()) -> None:
     """Refuse a job that Neo would refuse.
 
     Raises:
         CheckFailed: with the first reason, and how many there are.
     """
-    faults = [*find_faults(job, model), *find_layout_faults(job.framework, list(list_members(archive)))]
+    faults = [*find_faults(job, ports), *find_layout_faults(job.framework, list(list_members(archive)))]
     if faults:
         more = f" ({len(faults)} such faults in all)" if len(faults) > 1 else ""
         raise CheckFailed("neo", f"Neo would refuse this job for {job.title}: {faults[0]}{more}")

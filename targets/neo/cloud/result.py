@@ -18,8 +18,11 @@ _NOT_MODELS = ("libdlr.so", "dlr.dll", "libdlr.dylib")
 # JSON files that DLR does not take for a graph.
 _NO_GRAPHS = ("model-shapes.json", "hyperparams.json", "version.json")
 _ELF, _ZIP = b"\x7fELF", b"PK\x03\x04"
+_WIDE_MACHINES = (62, 183)
 _MACHINES = {3: "x86", 40: "32-bit ARM", 62: "x86-64", 183: "ARM64"}
-META, LIBRARY_HEAD = ".meta", 20
+META, MODELS, LIBRARY_HEAD = ".meta", (".pt", ".pth"), 20
+# ELF's class of 64 bits, and its type of a shared library.
+_WIDE, _SHARED = 2, 3
 
 
 def find_result_faults(
@@ -46,17 +49,16 @@ def find_result_faults(
     if set(digests.values()) <= set(sent.values()):
         yield "Neo gave back the files that it was sent: it compiled nothing, although it says that the job is completed."
         return
-    if any(name.endswith((".pt", ".pth")) for name in digests):
-        # Cloud targets of PyTorch get a model for PyTorch's own runtime back.
-        models = [name for name in digests if name.endswith((".pt", ".pth"))]
-        unchanged = [name for name, digest in digests.items() if digest in sent.values()]
-        if unchanged:
-            yield f"{unchanged[0]} came back as it was sent: Neo did not compile it."
+    if unchanged := [name for name, digest in digests.items() if digest in sent.values()]:
+        yield f"{unchanged[0]} came back as it was sent: Neo did not compile it."
+        return
+    if gives_pytorch(job) and any(name.endswith(MODELS) for name in digests):
+        models = [name for name in digests if name.endswith(MODELS)]
         if len(models) > 1:
             yield f"{len(models)} models came back: {', '.join(sorted(models))}; one was sent."
         for name in digests:
-            if name.endswith(".so") and not _is_elf(heads.get(name, b"")):
-                yield f"{name} is no library of Linux: it is no ELF file."
+            if name.endswith(".so"):
+                yield from _of_library(job, name, heads.get(name, b""))
         return
     libraries = [name for name in digests if name.endswith(_LIBRARIES) and PurePosixPath(name).name not in _NOT_MODELS]
     graphs = [name for name in digests if is_graph(name)]
@@ -77,6 +79,11 @@ def find_result_faults(
     yield from _of_shapes(job, meta, graph)
 
 
+def gives_pytorch(job: CompilationJob) -> bool:
+    """Whether a model for PyTorch's own runtime may come back: instances of the cloud give one for what PyTorch made."""
+    return job.framework == "PYTORCH" and job.device is not None and job.device.startswith("ml_")
+
+
 def is_graph(name: str) -> bool:
     """Whether DLR takes a file for the graph."""
     return name.endswith(".json") and PurePosixPath(name).name not in _NO_GRAPHS
@@ -89,7 +96,13 @@ def _of_library(job: CompilationJob, name: str, head: bytes) -> Iterator[str]:
     if not _is_elf(head):
         yield f"{name} is no library of Linux: it is no ELF file."
         return
+    if head[16:18] not in (_SHARED.to_bytes(2, "little"), _SHARED.to_bytes(2, "big")):
+        yield f"{name} is no shared library: ELF has another type for it."
+        return
     machine, wanted = machine_of(head), job.machines
+    if (head[4] == _WIDE) != (machine in _WIDE_MACHINES):
+        yield f"{name} is of another width than its machine. It is damaged."
+        return
     if wanted and machine not in wanted:
         names = " or ".join(_MACHINES.get(each, f"the machine {each}") for each in wanted)
         yield f"{name} is for {_MACHINES.get(machine, f'the machine {machine}')}, and {job.title} is {names}."

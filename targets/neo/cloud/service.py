@@ -114,6 +114,7 @@ def _ended(service: Any, name: str, seconds: int, on_progress: Progress) -> Mapp
 
 
 _MEANINGS = (
+    (r"time ?-?out|timed out|MaxRuntime", "It took longer than it may; EDGEC_NEO_SECONDS gives it more."),
     (r"not implemented", "Neo's TVM lacks an operator of the model. @local compiles it here, with a newer one."),
     (r"input-shape mismatch|cannot convert", "Neo could not read the model by these shapes."),
     (r"cannot load|No .* file found|Exactly one", "Neo could not read the archive."),
