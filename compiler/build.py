@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compiler import __version__
 from compiler.digest import digest_code, digest_json
-from compiler.errors import CheckFailed, UnusableInput
+from compiler.errors import CheckFailed, EdgecError, UnusableInput
 from compiler.inputs.identity import identify, remember_model
 from compiler.model import Model, model_files
 from compiler.needs import stage_need, with_needs
@@ -37,7 +37,7 @@ from compiler.stages.stage import Stage, each_stage
 from compiler.target import Target, check_taken, reason_against
 from compiler.trust import remember_built
 
-TYPE_FALLBACK = "type-fallback"
+TYPE_FALLBACK, UNFINISHED = "type-fallback", "unfinished"
 # The checks that can be accepted here.
 BUILD_CHECKS = (TYPE_FALLBACK, PLACEMENT)
 _BITS_TOLERANCE = 0.005
@@ -77,6 +77,8 @@ def build(
     keep: Callable[[Sequence[Package]], Sequence[bool]] | None = None,
 ) -> BuildReport:
     """Make one package per recipe at `out/<folder name>` (`folder_names`). Either all appear, or none.
+
+    Where the tool that finishes a package is here and fails, all appear, that one unfinished, and CheckFailed is raised.
 
     Args:
         model: what to package.
@@ -124,11 +126,18 @@ def build(
         allowed += check_placement(lowered.placement, place_on, str(recipe), require, allow)
         made.append(_Made(recipe, stage, entry, lowered, allowed))
     packages, afterwards = list[Package](), list[Callable[[], None]]()
+    not_finished: tuple[Package, EdgecError] | None = None
     with new_folder(out) as temporary:
         for each in made:
             folder = temporary / names[each.recipe]
             tools = {"edgec": __version__, **executor.tools(each.stage)}
-            package, when_kept = _finished(_assemble(folder, model, identity, each, tools), targets[each.recipe.target])
+            package = _assemble(folder, model, identity, each, tools)
+            try:
+                package, when_kept = _finished(package, targets[each.recipe.target])
+            except EdgecError as error:
+                # What was built took long: it stays as it would be where the tool that finishes it is not.
+                _drop_leftovers(package)
+                not_finished, when_kept = not_finished or (package, error), _nothing
             packages.append(package)
             afterwards.append(when_kept)
         passed = list(keep(packages)) if keep else [True] * len(packages)
@@ -136,6 +145,12 @@ def build(
         move_packages(kept, out, temporary if force else None)
     for call in itertools.compress(afterwards, passed):
         call()
+    if not_finished is not None:
+        package, reason = not_finished
+        there = (
+            f" It is in {out / package.name} as it is where that tool is not, UNFINISHED." if package in kept else ""
+        )
+        raise CheckFailed(UNFINISHED, f"{reason}{there}") from reason
     final = tuple(replace(package, folder=out / package.name) for package in kept)
     dropped = tuple(package for package, good in zip(packages, passed, strict=True) if not good)
     return BuildReport(final, _with_expected(results.reports, [stage for _, stage in planned], model), dropped)
@@ -146,8 +161,18 @@ def _finished(package: Package, target: Target) -> tuple[Package, Callable[[], N
     from compiler.finish import finish_in_place, finishes_here
 
     if package.lowered.unfinished is None or not finishes_here(target):
-        return package, lambda: None
+        return package, _nothing
     return finish_in_place(package, target, lambda done, total: None)
+
+
+def _nothing() -> None:
+    """What is called of a package of which nothing is left to be called."""
+
+
+def _drop_leftovers(package: Package) -> None:
+    """Remove what a tool that failed has left in a folder."""
+    for name in foreign_files(package):
+        (package.folder / name).unlink(missing_ok=True)
 
 
 def _with_expected(reports: Sequence[StageReport], planned: Sequence[Stage], model: Model) -> tuple[StageReport, ...]:

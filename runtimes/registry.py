@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,13 @@ from runtimes.stored.matrix import StoredMatrix
 
 # Elsewhere than on macOS packages are evaluated, which says what they compute and nothing of how fast.
 _COREML = "runtimes.coreml.macos" if sys.platform == "darwin" else "runtimes.coreml.evaluator"
-_EVALUATORS = ("runtimes.coreml.evaluator", "runtimes.xla")
+# Elsewhere than beside a Neuron chip, graphs are evaluated from what their compiler was given.
+_ON_CHIP = importlib.util.find_spec("nrtpy") is not None
+_NEURON, _OF_NEURON = ("runtimes.nrt", ("nrtpy",)) if _ON_CHIP else ("runtimes.xla", ("jaxlib", "jax"))
+_EVALUATORS = {
+    "runtimes.coreml.evaluator": "edgec's evaluator of its program; Core ML itself, on a Mac, was not run",
+    "runtimes.xla": "XLA on this machine's CPU, from its HLO modules; no NeuronCore was used",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ RUNTIMES: tuple[Runtime, ...] = (
         "*.litertlm", f"{_STORED}tflite", context_when_opened=True,
     ),
     Runtime("dlr", "runtimes.dlr", ("dlr",), "", ("neo",), "*", native=True),
-    Runtime("xla", "runtimes.xla", ("jaxlib", "jax"), "neuron", ("neuron",), "*.hlo_module.pb", f"{_STORED}neuron"),
+    Runtime("xla", _NEURON, _OF_NEURON, "neuron", ("neuron",), "*.hlo_module.pb", f"{_STORED}neuron"),
     Runtime("tvm", "runtimes.tvm", ("apache-tvm",), "neo", ("neo",), "*.so", native=True),
     Runtime(
         "gptq", "runtimes.gptq", ("torch", "transformers"), "reference", ("gptq",), "*.safetensors", f"{_STORED}gptq",
@@ -206,4 +213,10 @@ def require_measurable(package: Package) -> None:
 
 def only_evaluated(package: Package) -> bool:
     """Whether this machine can tell what the package computes, but nothing of its speed and memory."""
-    return any(each.name == package.lowered.runtime and each.module in _EVALUATORS for each in RUNTIMES)
+    return bool(evaluator_of(package))
+
+
+def evaluator_of(package: Package) -> str:
+    """What computes a package here in the place of the engine that it is for, in words; empty where that engine does."""
+    modules = [each.module for each in RUNTIMES if each.name == package.lowered.runtime]
+    return _EVALUATORS.get(modules[0], "") if modules else ""

@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from conftest import Run, assert_refused
 from neo_job import JOB, REGION, ROLE, TEXT, write_archive
 
-from compiler.errors import UnusableInput
+from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.archive import write_tar
 from compiler.model import Model
 from compiler.package import Port, read_package
@@ -231,6 +232,31 @@ def test_pictures_for_boards_are_onnx_of_1_7(built: Path, tmp_path: Path) -> Non
     assert (
         job["platform"] == {"system": "LINUX", "architecture": "ARM64", "accelerator": "MALI"} and job["device"] is None
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "words"),
+    [
+        ("pixel_values", (1, 3, 8, 8), None),
+        ("pixel_values", ("batch", 3, 8, 8), "the free size 'batch'"),
+        ("pixel_values", (1, 3, 8, 16), r"has the shape \[1, 3, 8, 16\], and DataInputConfig says \[1, 3, 8, 8\]"),
+        ("image", (1, 3, 8, 8), "says nothing"),
+    ],
+)
+def test_the_onnx_file_is_looked_into(
+    name: str, sizes: tuple[int | str, ...], words: str | None, tmp_path: Path
+) -> None:
+    from onnx import TensorProto, helper
+
+    port, out = (helper.make_tensor_value_info(each, TensorProto.FLOAT, sizes) for each in (name, "out"))
+    graph = helper.make_graph([helper.make_node("Relu", [name], ["out"])], "graph", [port], [out])
+    data = helper.make_model(graph).SerializeToString()
+    job = CompilationJob("ONNX", None, {"pixel_values": (1, 3, 8, 8)}, device="rasp4b")
+    archive = write_archive(tmp_path / NAME, {"model.onnx": data})
+    with pytest.raises(CheckFailed, match=words) if words else nullcontext():
+        require_accepted(job, archive)
+    with pytest.raises(CheckFailed, match="no ONNX file"):
+        require_accepted(job, write_archive(tmp_path / NAME, {"model.onnx": b"\xff\xff"}))
 
 
 @pytest.mark.parametrize(

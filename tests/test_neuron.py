@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,38 +31,13 @@ from compiler.formats.hlo import (
 from compiler.formats.safetensors import list_tensors
 from compiler.model import Model
 from compiler.networks.ranks import Cut, whole
-from compiler.package import check_files, read_package
+from compiler.package import read_package
 from runtimes.verify.verification import read_verification
 from targets.neuron.error_codes import explain
 from targets.neuron.lint import find_faults, require_accepted
 
 _DECODERS = ("qwen2", "qwen3", "gemma", "gemma2", "gemma3", "mistral", "phi3")
 _ENCODERS = ("bert-classify", "bert-answers", "bert-mask", "roberta", "vit")
-_COMPILER = f"""#!{sys.executable}
-import pathlib, sys
-words = sys.argv[1:]
-if words == ["--version"]:
-    print("NeuronX Compiler version 2.21.33363.0+82129205")
-    raise SystemExit(0)
-graph = words[1].removesuffix(".hlo_module.pb")
-wanted = ["compile", graph + ".hlo_module.pb", "--framework", "XLA", "--target", "inf2", "--model-type", "transformer",
-          "--auto-cast", "none", "--optlevel", "2", "--output", graph + ".neff"]
-if words != wanted:
-    print("[ERROR] [NCC_EARG002] " + " ".join(words))
-    raise SystemExit(70)
-pathlib.Path("log-neuron-cc.txt").write_text("littered")
-FAULT
-pathlib.Path(graph + ".neff").write_bytes(b"NEFF of " + pathlib.Path(words[1]).read_bytes()[:16])
-"""
-
-
-def _on_path(folder: Path, fault: str = "") -> dict[str, str]:
-    """An environment in which neuronx-cc is a program that checks what it is called with."""
-    folder.mkdir()
-    program = folder / "neuronx-cc"
-    program.write_text(_COMPILER.replace("FAULT", fault))
-    program.chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")
@@ -208,83 +182,6 @@ def test_an_unfinished_package_is_proved_and_not_used(built: Path, edgec: Run, e
     assert verification_of(folder).passed
     for command in (("run", folder, "-p", "a"), ("bench", folder)):
         assert_refused(edgec(*command), 2, "unfinished", "neuronx-cc", "Neuron SDK")
-
-
-def test_finishing_runs_the_compiler_and_leaves_the_rest_as_it_was(built: Path, edgec: Run, tmp_path: Path) -> None:
-    folder = built / "llama-out" / "neuron-bf16"
-    before = read_package(folder)
-    done = edgec("build", "--finish", folder, "-o", tmp_path / "out", **_on_path(tmp_path / "bin"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    finished = read_package(tmp_path / "out" / "neuron-bf16")
-    check_files(finished)
-    assert finished.lowered.unfinished is None and finished.tools["neuronx-cc"] == "2.21.33363.0+82129205"
-    assert set(finished.files) - set(before.files) == {"prefill.neff", "decode.neff"}
-    assert {name: finished.files[name] for name in before.files} == before.files
-    check_files(before)
-    assert_refused(
-        edgec("build", "--finish", tmp_path / "out" / "neuron-bf16", "-o", tmp_path / "o"), 2, "finished already"
-    )
-
-
-def test_the_script_is_the_same_command(built: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for path in (built / "llama-out" / "neuron-bf16").iterdir():
-        if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
-    subprocess.run(
-        ["sh", folder / "compile.sh", "made"],
-        check=True,
-        env={**os.environ, **_on_path(tmp_path / "bin")},
-        cwd=tmp_path,
-    )
-    assert (tmp_path / "made" / "prefill.neff").is_file() and (tmp_path / "made" / "decode.neff").is_file()
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ('print("[ERROR] [NCC_EOOM001] too large"); raise SystemExit(70)', ("NCC_EOOM001", "memory of a core", "+tpN")),
-        (
-            'print("[INTERNAL_ERROR] [NCC_ITEN404] strides"); raise SystemExit(1)',
-            ("NCC_ITEN404", "fault of the compiler"),
-        ),
-        ("raise SystemExit(3)", ("exit code 3", "no error code")),
-        ("raise SystemExit(0)", ("made no main.neff",)),
-    ],
-)
-def test_a_compiler_that_fails_leaves_nothing(
-    fault: str, words: tuple[str, ...], built: Path, edgec: Run, tmp_path: Path
-) -> None:
-    done = edgec(
-        "build",
-        "--finish",
-        built / "bert-out" / "neuron-fp32",
-        "-o",
-        tmp_path / "out",
-        **_on_path(tmp_path / "bin", fault),
-    )
-    assert_refused(done, 1, *words)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_build_where_the_compiler_is_has_the_neff(built: Path, edgec: Run, tmp_path: Path) -> None:
-    words = ("build", built / "bert", "-r", "neuron:fp32", "--sequence-length", 32, "-o")
-    done = edgec(*words, tmp_path / "out", **_on_path(tmp_path / "bin"))
-    assert done.returncode == 0, done.stderr
-    package = read_package(tmp_path / "out" / "neuron-fp32")
-    check_files(package)
-    assert package.lowered.unfinished is None and package.tools["neuronx-cc"] == "2.21.33363.0+82129205"
-    assert (package.folder / "main.neff").read_bytes().startswith(b"NEFF of")
-    assert "UNFINISHED" not in done.stdout
-    failed = edgec(*words, tmp_path / "failed", **_on_path(tmp_path / "bad", "raise SystemExit(3)"))
-    assert_refused(failed, 1, "exit code 3")
-    assert not (tmp_path / "failed").exists()
-
-
-def test_without_the_compiler_nothing_is_finished(built: Path, edgec: Run, tmp_path: Path) -> None:
-    done = edgec("build", "--finish", built / "bert-out" / "neuron-fp32", "-o", tmp_path / "out")
-    assert_refused(done, 2, "neuronx-cc is not on the PATH", "Neuron SDK")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from compiler.cli.trust_option import trust_option
 from compiler.errors import UnusableInput
 from compiler.recipe import LARGEST
 from compiler.task import GENERATION, find_task
-from runtimes.registry import only_evaluated
+from runtimes.registry import evaluator_of, only_evaluated
 
 _LONGEST_INPUT = 1 << 24
 
@@ -70,6 +70,8 @@ def command(
         click.echo(text, err=True)
 
     timed = not only_evaluated(opened)
+    if not timed:
+        note(f"{opened.title} is computed by {evaluator_of(opened)}.")
     if chats and (raw or as_json):
         raise UnusableInput("A chat has a template and no JSON. Add --prompt TEXT, or leave --raw and --json out.")
     messages = _spoken() if chats else None

@@ -156,6 +156,8 @@ def print_verifications(found: Found) -> None:
     for package, each in found:
         if (left := package.lowered.unfinished) is not None:
             print(f"  {package.title}: UNFINISHED: what is there was verified; {left.step} is left for {left.where}")
+        if each.evaluated_by:
+            print(f"  {package.title}: computed by {each.evaluated_by}")
         for failure in each.failures[:_SHOWN_FAILURES]:
             print(f"  {package.title}: {failure.check}: {failure.sentence}")
         if (hidden := len(each.failures) - _SHOWN_FAILURES) > 0:

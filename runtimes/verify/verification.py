@@ -59,6 +59,7 @@ class Verification:
         lowering: the distance from its stored weights; None where it could not be opened, or its kind has none.
         failures: all of them, accepted or not.
         accepted: the checks whose failure was accepted by name.
+        evaluated_by: what computed the package, in words, where it was not the engine that it is for; else empty.
     """
 
     package: str
@@ -72,6 +73,7 @@ class Verification:
     lowering: Lowering | None = None
     failures: tuple[Failure, ...] = ()
     accepted: tuple[str, ...] = ()
+    evaluated_by: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from compiler.stages.worker import Ended, Progress, report_progress, run_in_chil
 from compiler.task import find_task
 from runtimes.kinds import kind_of_task
 from runtimes.kinds.kind import Figures, Kind
-from runtimes.registry import open_session, runtime_of
+from runtimes.registry import evaluator_of, open_session, runtime_of
 from runtimes.verify.card import write_card
 from runtimes.verify.verification import Failure, Lowering, Verification, write_verification
 
@@ -165,6 +165,7 @@ def verify(
         lowering=lowering,
         failures=tuple(failures),
         accepted=accepted,
+        evaluated_by=evaluator_of(package),
     )
     write_verification(package, found)
     write_card(package, found, kind)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.finish import Finished
+from compiler.formats.neff import require_neff
 from compiler.package import Package
 from compiler.recipe import recipe_from_full
 from compiler.stages.worker import Progress
@@ -47,11 +48,13 @@ def finish(folder: Path, package: Package, on_progress: Progress) -> Finished:
         raise UnusableInput(
             f"{package.title} has a graph {odd[0]!r:.80}, which no module of edgec's is called. Refused."
         )
+    # Asked first: a program that cannot tell it would compile for an hour in vain.
+    version = _version(program)
     for number, graph in enumerate(graphs):
         on_progress(number, len(graphs))
         _compile(program, folder, graph, device, package.title)
     on_progress(len(graphs), len(graphs))
-    return Finished({COMPILER: _version(program)}, package.lowered)
+    return Finished({COMPILER: version}, package.lowered)
 
 
 def _compile(program: str, folder: Path, graph: str, device: str, title: str) -> None:
@@ -77,11 +80,16 @@ def _compile(program: str, folder: Path, graph: str, device: str, title: str) ->
                 named, meaning = "killed", MEANINGS["F137"]
             raise CheckFailed("neuron", f"{COMPILER} did not compile the graph {graph} of {title} ({named}): {meaning}")
         made = work / neff_name(graph)
-        if not made.is_file() or made.stat().st_size == 0:
+        if not made.is_file():
             raise CheckFailed(
-                "neuron",
-                f"{COMPILER} ended well and made no {made.name} of {title}. Compile it by hand with compile.sh.",
+                "neuron", f"{COMPILER} ended well and made no {made.name} of {title}. Is it AWS's compiler?"
             )
+        try:
+            require_neff(made)
+        except UnusableInput as error:
+            raise CheckFailed(
+                "neuron", f"What {COMPILER} made of the graph {graph} of {title} is refused: {error}"
+            ) from error
         shutil.copyfile(made, folder / made.name)
 
 

@@ -19,6 +19,7 @@ from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights, U
 from targets.neo.cloud.archive import NAME, find_layout_faults, list_members
 from targets.neo.cloud.choice import choose
 from targets.neo.cloud.job import CompilationJob, find_faults
+from targets.neo.cloud.onnx_inputs import find_file_faults
 from targets.neo.cloud.tables import ONNX_IR, ONNX_OPSET, TORCHSCRIPT_VERSIONS
 
 JOB = "job.json"
@@ -66,6 +67,8 @@ def require_accepted(job: CompilationJob, archive: Path, ports: Sequence[Port] =
         CheckFailed: with the first reason, and how many there are.
     """
     faults = [*find_faults(job, ports), *find_layout_faults(job.framework, list(list_members(archive)))]
+    if not faults and job.framework == "ONNX":
+        faults = list(find_file_faults(job.inputs, archive))
     if faults:
         more = f" ({len(faults)} such faults in all)" if len(faults) > 1 else ""
         raise CheckFailed("neo", f"Neo would refuse this job for {job.title}: {faults[0]}{more}")
