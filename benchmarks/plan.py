@@ -11,8 +11,10 @@ from typing import Literal
 
 from benchmarks.history import Seen, settings_of
 from benchmarks.prediction import (
+    COSTS,
     Range,
     bound_tok_per_s,
+    cache_bytes,
     predict_memory,
     predict_seconds,
     predict_tok_per_s,
@@ -81,6 +83,7 @@ class Option:
         cores: of an accelerator, that share it.
         build: what building it takes of this machine, after what it learned from its own builds; None where that is unknown.
         misses: which wishes it fails, as sentences.
+        notes: what else is to be known of it, as sentences.
     """
 
     recipe: str
@@ -97,6 +100,7 @@ class Option:
     cores: int = 1
     build: Need | None = None
     misses: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def distance(self) -> float | None:
@@ -214,11 +218,12 @@ def _options(
                 continue
             flags = ("--target-bpw", f"{budget:g}") if budget else ()
             stored = 8 * nbytes / _weights(model) if forced else None
-            option = _option(model, digest, profile, recipe, flags, nbytes, context, history, wishes.batch, stored)
-            option = replace(option, cores=cores)
+            option = _option(
+                model, digest, profile, recipe, flags, nbytes, context, history, wishes.batch, stored, cores
+            )
             other = [f"stores {forced} tensors in another type"] if forced else []
-            other += _one_at_a_time(target, model, recipe, wishes.batch)
-            made.append(replace(option, build=build, misses=(*other, *_misses(option, profile, wishes))))
+            notes = _one_at_a_time(target, model, recipe, wishes.batch)
+            made.append(replace(option, build=build, misses=(*other, *_misses(option, profile, wishes)), notes=notes))
     return made, refused
 
 
@@ -241,12 +246,13 @@ def _recipes(
     ]
 
 
-def _one_at_a_time(target: Target, model: Model, recipe: Recipe, batch: int) -> list[str]:
-    """Why a package does not take so many texts at once."""
+def _one_at_a_time(target: Target, model: Model, recipe: Recipe, batch: int) -> tuple[str, ...]:
+    """That a package does not take so many texts at once, whatever memory there is for them."""
     if batch == 1:
-        return []
-    against = reason_against(target, model, replace(recipe, shapes=replace(recipe.shapes, batch=batch)))
-    return [against.rstrip(".")] if against else []
+        return ()
+    batched = replace(recipe, shapes=replace(recipe.shapes, batch=batch))
+    against = reason_against(target, model, batched)
+    return ("counted, not built: packages take one text at a time",) if against else ()
 
 
 def _needed(target: Target, model: Model, recipe: Recipe, rate: float) -> Need | None:
@@ -286,12 +292,15 @@ def _option(
     history: Sequence[Seen],
     batch: int,
     stored: float | None,
+    cores: int,
 ) -> Option:
     runtime = runtime_for(recipe.target, model)
     bound = speed = None
     read = read_bytes_of(model, recipe, nbytes)
     if model.is_decoder:
-        bound = bound_tok_per_s(profile, model, read, batch)
+        reads = runtime is not None and COSTS[runtime].reads_cache
+        cached = cache_bytes(model, recipe, runtime, context * batch, cores) if reads else 0
+        bound = bound_tok_per_s(profile, model, read, batch, cached)
         # How a runtime shares its weights' reads among texts was not measured.
         speed = predict_tok_per_s(profile, model, recipe, read, runtime, history, stored) if batch == 1 else None
     # How many cores share it says nothing of its quality.
@@ -301,7 +310,7 @@ def _option(
         str(recipe),
         flags,
         nbytes,
-        predict_memory(model, digest, recipe, (read, nbytes), runtime, context * batch, history, stored),
+        predict_memory(model, digest, recipe, (read, nbytes), runtime, context * batch, history, stored, cores),
         bound,
         speed,
         _times(batch, predict_seconds(profile, model, recipe, PROMPT_TOKENS, runtime, history, stored)),
@@ -309,6 +318,7 @@ def _option(
         figures,
         known,
         model.is_decoder,
+        cores,
     )
 
 

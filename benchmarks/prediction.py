@@ -57,6 +57,7 @@ class RuntimeCost:
             does not decode, or as above.
         decode: operations a second over those of numpy's products, of one token, beside the time that reading takes.
         holds_all: the factors are of the package's bytes: tables that are only looked up lie in its memory too, on every core.
+        reads_cache: a token reads the whole cache, however many tokens are in it: its graph is of one shape.
     """
 
     imports_bytes: int
@@ -67,6 +68,7 @@ class RuntimeCost:
     shares: tuple[float, float, float, float, float] | None = None
     decode: tuple[float, float, float, float, float] | None = None
     holds_all: bool = False
+    reads_cache: bool = False
 
 
 COSTS: dict[str, RuntimeCost] = {
@@ -99,7 +101,7 @@ COSTS: dict[str, RuntimeCost] = {
         (0.4, 0.4, 0.485, 0.21, 2.0),
     ),
     # Weights and cache in the accelerator's memory; no chip was measured.
-    "neuron": RuntimeCost(0, 0, (1.0, 1.0, 1.0, 1.0, 1.0), 2, None, holds_all=True),
+    "neuron": RuntimeCost(0, 0, (1.0, 1.0, 1.0, 1.0, 1.0), 2, None, holds_all=True, reads_cache=True),
     "litert": RuntimeCost(55_000_000, 0, (0.95, 0.95, 1.15, 3.5, 1.0), 4, (2.1, 2.1, 2.2, 1.5, 1.5)),
 }
 
@@ -123,6 +125,17 @@ def runtime_for(target: str, model: Model) -> str | None:
     return named[target][0 if model.is_decoder else 1] if target in named else None
 
 
+def cache_bytes(model: Model, recipe: Recipe, runtime: str | None, tokens: int, cores: int = 1) -> int:
+    """Bytes of keys and values on all cores; one with fewer heads than cores has some on several."""
+    if runtime is None or not model.is_decoder:
+        return 0
+    element = COSTS[runtime].cache_element_bytes
+    if COSTS[runtime].holds_all and recipe.scheme.name == "fp32":
+        element = 4
+    heads = max(model.geometry.kv_heads, 1)
+    return model.geometry.kv_cache_bytes(tokens, element) * max(cores, heads) // heads
+
+
 def predict_memory(
     model: Model,
     digest: str,
@@ -132,6 +145,7 @@ def predict_memory(
     context: int,
     history: Sequence[Seen],
     stored_bits: float | None = None,
+    cores: int = 1,
 ) -> Range | None:
     """The largest resident set in bytes, imports and caches of `context` tokens within; None where nothing is known.
 
@@ -142,7 +156,7 @@ def predict_memory(
         return None
     cost = COSTS[runtime]
     read_bytes = weights[1] if cost.holds_all else weights[0]
-    cache = model.geometry.kv_cache_bytes(context, cost.cache_element_bytes) if model.is_decoder else 0
+    cache = cache_bytes(model, recipe, runtime, context, cores)
     beside = cost.imports_bytes + cost.base_bytes + cache
     factor = cost.factors[_class_of(bits_of(recipe, stored_bits))]
 
@@ -178,14 +192,17 @@ def read_bytes_of(model: Model, recipe: Recipe, package_bytes: int) -> int:
     return min(total, package_bytes)
 
 
-def bound_tok_per_s(profile: DeviceProfile, model: Model, read_bytes: int, batch: int = 1) -> float | None:
+def bound_tok_per_s(
+    profile: DeviceProfile, model: Model, read_bytes: int, batch: int = 1, cached: int = 0
+) -> float | None:
     """Tokens a second that no runtime can exceed, of so many texts together; None where the memory's limit is not known.
 
-    Weights are read once for all texts; several of them may be held by what the device can compute.
+    Weights are read once for all texts, and `cached` bytes of all their keys and values; several texts may be held by what
+    the device can compute.
     """
     if profile.bandwidth_peak is None:
         return None
-    found = batch * profile.bandwidth_peak.amount / read_bytes
+    found = batch * profile.bandwidth_peak.amount / (read_bytes + cached)
     # What was measured of one program is no bound of another.
     told = [
         each for each in (profile.fp16, profile.fp32, profile.int8) if each is not None and each.kind == "datasheet"

@@ -224,6 +224,18 @@ def test_an_operator_that_neuron_lacks_is_named(opcode: str, words: tuple[str, .
 
 
 @pytest.mark.parametrize(
+    ("opcode", "code"),
+    [("dot", "EVRF035"), ("scatter", "EVRF060"), ("all-reduce", "EVRF061"), ("reduce-scatter", "EVRF063")],
+)
+def test_what_neuron_computes_of_no_integers_is_named(opcode: str, code: str, built: Path) -> None:
+    module = read_module(built / "bert-out" / "neuron-fp32" / "main.hlo_module.pb")
+    changed = next(each for each in instructions_of(module) if each.opcode == "dot")
+    changed.opcode, changed.shape.element_type = opcode, 4
+    with pytest.raises(CheckFailed, match=code):
+        require_accepted(module, "main", "inf2")
+
+
+@pytest.mark.parametrize(
     ("number", "words"), [(12, ("f64", "ESPP004")), (5, ("s64",)), (15, ("c64", "EVRF004")), (99, ("type 99",))]
 )
 def test_an_element_type_that_neuron_lacks_is_named(number: int, words: tuple[str, ...], built: Path) -> None:
@@ -314,6 +326,7 @@ def test_what_is_no_module_is_refused(data: bytes) -> None:
 def test_codes_are_explained() -> None:
     assert explain("IMGS123 loaded [NCC_EVRF035] then [ERROR] [NCC_EVRF007] x")[0] == "NCC_EVRF007"
     assert "larger one" in explain("[F137] neuronx-cc was forcibly killed")[1]
+    assert "blocks" in explain("[NCC_EVRF044]")[1] and "2^24" in explain("[NCC_EVRF061]")[1]
     assert explain("nothing") == ("", "it gave no error code.")
 
 

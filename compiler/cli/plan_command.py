@@ -111,7 +111,7 @@ def _print(found: Plan, model: str, device: str, show_all: bool, price_per_hour:
             *([_told_price(each, price_per_hour)] if decodes and price_per_hour is not None else []),
             "not known" if each.quality is None else f"{each.quality} ({each.known})",
             *_build(each.build),
-            "chosen" if each == found.chosen else "; ".join(each.misses),
+            "; ".join((*(("chosen",) if each == found.chosen else each.misses), *each.notes)),
         ]
         for each in shown
     ]

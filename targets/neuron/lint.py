@@ -21,9 +21,11 @@ from targets.neuron.rules import (
     CUSTOM_CALLS,
     KNOWN_OPERATORS,
     KNOWN_TYPES,
+    NO_INTEGERS,
     REFUSED_OPERATORS,
     REFUSED_TYPES,
     TENSOR_BYTES,
+    WIDE_INTEGERS,
 )
 
 _LARGEST_ID = (1 << 31) - 1
@@ -58,6 +60,8 @@ def _of_operator(instruction: Any, device: str, where: str) -> Iterator[str]:
     refused = REFUSED_OPERATORS.get(opcode)
     if refused is not None and (not refused.devices or device in refused.devices):
         yield f"{where}: {refused.reason}{f' [{refused.code}]' if refused.code else ''}."
+    elif opcode in NO_INTEGERS and dtype_of(instruction.shape) in WIDE_INTEGERS:
+        yield f"{where}: {NO_INTEGERS[opcode].reason} [{NO_INTEGERS[opcode].code}]."
     elif opcode == "custom-call":
         if instruction.custom_call_target not in CUSTOM_CALLS:
             yield f"{where} calls {instruction.custom_call_target!r}, which the compiler does not know [NCC_EVRF015]."

@@ -52,14 +52,22 @@ REFUSED_OPERATORS: dict[str, Refused] = {
     "erf": Refused("", "no list of Neuron's has it; write it with the exponential function"),
     "logistic": Refused("", "no list of Neuron's has it; write it with the hyperbolic tangent"),
 }
+# What is computed inexactly or not at all of integers of 32 bits and more.
+WIDE_INTEGERS = ("s32", "u32", "s64", "u64")
+NO_INTEGERS: dict[str, Refused] = {
+    "dot": Refused("NCC_EVRF035", "products of integers are not computed; use floats"),
+    "scatter": Refused("NCC_EVRF060", "integers are scattered as float32, exact up to 2^24"),
+    "all-reduce": Refused("NCC_EVRF061", "integers are added up as float32, exact up to 2^24"),
+    "reduce-scatter": Refused("NCC_EVRF063", "integers are added up as float32, exact up to 2^24"),
+}
 # Custom calls that the compiler knows (aws-neuron/nkipy, neuronx-distributed); others end with NCC_EVRF015.
 CUSTOM_CALLS = frozenset(("AwsNeuronTopK", "AwsNeuronRmsNorm", "AwsNeuronGelu", "AwsNeuronSilu", "AwsNeuronErf"))
 
 # Element types: what stands for each that the compiler refuses.
 REFUSED_TYPES: dict[str, tuple[str, str]] = {
     "f64": ("NCC_ESPP004", "float64 does not exist there; use float32"),
-    "c64": ("NCC_EVRF004", "complex numbers do not exist there"),
-    "c128": ("NCC_EVRF004", "complex numbers do not exist there"),
+    "c64": ("NCC_EVRF004", "complex numbers are taken by a few operators alone, none of edgec's"),
+    "c128": ("NCC_EVRF004", "complex numbers of 128 bits do not exist there"),
     "f8e4m3fn": ("NCC_EVRF051", "this float of 8 bits does not exist there; use f8e4m3"),
     "f8e4m3fnuz": ("NCC_EVRF005", "this float of 8 bits does not exist there"),
     "f8e5m2fnuz": ("NCC_EVRF005", "this float of 8 bits does not exist there"),
