@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput, missing_extra
+from compiler.formats.dlr import device_of
 from compiler.package import Package
 from runtimes.session import EncodingSession
-
-_DEVICES = ("cpu", "gpu", "opencl")
-_MOST_META = 1 << 24
 
 
 def open_session(package: Package, threads: int) -> EncodingSession:
@@ -31,18 +27,6 @@ def open_session(package: Package, threads: int) -> EncodingSession:
     return DlrSession(package)
 
 
-def _device_of(folder: Path) -> str:
-    """cpu, gpu or opencl, as the compiled model's .meta file tells: DLR opens it for no other (dlr_common.cc)."""
-    for file in sorted(folder.glob("*.meta"))[:1]:
-        try:
-            told = str(json.loads(file.read_bytes()[:_MOST_META])["Requirements"]["TargetDeviceType"]).lower()
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-        if told in _DEVICES:
-            return told
-    return _DEVICES[0]
-
-
 class DlrSession:
     """An encoder; every shape is fixed."""
 
@@ -51,7 +35,7 @@ class DlrSession:
             import dlr
         except ModuleNotFoundError as error:
             raise missing_extra("dlr", "") from error
-        self._model: Any = dlr.DLRModel(str(package.artifact.parent), _device_of(package.artifact.parent))
+        self._model: Any = dlr.DLRModel(str(package.artifact.parent), device_of(package.artifact.parent))
         self._inputs = {port.name: port.dtype for port in package.lowered.main.inputs}
         self.input_names = tuple(self._inputs)
         self._output_names = tuple(port.name for port in package.lowered.main.outputs)

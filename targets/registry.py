@@ -29,8 +29,8 @@ KITS: tuple[Kit, ...] = (
     Kit("python", ("litert", "litertlm"), "targets.tflite.kit_python"),
     Kit("docker", ("llamacpp",), "targets.gguf.kit_docker"),
     Kit("ollama", ("llamacpp",), "targets.gguf.kit_ollama"),
-    Kit("sagemaker", ("llamacpp", "ortgenai", "onnxruntime", "litert", "tvm"), "targets.aws.kit_sagemaker"),
-    Kit("greengrass", ("llamacpp", "ortgenai", "onnxruntime", "litert", "tvm"), "targets.aws.kit_greengrass"),
+    Kit("sagemaker", ("llamacpp", "ortgenai", "onnxruntime", "litert", "tvm", "dlr"), "targets.aws.kit_sagemaker"),
+    Kit("greengrass", ("llamacpp", "ortgenai", "onnxruntime", "litert", "tvm", "dlr"), "targets.aws.kit_greengrass"),
 )
 
 

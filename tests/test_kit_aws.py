@@ -5,25 +5,25 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
-import tarfile
-import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
 import numpy as np
 import pytest
 import tiny
+from botocore.exceptions import WaiterError
 from conftest import Run, assert_refused
+from kit_container import DJL, REAL_DJL, by_djl, by_the_toolkit, component_folder, free_port, model_folder, wait_for
 from moto import mock_aws
+from moto.backends import get_backend
 
 from compiler.model import Model
 from compiler.package import read_package
@@ -31,6 +31,10 @@ from runtimes.kinds.encoding.inputs import require_tokenizer, text_arrays
 from runtimes.kinds.encoding.use import answer, classify, embed, label_tokens
 from runtimes.registry import open_session
 
+_RECIPE = {
+    "RecipeFormatVersion", "ComponentName", "ComponentVersion", "ComponentDescription", "ComponentPublisher",
+    "ComponentConfiguration", "ComponentType", "ComponentSource", "ComponentDependencies", "Lifecycle", "Manifests",
+}  # fmt: skip
 _KINDS = ("onnx-fp32", "tflite-fp32", "neo-fp32-x86-64-v3")
 
 
@@ -66,61 +70,11 @@ def built(smollm2: Model, minilm_folder: Path, edgec_here: Run, tmp_path_factory
     return out
 
 
-def _model_folder(kit: Path, tmp_path: Path) -> Path:
-    """/opt/ml/model as SageMaker makes it of the archive."""
-    folder = tmp_path / "opt" / "ml" / "model"
-    folder.mkdir(parents=True)
-    with tarfile.open(kit / "model.tar.gz", "r:gz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
-def _component(kit: Path, tmp_path: Path) -> Path:
-    """/opt/ml/model with what a component of Greengrass is unpacked to: the toolkit takes the same handler."""
-    folder = tmp_path / "opt" / "ml" / "model"
-    with zipfile.ZipFile(kit / "component.zip") as archive:
-        archive.extractall(folder)
-    return folder
-
-
-_CONTAINER = """
-import json, os, sys
-sys.path.insert(0, os.path.join(sys.argv[1], "code"))
-from sagemaker_inference import environment, transformer
-from sagemaker_inference.default_inference_handler import DefaultInferenceHandler
-class Processor:
-    def get_request_properties(self): return {"Content-Type": "application/json", "Accept": "application/json"}
-    def add_response_property(self, name, value): pass
-    def report_status(self, code, reason_phrase=None): print("STATUS", code, reason_phrase, file=sys.stderr)
-class Context:
-    request_processor = [Processor()]
-    system_properties = {"model_dir": sys.argv[1]}
-    def get_request_header(self, index, name): return "application/json"
-    def get_all_request_header(self, index): return {"Content-Type": "application/json", "Accept": "application/json"}
-    def set_response_content_type(self, index, kind): self.kind = kind
-    def set_response_status(self, code, phrase=None, idx=0): print("STATUS", code, phrase, file=sys.stderr)
-made = transformer.Transformer(DefaultInferenceHandler())
-(answer,) = made.transform([{"body": sys.stdin.read().encode()}], Context())
-print(answer if isinstance(answer, str) else answer.decode())
-"""
-
-
-def _by_the_toolkit(folder: Path, request: dict[str, Any]) -> Any:
-    """What AWS's own toolkit makes of a request by the handler in a container's folder, in a process of its own."""
-    environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(folder.parent.parent), "SAGEMAKER_PROGRAM": "inference.py"}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _CONTAINER, str(folder)], input=json.dumps(request), text=True,
-        capture_output=True, env=environment, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 @pytest.mark.parametrize("kind", _KINDS)
 def test_sagemakers_toolkit_gives_the_packages_vectors(kind: str, built: Path, tmp_path: Path) -> None:
     pytest.importorskip("sagemaker_inference")
-    folder = _model_folder(built / f"bert-out-{kind}-sagemaker", tmp_path)
-    found = _by_the_toolkit(folder, {"inputs": ["The tide was out.", "Hello"]})
+    folder = model_folder(built / f"bert-out-{kind}-sagemaker", tmp_path)
+    found = by_the_toolkit(folder, {"inputs": ["The tide was out.", "Hello"]})
     package = read_package(built / "bert-out" / kind)
     session = open_session(package, 1)
     for text, vectors in zip(("The tide was out.", "Hello"), found, strict=True):
@@ -132,8 +86,8 @@ def test_sagemakers_toolkit_gives_the_packages_vectors(kind: str, built: Path, t
 
 def test_labels_and_texts(built: Path, tmp_path: Path) -> None:
     pytest.importorskip("sagemaker_inference")
-    folder = _model_folder(built / "classifier-out-onnx-fp32-sagemaker", tmp_path / "labels")
-    (scores,) = _by_the_toolkit(folder, {"inputs": "Good"})
+    folder = model_folder(built / "classifier-out-onnx-fp32-sagemaker", tmp_path / "labels")
+    (scores,) = by_the_toolkit(folder, {"inputs": "Good"})
     package = read_package(built / "classifier-out" / "onnx-fp32")
     ids = text_arrays(require_tokenizer(package).encode("Good").ids)
     wanted = classify(package, open_session(package, 1), ids)
@@ -141,74 +95,24 @@ def test_labels_and_texts(built: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose([each["score"] for each in scores], [share for _, share in wanted], atol=1e-4)
     assert len(scores) == 3 and abs(sum(each["score"] for each in scores) - 1) < 1e-5
     assert scores == sorted(scores, key=lambda each: -each["score"])
-    folder = _component(built / "llama-out-gguf-F16-greengrass", tmp_path / "texts")
-    (made,) = _by_the_toolkit(folder, {"inputs": "The tide", "parameters": {"max_new_tokens": 4}})
+    folder = component_folder(built / "llama-out-gguf-F16-greengrass", tmp_path / "texts")
+    (made,) = by_the_toolkit(folder, {"inputs": "The tide", "parameters": {"max_new_tokens": 4}})
     assert isinstance(made["generated_text"], str)
-    chat = _by_the_toolkit(folder, {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
+    chat = by_the_toolkit(folder, {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4})
     assert chat["choices"][0]["message"]["role"] == "assistant"
 
 
-# What DJL Serving does with model.py, by engines/python/setup/djl_python of v0.36.0: it is imported three times, called once
-# with nothing before the first request, and gets bytes and properties.
-_DJL = """
-import importlib, json, os, sys, types
-class Output:
-    def __init__(self): self.code, self.properties, self.content = 200, {}, []
-    def error(self, text, code=424, message=""): self.code = code; self.content.append(text); return self
-    def add(self, value): self.content.append(value)
-    def add_property(self, name, value): self.properties[name] = value
-class Input:
-    def __init__(self, body=None, **properties): self.body, self.properties = body, properties
-    def is_empty(self): return self.body is None
-    def get_as_bytes(self): return bytearray(self.body)
-    def get_property(self, name): return {k.lower(): v for k, v in self.properties.items()}.get(name.lower())
-sys.modules["djl_python"] = types.SimpleNamespace(Input=Input, Output=Output)
-os.chdir(sys.argv[1]); sys.path.insert(0, sys.argv[1])
-for _ in range(3):
-    sys.modules.pop("model", None)
-    model = importlib.import_module("model")
-assert model.handle(Input()) is None
-answers = []
-for body in json.loads(sys.stdin.read()):
-    made = model.handle(Input(body.encode(), **{"Content-Type": "application/json"}))
-    answers.append([made.code, made.properties.get("Content-Type"), "".join(made.content)])
-print(json.dumps(answers))
-"""
-_REAL_DJL = """
-import json, sys
-from djl_python.test_model import TestHandler, extract_output_as_string
-from djl_python import Input
-handler = TestHandler("model.py", sys.argv[1])
-assert handler.inference(Input()) is None
-answers = []
-for body in json.loads(sys.stdin.read()):
-    given = Input(); given.content.add(key="data", value=bytearray(body.encode()))
-    given.properties["Content-Type"] = "application/json"
-    made = handler.inference(given)
-    answers.append([made.code, made.properties.get("Content-Type"), extract_output_as_string(made)])
-print(json.dumps(answers))
-"""
-
-
-def _by_djl(folder: Path, requests: list[str], script: str = _DJL) -> list[tuple[int, str | None, str]]:
-    """What requests get by model.py in DJL Serving's layout, in a process of its own."""
-    command = [sys.executable, "-c", script, str(folder)]
-    done = subprocess.run(command, input=json.dumps(requests), text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [(code, kind, text) for code, kind, text in json.loads(done.stdout.splitlines()[-1])]
-
-
-@pytest.mark.parametrize("script", [_DJL, _REAL_DJL], ids=["stand-in", "djl_python"])
+@pytest.mark.parametrize("script", [DJL, REAL_DJL], ids=["stand-in", "djl_python"])
 def test_djl_servings_layout_gives_the_packages_labels(script: str, built: Path, tmp_path: Path) -> None:
     """The stand-in always; DJL's own Python, which is on no index, where PYTHONPATH has it."""
-    if script is _REAL_DJL:
+    if script is REAL_DJL:
         pytest.importorskip("djl_python")
-    folder = _model_folder(built / "classifier-out-onnx-fp32-sagemaker", tmp_path)
+    folder = model_folder(built / "classifier-out-onnx-fp32-sagemaker", tmp_path)
     told = dict(line.split("=") for line in (folder / "serving.properties").read_text().splitlines())
     assert told["engine"] == "Python" and (folder / told["option.entryPoint"]).is_file()
     assert told["minWorkers"] == told["maxWorkers"] == "1"
     assert (folder / "requirements.txt").read_text() == (folder / "code" / "requirements.txt").read_text()
-    good, empty, nonsense, other = _by_djl(folder, ['{"inputs": "Good"}', "", "[no json", '{"inputs": 3}'], script)
+    good, empty, nonsense, other = by_djl(folder, ['{"inputs": "Good"}', "", "[no json", '{"inputs": 3}'], script)
     package = read_package(built / "classifier-out" / "onnx-fp32")
     ids = text_arrays(require_tokenizer(package).encode("Good").ids)
     wanted = classify(package, open_session(package, 1), ids)
@@ -219,8 +123,8 @@ def test_djl_servings_layout_gives_the_packages_labels(script: str, built: Path,
 
 def test_tokens_and_answers_are_those_of_the_package(built: Path, tmp_path: Path) -> None:
     text, question = "The tide was out in Bergen.", "Where was it?"
-    folder = _model_folder(built / "tokens-out-onnx-fp32-sagemaker", tmp_path / "tokens")
-    (made,) = _by_djl(folder, [json.dumps({"inputs": text})])
+    folder = model_folder(built / "tokens-out-onnx-fp32-sagemaker", tmp_path / "tokens")
+    (made,) = by_djl(folder, [json.dumps({"inputs": text})])
     package = read_package(built / "tokens-out" / "onnx-fp32")
     wanted = label_tokens(package, open_session(package, 1), text, lambda note: None)
     assert made[0] == 200
@@ -229,32 +133,38 @@ def test_tokens_and_answers_are_those_of_the_package(built: Path, tmp_path: Path
         (place, label) for place, (_, label) in enumerate(wanted) if 0 < place < len(wanted) - 1
     ]
     assert all(text[each["start"] : each["end"]] == each["word"] and 0 < each["score"] <= 1 for each in found)
-    folder = _model_folder(built / "answers-out-onnx-fp32-sagemaker", tmp_path / "answers")
+    folder = model_folder(built / "answers-out-onnx-fp32-sagemaker", tmp_path / "answers")
     asked = {"inputs": {"question": question, "context": text}}
-    made, wrong, long = _by_djl(
+    pairs = [{"question": "a " * 600, "context": text}, {"question": question, "context": "  "}]
+    made, wrong, long, empty, nested = by_djl(
         folder,
-        [json.dumps(asked), '{"inputs": "x"}', json.dumps({"inputs": {"question": "a " * 600, "context": text}})],
+        [json.dumps(asked), '{"inputs": "x"}', *(json.dumps({"inputs": each}) for each in pairs), "[" * 100_000],
     )
     package = read_package(built / "answers-out" / "onnx-fp32")
     best = answer(package, open_session(package, 1), question, text, lambda note: None)
     (span,) = json.loads(made[2])
     assert (span["answer"], text[span["start"] : span["end"]]) == (best.text, best.text)
     assert span["score"] == pytest.approx(best.probability, rel=1e-3)
+    assert [empty[0], nested[0]] == [400, 400] and "nested too deep" in nested[2]
     assert (wrong[0], long[0]) == (400, 400) and "a question and a context" in wrong[2] and "no room" in long[2]
 
 
 def test_genai_writes_what_the_package_writes(built: Path, tmp_path: Path) -> None:
-    folder = _model_folder(built / "llama-out-onnx-int8-sagemaker", tmp_path / "djl")
+    folder = model_folder(built / "llama-out-onnx-int8-sagemaker", tmp_path / "djl")
     asked = {"inputs": "The tide was", "parameters": {"max_new_tokens": 6}}
-    made, chat, long = _by_djl(
+    made, *wrong, chat, long = by_djl(
         folder,
         [
             json.dumps(asked),
+            '{"inputs": "a", "parameters": null}',
+            '{"inputs": 3}',
+            '{"messages": "a"}',
             json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}),
             json.dumps({"inputs": "a " * 5000}),
         ],
     )
     assert made[0] == chat[0] == 200, made[2] + chat[2]
+    assert [each[0] for each in wrong] == [400, 400, 400]
     assert json.loads(chat[2])["choices"][0]["message"]["role"] == "assistant"
     assert long[0] == 400 and "tokens" in long[2]
     package = read_package(built / "llama-out" / "onnx-int8")
@@ -268,23 +178,23 @@ def test_genai_writes_what_the_package_writes(built: Path, tmp_path: Path) -> No
         logits = session.extend((tokens[-1],))
     (told,) = json.loads(made[2])
     assert told["generated_text"] == session.text.decode(tokens)
-    component = _component(built / "llama-out-onnx-int8-greengrass", tmp_path / "component")
+    component = component_folder(built / "llama-out-onnx-int8-greengrass", tmp_path / "component")
     assert (component / "genai" / "genai_config.json").is_file()
 
 
 def test_llamacpps_server_serves_the_archive_of_a_language_model(built: Path, tmp_path: Path) -> None:
     """AWS's container finds the GGUF file in /opt/ml/model and hands /invocations to the server's chats."""
     kit = built / "llama-out-gguf-F16-sagemaker"
-    folder = _model_folder(kit, tmp_path)
+    folder = model_folder(kit, tmp_path)
     (file,) = folder.rglob("*")
     assert file.suffix == ".gguf"
     deploy = runpy.run_path(str(kit / "deploy.py"))
-    assert "/llama-cpp:server-sagemaker-cpu" in deploy["IMAGE"]
-    context, port = int(deploy["ENVIRONMENT"]["SM_LLAMA_CPP_CTX_SIZE"]), _free_port()
+    assert "/llama-cpp:server-sagemaker-cpu" in deploy["image_of"]("eu-west-1")
+    context, port = int(deploy["ENVIRONMENT"]["SM_LLAMA_CPP_CTX_SIZE"]), free_port()
     command = [sys.executable, "-P", "-m", "llama_cpp.server", "--model", str(file), "--n_ctx", str(context)]
     server = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/v1/models")
+        wait_for(f"http://127.0.0.1:{port}/v1/models")
         body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}).encode()
         status, told = _post(port, body, "/v1/chat/completions")
         assert status == 200 and json.loads(told)["choices"][0]["message"]["role"] == "assistant"
@@ -297,7 +207,7 @@ def test_llamacpps_server_serves_the_archive_of_a_language_model(built: Path, tm
     ("data", "kind"), [(b"[]", "application/json"), (b"{}", "application/json"), (b"x", "text/csv")]
 )
 def test_a_request_of_another_form_is_refused(data: bytes, kind: str, built: Path, tmp_path: Path) -> None:
-    folder = _component(built / "llama-out-gguf-F16-greengrass", tmp_path)
+    folder = component_folder(built / "llama-out-gguf-F16-greengrass", tmp_path)
     spec = importlib.util.spec_from_file_location("handler", folder / "code" / "inference.py")
     assert spec is not None and spec.loader is not None
     handler = importlib.util.module_from_spec(spec)
@@ -340,13 +250,49 @@ def test_the_script_deploys_and_takes_away(built: Path, aws: None, monkeypatch: 
     run("--delete")
     with pytest.raises(SystemExit):
         run("--bucket", "models")
+    with pytest.raises(SystemExit, match="AWS could not be asked"):
+        run("--bucket", "nowhere", "--role", role)
+    run("--bucket", "models", "--role", role)
+    with pytest.raises(SystemExit, match="AWS refused CreateModel"):
+        run("--bucket", "models", "--role", role)
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+def test_the_script_says_why_an_endpoint_does_not_serve(
+    built: Path, aws: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(built / "bert-out-onnx-fp32-sagemaker" / "deploy.py"))
+    assert script["image_of"]("cn-north-1").startswith(
+        "727897471807.dkr.ecr.cn-north-1.amazonaws.com.cn/djl-inference:"
+    )
+    assert script["image_of"]("eu-west-1").startswith("763104351884.dkr.ecr.eu-west-1.amazonaws.com/djl-inference:")
+
+    class Waiter:
+        def wait(self, **given: str) -> None:
+            endpoints = get_backend("sagemaker")["123456789012"]["us-east-1"].endpoints
+            (endpoint,) = endpoints.values()
+            endpoint.endpoint_status, endpoint.failure_reason = "Failed", "The container did not answer /ping."
+            raise WaiterError("endpoint_in_service", "it failed", {})
+
+    session = boto3.session.Session()
+    real = session.client
+
+    def client(name: str) -> Any:
+        made = real(name)
+        if name == "sagemaker":
+            made.get_waiter = lambda _: Waiter()
+        return made
+
+    monkeypatch.setattr(session, "client", client)
+    role = "arn:aws:iam::123456789012:role/sagemaker"
+    with pytest.raises(SystemExit, match=r"does not serve \(Failed\): The container did not answer"):
+        script["deploy"](session, "models", role, "a", "image", "ml.c5.xlarge")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(sys, "argv", ["deploy.py", "--delete"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(built / "bert-out-onnx-fp32-sagemaker" / "deploy.py"), run_name="__main__")
+    assert "no AWS credentials" in capsys.readouterr().err
 
 
 def _post(port: int, body: bytes, path: str = "/invocations") -> tuple[int, bytes]:
@@ -358,24 +304,14 @@ def _post(port: int, body: bytes, path: str = "/invocations") -> tuple[int, byte
         return error.code, error.read()
 
 
-def _wait_for(url: str) -> None:
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(url, timeout=2) as reply:
-                assert reply.status == 200
-            return
-        except OSError:
-            time.sleep(0.2)
-
-
 def test_a_component_serves_from_its_archive(built: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(built / "bert-out-onnx-fp32-greengrass" / "component.zip") as archive:
         archive.extractall(tmp_path / "component")
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, str(tmp_path / "component" / "serve.py")]
     server = subprocess.Popen(command, env={**os.environ, "PORT": str(port)}, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/ping")
+        wait_for(f"http://127.0.0.1:{port}/ping")
         status, body = _post(port, json.dumps({"inputs": "Hello"}).encode())
         assert status == 200 and len(json.loads(body)) == 1
         assert _post(port, b"no json")[0] == 400 and _post(port, b"{}")[0] == 400
@@ -389,7 +325,16 @@ def test_a_components_recipe_is_of_greengrasss_form(built: Path) -> None:
         kit = built / f"{name}-greengrass"
         recipe = json.loads((kit / "recipe.json").read_text())
         assert recipe["RecipeFormatVersion"] == "2020-01-25" and len((kit / "recipe.json").read_bytes()) < 16000
+        # recipe_schema.json of aws-greengrass-gdk-cli takes these alone, whatever their case.
+        assert set(recipe) <= _RECIPE and set(recipe) >= {"ComponentName", "ComponentVersion", "Manifests"}
+        assert re.fullmatch(r"[a-zA-Z0-9._-]{1,128}", recipe["ComponentName"])
         (manifest,) = recipe["Manifests"]
+        assert set(manifest) <= {"Name", "Platform", "Lifecycle", "Selections", "Artifacts"}
+        for step in ("Install", "Run"):
+            assert set(manifest["Lifecycle"][step]) <= {"Script", "SkipIf", "RequiresPrivilege", "Setenv", "Timeout"}
+        assert set(manifest["Artifacts"][0]) <= {"URI", "Unarchive", "Permission", "Digest", "Algorithm"}
+        readme = (kit / "README.md").read_text()
+        assert "create-deployment" in readme and ("cmake" in readme) == ("llama" in name)
         (artifact,) = manifest["Artifacts"]
         assert artifact["Unarchive"] == "ZIP" and artifact["URI"].endswith("/component.zip")
         assert set(manifest["Lifecycle"]) == {"Setenv", "Install", "Run"}

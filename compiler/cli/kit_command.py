@@ -12,6 +12,7 @@ from compiler.cli.trust_option import trust_option
 from compiler.errors import UnusableInput
 from compiler.kit import Kit, write_kit
 from compiler.package import Package, check_files, read_package
+from compiler.package_use import require_finished
 from runtimes.registry import require_trusted
 from targets.registry import KITS
 
@@ -31,6 +32,7 @@ def command(package: Path, system: str | None, out: Path, trust: bool, as_json: 
     """Put PACKAGE into what an app, a board or AWS takes: a Swift package, an Android library, a container, an endpoint."""
     read = read_package(package)
     check_files(read)
+    require_finished(read)
     chosen = _choose(read, system)
     require_trusted(read, trust)
     fill = importlib.import_module(chosen.module).fill_kit

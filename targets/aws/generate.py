@@ -7,6 +7,7 @@ from string import Template
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import LIMIT_BYTES, read_regular
 from compiler.package import Package
+from targets.aws.openers import Handler
 
 _TOKENS, _CONFIG = 4096, "genai_config.json"
 GGUF = "model.gguf"
@@ -14,9 +15,19 @@ GGUF = "model.gguf"
 _INPUT_FN = """def input_fn(data, content_type):
     if content_type.partition(";")[0] != "application/json":
         raise ValueError(f"{content_type} is not taken; send application/json.")
-    given = json.loads(data)
+    try:
+        given = json.loads(data)
+    except RecursionError:
+        raise ValueError("The request is nested too deep.") from None
     if not isinstance(given, dict) or ("inputs" in given) == ("messages" in given):
         raise ValueError("Send inputs, a text, or messages, a chat; one of them.")
+    if "inputs" in given and not isinstance(given["inputs"], str):
+        raise ValueError("Send inputs: a text.")
+    chat = given.get("messages", [])
+    if not isinstance(chat, list) or not all(isinstance(each, dict) for each in chat):
+        raise ValueError("Send messages: a list of them, each with a role and its content.")
+    if not isinstance(given.get("parameters", {}), dict):
+        raise ValueError("Send parameters: their names with their values.")
     return given"""
 
 _LLAMACPP = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
@@ -114,9 +125,6 @@ def output_fn(prediction, accept):
     return json.dumps(prediction)
 ''')
 
-# A script, the package's files by their names in the kit, and the distributions that it needs.
-Handler = tuple[str, dict[str, str], tuple[str, ...]]
-
 
 def generator(package: Package) -> Handler:
     """What serves a language model.
@@ -136,7 +144,7 @@ def _by_genai(package: Package) -> Handler:
     )
     # GenAI opens a folder, by names of its own.
     own = [name for name in package.files if not name.endswith(".md")]
-    return script, {f"genai/{name}": name for name in own}, ("onnxruntime-genai", "numpy")
+    return Handler(script, {f"genai/{name}": name for name in own}, ("onnxruntime-genai", "numpy"))
 
 
 def _by_llamacpp(package: Package) -> Handler:
@@ -144,7 +152,7 @@ def _by_llamacpp(package: Package) -> Handler:
     script = _LLAMACPP.substitute(
         model=package.model.name, recipe=package.recipe, input_fn=_INPUT_FN, tokens=context_tokens(package), file=GGUF
     )
-    return script, {GGUF: package.lowered.main.files[0]}, ("llama-cpp-python",)
+    return Handler(script, {GGUF: package.lowered.main.files[0]}, ("llama-cpp-python",))
 
 
 def context_tokens(package: Package) -> int:

@@ -15,6 +15,7 @@ from compiler.formats.archive import members_of, write_zip
 from compiler.kit import type_name
 from compiler.package import Package
 from targets.aws.handler import require_for, write_handler
+from targets.aws.texts import mask_word
 
 PORT = 8080
 # What Greengrass calls the machines that Python's `platform` names.
@@ -52,16 +53,16 @@ class Handler(BaseHTTPRequestHandler):
             return
         try:
             given = inference.input_fn(self.rfile.read(length), self.headers.get("Content-Type", "application/json"))
+            with TURN:
+                made = inference.predict_fn(given, MODEL)
+            answer = inference.output_fn(made, "application/json").encode()
         except (ValueError, KeyError, TypeError) as error:
             self.answer(400, json.dumps({"error": str(error)}).encode())
             return
-        try:
-            with TURN:
-                made = inference.predict_fn(given, MODEL)
         except Exception as error:
             self.answer(500, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
             return
-        self.answer(200, inference.output_fn(made, "application/json").encode())
+        self.answer(200, answer)
 
     def answer(self, status, body):
         self.send_response(status)
@@ -74,6 +75,15 @@ class Handler(BaseHTTPRequestHandler):
 ThreadingHTTPServer(("127.0.0.1", int(os.environ.get("PORT", "$port"))), Handler).serve_forever()
 ''')
 
+_JSON = """-H 'Content-Type: application/json' -d '{"inputs": %s}'"""
+_REQUESTS = {
+    "question-answering": _JSON % '{"question": "Where?", "context": "Here."}',
+    "image-classification": "-H 'Content-Type: image/jpeg' --data-binary @picture.jpg",
+}
+_NEEDS = {
+    "llamacpp": " llama-cpp-python is compiled there: it needs cmake and a C++ compiler too, and on a Raspberry Pi a while.",
+    "dlr": " DLR is compiled for each kind of board: where pip has none for it, neo-ai/neo-ai-dlr's releases may.",
+}
 _README = Template("""# $model as $recipe, a component of Greengrass
 
 `component.zip` has the model, its handler and a server; `recipe.json` installs and runs it. Put the archive into a bucket that
@@ -82,12 +92,17 @@ the device may read, and make the component:
     aws s3 cp component.zip s3://BUCKET/$component/$version/component.zip
     sed -i 's/BUCKET_NAME/BUCKET/' recipe.json
     aws greengrassv2 create-component-version --inline-recipe fileb://recipe.json
+    aws greengrassv2 create-deployment --target-arn ARN_OF_YOUR_THING \\
+        --components '{"$component": {"componentVersion": "$version"}}'
 
-The device needs Python 3.11 or newer with venv, and a network for pip. The server answers on 127.0.0.1:$port alone:
+A version can be made once: raise ComponentVersion in recipe.json, and the folder of its URI, for the next.
 
-    curl http://127.0.0.1:$port/invocations -H 'Content-Type: application/json' -d '{"inputs": "A text"}'
+The device needs Greengrass's nucleus 2.0.4 or newer, Python 3.11 or newer with venv, and a network for pip.$needs The server
+answers on 127.0.0.1:$port alone:
 
-It was not run by Greengrass: the server was run here from the archive.
+    curl http://127.0.0.1:$port/invocations $request
+
+This kit was not run by Greengrass. edgec's tests run the server of kits of its form from the archive.
 """)
 
 
@@ -97,6 +112,7 @@ def fill_kit(package: Package, folder: Path) -> None:
     component = f"org.edgec.{type_name(package.model.name)[:60]}.{type_name(package.recipe)[:40]}"
     given = {
         "model": package.model.name, "recipe": package.recipe, "component": component, "version": _VERSION, "port": PORT,
+        "needs": _NEEDS.get(package.lowered.runtime, ""), "request": _request(package),
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgec-kit-") as temporary:
         root = Path(temporary) / "component"
@@ -106,6 +122,13 @@ def fill_kit(package: Package, folder: Path) -> None:
     recipe = json.dumps(_recipe(package, component), indent=2, ensure_ascii=False)
     (folder / "recipe.json").write_text(f"{recipe}\n", encoding="utf-8")
     (folder / "README.md").write_text(_README.substitute(given), encoding="utf-8")
+
+
+def _request(package: Package) -> str:
+    """What curl sends."""
+    if package.model.task == "fill-mask":
+        return _JSON % f'"The sea is {mask_word(package)}."'
+    return _REQUESTS.get(package.model.task, _JSON % '"A text"')
 
 
 def _recipe(package: Package, component: str) -> dict[str, object]:

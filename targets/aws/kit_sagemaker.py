@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
+from compiler.errors import UnusableInput
 from compiler.formats.archive import members_of, write_tar
+from compiler.formats.json_file import read_object
 from compiler.kit import image_name
 from compiler.package import Package
 from compiler.task import GENERATION, find_task
+from targets.aws.deploy_script import CONTAINERS, DEPLOY, DOMAINS, NEO_PYTORCH
 from targets.aws.djl import write_serving
 from targets.aws.generate import GGUF, context_tokens, require_gguf
 from targets.aws.handler import require_for, write_handler
-
-# The account that has AWS's containers in most regions.
-_REGISTRY = "763104351884.dkr.ecr.{region}.amazonaws.com"
+from targets.aws.openers import is_neo_pytorch
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class _Container:
         startup_s: it may take to answer first.
         request: what it takes.
         start: what it does when it starts.
+        accounts: of AWS's that have the image.
     """
 
     image: str
@@ -44,85 +47,18 @@ class _Container:
     startup_s: int
     request: str
     start: str
+    accounts: Mapping[str, str] = field(default_factory=lambda: CONTAINERS)
 
 
 _REQUESTS = {
     "text-generation": '{"inputs": "a text", "parameters": {"max_new_tokens": 64}}, or messages as OpenAI\'s chats have them',
     "question-answering": '{"inputs": {"question": "a question", "context": "a text"}}',
+    "image-classification": 'a picture, as image/jpeg or image/png, or {"inputs": "its bytes in base64"}',
 }
 
-_DEPLOY = Template('''"""Deploys $model as $recipe.
-
-    python deploy.py --bucket my-bucket --role arn:aws:iam::123456789012:role/sagemaker
-
-Makes a model, an endpoint's configuration and an endpoint, all of one name; --delete takes them away again. What runs costs
-money by the hour. Needs boto3, credentials and a region, as the AWS command line has them. Made by edgec; not run on AWS.
-"""
-
-import argparse
-from pathlib import Path
-
-import boto3
-
-HERE = Path(__file__).parent
-NAME = "$name"
-IMAGE = "$image"
-ENVIRONMENT = $environment
-STARTUP_S = $startup
-
-
-def deploy(session, bucket, role, name, image, instance):
-    """The endpoint's name, when it serves."""
-    key = f"edgec/{name}/model.tar.gz"
-    session.client("s3").upload_file(str(HERE / "model.tar.gz"), bucket, key)
-    service = session.client("sagemaker")
-    container = {"Image": image, "ModelDataUrl": f"s3://{bucket}/{key}", "Environment": ENVIRONMENT}
-    service.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=role)
-    variant = {"VariantName": "main", "ModelName": name, "InitialInstanceCount": 1, "InstanceType": instance}
-    variant["ContainerStartupHealthCheckTimeoutInSeconds"] = STARTUP_S
-    service.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
-    service.create_endpoint(EndpointName=name, EndpointConfigName=name)
-    service.get_waiter("endpoint_in_service").wait(EndpointName=name)
-    return name
-
-
-def delete(session, name):
-    """Take away the endpoint, its configuration and the model; what is not there is no error."""
-    service = session.client("sagemaker")
-    for call, word in (("delete_endpoint", "EndpointName"), ("delete_endpoint_config", "EndpointConfigName"),
-                       ("delete_model", "ModelName")):
-        try:
-            getattr(service, call)(**{word: name})
-        except service.exceptions.ClientError as error:
-            if "Could not find" not in str(error):
-                raise
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bucket", help="in the region of the endpoint")
-    parser.add_argument("--role", help="ARN of a role that SageMaker takes")
-    parser.add_argument("--name", default=NAME)
-    parser.add_argument("--instance", default="$instance")
-    parser.add_argument("--image", help="of another container of the same kind")
-    parser.add_argument("--delete", action="store_true")
-    given = parser.parse_args()
-    session = boto3.session.Session()
-    if not session.region_name:
-        parser.error("no region is set: AWS_DEFAULT_REGION, or the AWS command line's")
-    if given.delete:
-        delete(session, given.name)
-        print("What was sent stays in the bucket, in edgec/" + given.name)
-        return
-    if not given.bucket or not given.role:
-        parser.error("--bucket and --role are needed")
-    image = given.image or IMAGE.format(region=session.region_name)
-    print(deploy(session, given.bucket, given.role, given.name, image, given.instance), "serves")
-
-
-if __name__ == "__main__":
-    main()
-''')
+_OF_TEXTS = '{"inputs": "a text"}, or a list of texts'
+# Neo's cloud targets with a GPU, and the smallest machine of each.
+_WITH_GPU = {"ml_g4dn": "xlarge", "ml_p2": "xlarge", "ml_p3": "2xlarge"}
 
 _README = Template("""# $model as $recipe, for SageMaker
 
@@ -135,10 +71,9 @@ The container is AWS's own, `$image`, on $instance; --image and --instance name 
 
     $request
 
-It was not run on AWS: what is in the archive was run here, and the script against an imitation of AWS's services.
-
-How fast the endpoint is: `edgec bench --device sagemaker:$name`.
-""")
+This kit was not run on AWS. edgec's tests run kits of its form: what is in the archive on their machine, the script against
+an imitation of AWS's services.
+$measure""")
 
 
 def fill_kit(package: Package, folder: Path) -> None:
@@ -148,7 +83,9 @@ def fill_kit(package: Package, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="edgec-kit-") as temporary:
         model = Path(temporary) / "model"
         language = find_task(package.model.task).kind == GENERATION
-        if language and package.lowered.runtime != "ortgenai":
+        if package.lowered.runtime == "dlr":
+            container = _fill_neo(package, model)
+        elif language and package.lowered.runtime != "ortgenai":
             container = _fill_llamacpp(package, model)
         else:
             container = _fill_djl(package, model)
@@ -157,15 +94,47 @@ def fill_kit(package: Package, folder: Path) -> None:
         "model": package.model.name,
         "recipe": package.recipe,
         "name": name,
-        "image": f"{_REGISTRY}/{container.image}",
+        "image": container.image,
+        "accounts": json.dumps(dict(container.accounts), indent=4),
+        "domains": json.dumps(DOMAINS, indent=4),
         "instance": container.instance,
         "environment": json.dumps(container.environment, indent=4),
         "startup": container.startup_s,
         "request": container.request,
         "start": container.start,
+        # It sends texts and chats.
+        "measure": f"\nHow fast the endpoint is: `edgec bench --device sagemaker:{name}`.\n"
+        if _is_of_texts(package)
+        else "",
     }
-    (folder / "deploy.py").write_text(_DEPLOY.substitute(given), encoding="utf-8")
+    (folder / "deploy.py").write_text(DEPLOY.substitute(given), encoding="utf-8")
     (folder / "README.md").write_text(_README.substitute(given), encoding="utf-8")
+
+
+def _is_of_texts(package: Package) -> bool:
+    return package.model.task not in ("question-answering", "image-classification", "fill-mask")
+
+
+def _fill_neo(package: Package, folder: Path) -> _Container:
+    """What Neo compiled of PyTorch's, in AWS's container for those: its files, and the toolkit's handler beside them."""
+    if not is_neo_pytorch(package):
+        raise UnusableInput(
+            f"{package.title} is for a board, with DLR; AWS lists containers for what Neo compiled of PyTorch's, MXNet's and "
+            "TensorFlow's alone. `edgec kit --for greengrass` takes it."
+        )
+    write_handler(package, folder)
+    device = str(package.recipe_full.get("variant"))
+    processor = "gpu" if device in _WITH_GPU else "cpu"
+    version = str(read_object(package.folder / "job.json").get("version"))
+    return _Container(
+        image=f"sagemaker-inference-pytorch:{version}-{processor}-py3",
+        instance=f"{device.replace('_', '.')}.{_WITH_GPU.get(device, 'xlarge')}",
+        environment={"SAGEMAKER_PROGRAM": "inference.py", "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code"},
+        startup_s=1200,
+        request=_REQUESTS.get(package.model.task, _OF_TEXTS),
+        start="It installs code/requirements.txt when it starts, for which it needs a network to PyPI.",
+        accounts=NEO_PYTORCH,
+    )
 
 
 def _fill_djl(package: Package, folder: Path) -> _Container:
@@ -177,7 +146,7 @@ def _fill_djl(package: Package, folder: Path) -> _Container:
         instance="ml.c5.xlarge",
         environment={"OPTION_MODEL_LOADING_TIMEOUT": "600", "OPTION_PREDICT_TIMEOUT": "60"},
         startup_s=1200,
-        request=_REQUESTS.get(package.model.task, '{"inputs": "a text"}, or a list of texts'),
+        request=_REQUESTS.get(package.model.task, _OF_TEXTS),
         start="It installs requirements.txt when it starts, for which it needs a network to PyPI.",
     )
 

@@ -1,4 +1,4 @@
-"""What the error codes of neuronx-cc mean, and what helps: AWS's pages of them (aws-neuron-sdk 81ce03ae, compiler/error-codes).
+"""What the error codes of neuronx-cc mean, and what helps: AWS's pages of them (aws-neuron-sdk 81ce03ae, error-codes).
 
 EVRF014, EVRF023, EVRF024, EVRF029 and EXTP003 have no page; they are told by compilers' logs. Codes whose letter is I are
 faults of the compiler itself. Modules of edgec's have none of the calls and operators that most of the others are about.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compiler.model import Model, is_convolutional
 from compiler.networks.families import refuse_network
 from targets.neo.cloud.job import CompilationJob, TargetPlatform
-from targets.neo.cloud.tables import DEVICES, EDGE, PLATFORMS, Framework, find_device
+from targets.neo.cloud.tables import DEVICES, EDGE, INSTANCES, PLATFORMS, Framework, find_device
 
 _CNN, _VIT, _TEXT = "image classification", "Vision Transformer", "Hugging Face"
 # Targets whose converters take other archives, inputs or results than those that are made and looked at here.
@@ -59,9 +59,13 @@ def kind_of(model: Model) -> str:
     return _CNN if is_convolutional(model.config) else _VIT
 
 
-def _framework(kind: str) -> str:
-    """What a kind of model is sent as: ONNX of 1.7 has no operators for transformers."""
-    return "ONNX" if kind == _CNN else "PYTORCH"
+def _framework(variant: str, kind: str) -> str:
+    """What a kind of model is sent as.
+
+    ONNX of 1.7 has no operators for transformers; boards read PyTorch of 1.8, which no longer writes what it read. Of what
+    the cloud's instances compile, AWS has a container for PyTorch's.
+    """
+    return "ONNX" if kind == _CNN and _rows(variant) is not INSTANCES else "PYTORCH"
 
 
 def _rows(variant: str) -> tuple[Framework, ...]:
@@ -69,19 +73,17 @@ def _rows(variant: str) -> tuple[Framework, ...]:
     return device.frameworks if device is not None else EDGE
 
 
-def _takes(rows: tuple[Framework, ...], kind: str) -> bool:
-    return any(kind in row.models and row.name == _framework(kind) for row in rows)
+def _fitting(variant: str, kind: str) -> list[Framework]:
+    name = _framework(variant, kind)
+    return [row for row in _rows(variant) if kind in row.models and row.name == name]
 
 
 def refuse(variant: str, model: Model) -> str | None:
     """Why Neo does not compile a model for a variant; None when its tables say that it does."""
     kind, rows = kind_of(model), _rows(variant)
-    fitting = [row for row in rows if kind in row.models and row.name == _framework(kind)]
-    if not fitting:
+    if not _fitting(variant, kind):
         taken = sorted({each for row in rows for each in row.models})
-        others = [
-            f"@{device.name}" for device in DEVICES if device.name in VARIANTS and _takes(device.frameworks, kind)
-        ]
+        others = [f"@{device.name}" for device in DEVICES if device.name in VARIANTS and _fitting(device.name, kind)]
         also = f" They have it for {', '.join(others)}." if others else ""
         return (
             f"SageMaker Neo's tables have for {variant}: {', '.join(taken)}; and {model.name} is what they call {kind}.{also} "
@@ -95,8 +97,8 @@ def refuse(variant: str, model: Model) -> str | None:
 def choose(variant: str, model: Model) -> CompilationJob:
     """The newest framework that suits; its inputs are still to be told."""
     kind = kind_of(model)
-    framework = _framework(kind)
-    rows = [row for row in _rows(variant) if row.name == framework and kind in row.models]
+    framework = _framework(variant, kind)
+    rows = _fitting(variant, kind)
     device = find_device(variant)
     version = rows[-1].versions[-1] if framework == "PYTORCH" else None
     options = dict(_OPTIONS.get(variant, {}))

@@ -14,7 +14,7 @@ import numpy as np
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.formats.archive import write_tar
 from compiler.lineage import model_of, write_lineage
-from compiler.model import Model
+from compiler.model import Model, is_convolutional
 from compiler.package import FixedShapes, Graph, Lowered, Port, StoredWeights, Unfinished
 from targets.neo.cloud.archive import NAME, find_layout_faults, list_members
 from targets.neo.cloud.choice import choose
@@ -77,40 +77,33 @@ def require_accepted(job: CompilationJob, archive: Path, ports: Sequence[Port] =
 def _write_torchscript(
     source: Model, folder: Path, job: CompilationJob, length: int, batch: int
 ) -> tuple[Path, tuple[Port, ...], tuple[Port, ...]]:
-    """A traced model.pth of edgec's own network, whose operators every PyTorch has; inputs in the order of their names."""
+    """A traced model.pth of edgec's own network, whose operators every PyTorch has, or of a convolutional model's.
+
+    Inputs come in the order of their names.
+    """
     import torch
 
-    from compiler.networks.encoder import build_encoder
-    from compiler.networks.encoder_family import describe_encoder, encoder_sources
-    from compiler.networks.families import encoder_family
-    from compiler.networks.sentence import with_sentence
-    from compiler.networks.weights import fill_from
     from compiler.pretrained import load_encoder
 
-    family = encoder_family(source)
-    config = describe_encoder(source, family)
-    with torch.device("meta"):
-        network = build_encoder(config, "plain").eval()
-    fill_from(network, *with_sentence(source, encoder_sources(source, family, config)))
-    own, names = network.input_names, tuple(sorted(network.input_names))
+    encoder = load_encoder(source.folder, source.task)
+    own, network, image, vocabulary = _network(source)
+    names = tuple(sorted(own))
 
     class InOrder(torch.nn.Module):
         """The network with its inputs in the order of their names."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.network = network
+            self.network = network if network is not None else encoder.module
 
         def forward(self, *given: torch.Tensor) -> object:
             named = dict(zip(names, given, strict=True))
             return self.network(*(named[name] for name in own))
 
-    image = config.image[0] if config.image else None
-    examples, others = (_examples(names, image, batch, length, config.vocabulary, seed) for seed in (0, 1))
+    examples, others = (_examples(names, image, batch, length, vocabulary, seed) for seed in (0, 1))
     with torch.inference_mode():
         traced = torch.jit.trace(InOrder().eval(), tuple(examples.values()), check_trace=False)
         found = _listed(traced(*others.values()))
-        encoder = load_encoder(source.folder, source.task)
         wanted = _listed(encoder.module(*(others[name] for name in encoder.input_names)))
     _require_same(found, wanted, source, _seen(others))
     raw, file = folder / "traced.pth", folder / "model.pth"
@@ -123,10 +116,32 @@ def _write_torchscript(
             f"The TorchScript file of {source.name} has version {version}, and PyTorch {job.version} reads up to {most}. "
             "Another release of torch may write an older one."
         )
-    kind = "float32" if config.image else "int64"
+    kind = "float32" if image else "int64"
     inputs = tuple(Port(name, kind, tuple(examples[name].shape)) for name in names)
     outputs = (Port(name, "float32", tuple(each.shape)) for name, each in zip(source.outputs, found, strict=True))
     return file, inputs, tuple(outputs)
+
+
+def _network(source: Model) -> tuple[tuple[str, ...], Any, tuple[int, int, int] | None, int]:
+    """Names of inputs, edgec's own network or None where it has none, the picture's size, and ids that there are."""
+    import torch
+
+    from compiler.image_processor import picture_size
+    from compiler.networks.encoder import build_encoder
+    from compiler.networks.encoder_family import describe_encoder, encoder_sources
+    from compiler.networks.families import encoder_family
+    from compiler.networks.sentence import with_sentence
+    from compiler.networks.weights import fill_from
+
+    if is_convolutional(source.config):
+        size = picture_size(source.folder, source.config.get("image_size"))
+        return ("pixel_values",), None, (int(source.config.get("num_channels", 3)), *size), 0
+    family = encoder_family(source)
+    config = describe_encoder(source, family)
+    with torch.device("meta"):
+        network = build_encoder(config, "plain").eval()
+    fill_from(network, *with_sentence(source, encoder_sources(source, family, config)))
+    return network.input_names, network, config.image[0] if config.image else None, config.vocabulary
 
 
 def _examples(
