@@ -69,6 +69,7 @@ def edgec() -> Run:
 _IN_CHILDREN = (
     "targets.gguf.target:convert",
     "targets.onnx.decoder:build",
+    "targets.neo.compile:export",
     "targets.neo.compile:compile_export",
     "targets.neo.compile:compile_network",
     "targets.tflite.convert:convert",

@@ -14,6 +14,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
@@ -252,9 +253,8 @@ def test_the_script_deploys_and_takes_away(built: Path, aws: None, monkeypatch: 
         run("--bucket", "models")
     with pytest.raises(SystemExit, match="AWS could not be asked"):
         run("--bucket", "nowhere", "--role", role)
-    run("--bucket", "models", "--role", role)
-    with pytest.raises(SystemExit, match="AWS refused CreateModel"):
-        run("--bucket", "models", "--role", role)
+    with pytest.raises(SystemExit, match="AWS refused CreateEndpoint"):
+        run("--bucket", "models", "--role", role, "--instance", "ml.of.none")
 
 
 def test_the_script_says_why_an_endpoint_does_not_serve(
@@ -270,7 +270,8 @@ def test_the_script_says_why_an_endpoint_does_not_serve(
         def wait(self, **given: str) -> None:
             endpoints = get_backend("sagemaker")["123456789012"]["us-east-1"].endpoints
             (endpoint,) = endpoints.values()
-            endpoint.endpoint_status, endpoint.failure_reason = "Failed", "The container did not answer /ping."
+            endpoint.endpoint_status = "Failed"
+            vars(endpoint)["failure_reason"] = "The container did not answer /ping."
             raise WaiterError("endpoint_in_service", "it failed", {})
 
     session = boto3.session.Session()
