@@ -148,10 +148,16 @@ class FixedShapes:
 
 @dataclass(frozen=True)
 class Platform:
-    """The machine that a package needs, as Python's `platform` names it: `Linux` and `x86_64`, for one."""
+    """The machine that a package needs.
+
+    Attributes:
+        system, machine: as Python's `platform` names them: `Linux` and `x86_64`, for one.
+        instructions: those that its code may use and not every such machine has, as /proc/cpuinfo names them.
+    """
 
     system: str
     machine: str
+    instructions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 from compiler.errors import UnusableInput
 from compiler.package import Package
@@ -30,17 +31,35 @@ def require_usable(package: Package, *, proving: bool = False) -> None:
     """
     require_finished(package, proving=proving)
     needs = package.lowered.platform
-    if needs is not None and not is_usable(package):
+    if needs is not None and (needs.system, needs.machine) != (platform.system(), platform.machine()):
         raise UnusableInput(
             f"{package.title} is for {needs.machine} on {needs.system}, and this machine is {platform.machine()} on "
             f"{platform.system()}. Use it there, or build it anew for this machine."
         )
+    if needs is not None and (lacking := sorted(set(needs.instructions) - _instructions_here(needs.instructions))):
+        raise UnusableInput(
+            f"{package.title} is compiled for a processor with {', '.join(lacking)}, which this one has not: it would end "
+            "by an illegal instruction. Build it anew on this machine, or for an older processor."
+        )
+
+
+def _instructions_here(asked: tuple[str, ...]) -> set[str]:
+    """Those of the instructions that this processor has; all of them where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return set(asked)
+    told = [line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))]
+    return set(told[0].split()) if told else set(asked)
 
 
 def is_usable(package: Package) -> bool:
     """Whether it is made for such a machine as this one."""
     needs = package.lowered.platform
-    return needs is None or (needs.system, needs.machine) == (platform.system(), platform.machine())
+    if needs is None:
+        return True
+    same = (needs.system, needs.machine) == (platform.system(), platform.machine())
+    return same and set(needs.instructions) <= _instructions_here(needs.instructions)
 
 
 def is_provable(package: Package) -> bool:

@@ -23,10 +23,10 @@ from runtimes.stored.matrix import StoredMatrix
 _COREML = "runtimes.coreml.macos" if sys.platform == "darwin" else "runtimes.coreml.evaluator"
 # Elsewhere than beside a Neuron chip, graphs are evaluated from what their compiler was given.
 _ON_CHIP = importlib.util.find_spec("nrtpy") is not None
-_NEURON, _OF_NEURON = ("runtimes.nrt", ("nrtpy",)) if _ON_CHIP else ("runtimes.xla", ("jaxlib", "jax"))
+_NEURON, _OF_NEURON = ("runtimes.neuron.nrt", ("nrtpy",)) if _ON_CHIP else ("runtimes.neuron.xla", ("jaxlib", "jax"))
 _EVALUATORS = {
     "runtimes.coreml.evaluator": "edgec's evaluator of its program; Core ML itself, on a Mac, was not run",
-    "runtimes.xla": "XLA on this machine's CPU, from its HLO modules; no NeuronCore was used",
+    "runtimes.neuron.xla": "XLA on this machine's CPU, from its HLO modules; no NeuronCore was used",
 }
 
 

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from compiler.errors import UnusableInput
-from compiler.package import read_package
+from compiler.package import read_package, write_manifest
 from runtimes.registry import open_session
 from targets.neo import kernels
 from targets.neo.machines import VARIANTS, Machine, machine_of
@@ -123,6 +124,18 @@ def test_a_library_for_arm_is_one_of_that_machine(crossed: Path, edgec: Run) -> 
         package = read_package(crossed / f"neo-fp32-{name}")
         assert package.lowered.platform is not None and package.lowered.platform.machine == "aarch64"
     assert_refused(edgec("verify", crossed / "neo-fp32-aarch64"), 2, "for aarch64 on Linux", "this machine is")
+
+
+def test_what_this_processor_lacks_is_told_before_it_ends_the_process(
+    crossed: Path, edgec: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(crossed / "neo-fp32-x86-64-v3", folder)
+    package = read_package(folder)
+    assert package.lowered.platform is not None and "avx2" in package.lowered.platform.instructions
+    needs = replace(package.lowered.platform, instructions=("avx2", "avx9000"))
+    write_manifest(replace(package, lowered=replace(package.lowered, platform=needs)))
+    assert_refused(edgec("verify", folder, "--trust"), 2, "a processor with avx9000, which this one has not")
 
 
 def test_two_builds_give_the_same_bytes(crossed: Path, edgec: Run, tmp_path: Path) -> None:

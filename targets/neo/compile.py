@@ -136,7 +136,7 @@ def _compiled(
             graphs=(Graph("main", (ARTIFACT,), taken, given),),
             weights=StoredWeights({"fp32": 32.0, "fp16": 16.0}[short], {short: source.parameters}),
             shapes=FixedShapes(sequence_lengths=lengths, longest_sequence=length, batch=batch),
-            platform=Platform(machine.system, machine.machine),
+            platform=Platform(machine.system, machine.machine, machine.instructions),
         )
     )
 

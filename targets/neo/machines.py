@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Machine:
         lanes: float32 values of a vector.
         rows, columns: of a tile.
         linker: the C++ compiler that links for it; None for this machine's own.
+        instructions: those that its code may use and not every such machine has, as /proc/cpuinfo names them.
     """
 
     system: str
@@ -37,6 +38,7 @@ class Machine:
     rows: int
     columns: int
     linker: str | None = None
+    instructions: tuple[str, ...] = ()
 
     def width_for(self, outputs: int) -> int:
         """Columns of a tile that waste the fewest of so many outputs, the widest of those."""
@@ -54,12 +56,20 @@ _CROSS = {
         4,
         24,
         "x86_64-linux-gnu-g++",
+        # What x86-64-v3 adds (x86-64 psABI).
+        ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"),
     ),
     # What a Raspberry Pi 4 has, which a Pi 5 runs too.
     "aarch64": Machine("Linux", "aarch64", {**_AARCH64, "mcpu": "cortex-a72"}, 4, 8, 8, _LINKER),
-    "cortex-a76": Machine("Linux", "aarch64", {**_AARCH64, "mcpu": "cortex-a76"}, 4, 8, 8, _LINKER),
+    "cortex-a76": Machine(
+        "Linux", "aarch64", {**_AARCH64, "mcpu": "cortex-a76"}, 4, 8, 8, _LINKER, ("asimddp", "asimdhp", "atomics")
+    ),
 }
 VARIANTS = (LOCAL, *_CROSS)
+_NOT_EVERYWHERE = (
+    "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "movbe", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni",
+    "avx512_bf16", "asimddp", "asimdhp", "atomics", "sve",
+)  # fmt: skip
 # From the widest on: a feature of LLVM's, lanes, rows, columns.
 _TILES = (("avx512f", 16, 8, 32), ("avx2", 8, 4, 24), ("neon", 4, 8, 8))
 
@@ -75,7 +85,7 @@ def machine_of(variant: str) -> Machine:
     machine = _CROSS[variant]
     own = (platform.system(), platform.machine()) == (machine.system, machine.machine)
     if own or machine.linker is None:
-        return Machine(machine.system, machine.machine, machine.llvm, machine.lanes, machine.rows, machine.columns)
+        return replace(machine, linker=None)
     if shutil.which(machine.linker) is None:
         raise UnusableInput(
             f"Compiling for {variant} needs {machine.linker} to link, which is not on the PATH. Debian has it: apt install "
@@ -104,4 +114,11 @@ def _this_machine() -> Machine:
     if "avx512f" not in known and any(str(name).startswith("avx512") for name in features):
         # Of such a processor without those instructions nothing but AVX2 is taken.
         llvm["mcpu"] = "x86-64-v3"
-    return Machine(platform.system(), platform.machine(), llvm, lanes, rows, columns)
+    return Machine(platform.system(), platform.machine(), llvm, lanes, rows, columns, None, _instructions_here())
+
+
+def _instructions_here() -> tuple[str, ...]:
+    """Those of this processor that LLVM may use for it and others may lack."""
+    info = Path("/proc/cpuinfo")
+    told = info.read_text(errors="replace").replace("\n", " ").split(" ") if info.is_file() else []
+    return tuple(name for name in _NOT_EVERYWHERE if name in told)

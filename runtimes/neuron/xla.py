@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from compiler.errors import UnusableInput
 from compiler.formats.hlo import aliases_of, parameters_of, read_module, require_plain, results_of, write_module
 from compiler.package import Graph, Package
-from runtimes.fixed_graphs import session_on
-from runtimes.module_weights import DTYPES, read_stored, require_stored, stored_by_rank
+from runtimes.neuron.graphs import session_on
+from runtimes.neuron.weights import DTYPES, read_stored, require_stored, stored_by_rank
 from runtimes.session import EncodingSession, GenerationSession
 
 

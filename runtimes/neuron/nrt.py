@@ -21,8 +21,8 @@ from compiler.errors import UnusableInput
 from compiler.formats.hlo import Tensor, aliases_of, parameters_of, read_module, results_of
 from compiler.formats.neff import require_neff
 from compiler.package import Graph, Package
-from runtimes.fixed_graphs import session_on
-from runtimes.module_weights import DTYPES, read_stored, require_stored, stored_by_rank
+from runtimes.neuron.graphs import session_on
+from runtimes.neuron.weights import DTYPES, read_stored, require_stored, stored_by_rank
 from runtimes.session import EncodingSession, GenerationSession
 
 
