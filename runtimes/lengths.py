@@ -40,12 +40,13 @@ def run_padded(run: Callable[[Arrays, int], Mapping[str, Any]], inputs: Arrays, 
 
 
 def chunk_length(left: int, position: int, lengths: Collection[int], context: int) -> int:
-    """How many tokens a language model's next graph takes, where `left` of a text are left: its most, or one at a time.
+    """How many tokens a language model's next graph takes, where `left` of a text are left.
 
+    The fewest that hold them all, else the most that there are.
     What fills a chunk up must not go beyond the cache: it would be written over tokens before it.
     """
-    most = max(lengths)
-    return most if left > 1 and position + most <= context else min(lengths)
+    fitting = [length for length in sorted(lengths) if position + length <= context] or [min(lengths)]
+    return next((length for length in fitting if length >= left), fitting[-1])
 
 
 def require_room(tokens: int, context: int) -> None:

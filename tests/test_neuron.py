@@ -32,6 +32,7 @@ from compiler.formats.safetensors import list_tensors
 from compiler.model import Model
 from compiler.networks.ranks import Cut, whole
 from compiler.package import read_package
+from runtimes.lengths import chunk_length
 from runtimes.verify.verification import read_verification
 from targets.neuron.error_codes import explain
 from targets.neuron.lint import find_faults, require_accepted
@@ -84,6 +85,30 @@ for name, value in session.run(longer).items():
 """,
         package.folder,
     )
+
+
+def test_a_prompt_goes_to_the_graph_that_holds_it(built: Path, edgec_here: Run, tmp_path: Path) -> None:
+    words = ("-r", "neuron:fp32+lengths", "--context-length", 128, "--verify", "-o", tmp_path)
+    done = edgec_here("build", built / "llama", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    package = read_package(tmp_path / "neuron-fp32-lengths")
+    assert [graph.name for graph in package.lowered.graphs] == ["prefill_32", "prefill_128", "decode"]
+    assert figures_of(package.folder)["mean_kl"] < 1e-6
+    script = (package.folder / "compile.sh").read_text()
+    assert all(f"compile {graph.name}.hlo_module.pb" in script for graph in package.lowered.graphs)
+
+
+@given(st.integers(1, 300), st.sets(st.sampled_from([8, 32, 128, 512])), st.sampled_from([64, 128, 512, 1024]))
+def test_chunks_cover_a_text_and_never_reach_beyond_the_cache(tokens: int, sizes: set[int], context: int) -> None:
+    lengths, position = {1, *sizes}, 0
+    tokens = min(tokens, context)
+    while position < tokens:
+        length = chunk_length(tokens - position, position, lengths, context)
+        assert length in lengths and position + length <= context
+        position += min(length, tokens - position)
+    # One that holds all is taken where there is one, and the smallest of those.
+    holding = [length for length in lengths if tokens <= length <= context]
+    assert not holding or chunk_length(tokens, 0, lengths, context) == min(holding)
 
 
 def _apart(code: str, folder: Path) -> None:
@@ -190,7 +215,6 @@ def test_an_unfinished_package_is_proved_and_not_used(built: Path, edgec: Run, e
         ("neuron:fp32+tp3", (), ("3 cores cannot share", "+tp2, +tp4")),
         ("neuron:fp32@trn1+tp4", (), ("trn1 takes 2, 8, 16, 32 cores at once", "+tp2")),
         ("neuron:fp32+tp2+tp4", (), ("one number of cores",)),
-        ("neuron:fp32+lengths", (), ("for text encoders",)),
         ("neuron:fp32", ("--context-length", 500), ("at most 256", "asks for 500")),
         ("neuron:fp32@inf1", (), ("no variant @inf1", "@inf2")),
         ("neuron:int4-rtn-g32", (), ("no scheme int4-rtn-g32",)),

@@ -67,11 +67,11 @@ def lower_decoder(
     dtype: str,
     device: str,
     context_length: int,
-    prefill: int,
+    prefills: list[int],
     ranks: int,
     lineage: dict[str, str],
 ) -> dict[str, Any]:
-    """Write the modules `prefill` and `decode`, which all ranks run, and the weights of each rank."""
+    """Write the modules `prefill` (of several lengths `prefill_LENGTH`) and `decode`, which all ranks run, and each rank's weights."""
     folder, source = Path(out), model_of(Path(model), lineage)
     write_lineage(source, lineage, folder, processor=True)
     copy_chat_files(source, folder)
@@ -83,13 +83,14 @@ def lower_decoder(
     held = parameters(whole, dtype, cut)
     own = of_rank(config, cut)
     graphs = []
-    for name, length in ((PREFILL, prefill), (DECODE, 1)):
+    names = [PREFILL] if len(prefills) == 1 else [f"{PREFILL}_{length}" for length in prefills]
+    for name, length in (*zip(names, prefills, strict=True), (DECODE, 1)):
         with torch.device("meta"):
             network = Decoder(own, part, length, tables, "plain").eval()
         inputs = (Argument("input_ids", "int32", (1, length)), Argument("position", "int32", (1,)))
         signature = Signature(inputs, _caches(own, dtype), held, ("logits",), dtype)
         graphs.append(_write_graph(folder, name, network, signature, device, cut))
-        report_progress(len(graphs), 3)
+        report_progress(len(graphs), len(prefills) + 2)
     infos = {info.name: info for info in source.tensors}
     files = write_weights(folder, whole, infos, decoder_sources(source, family, config), held, cut)
     fixed = FixedShapes(context_length=context_length, batch=1, vocabulary=config.vocabulary)

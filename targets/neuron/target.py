@@ -24,7 +24,7 @@ _ALL_RANKS = sorted({each for ranks in _RANKS.values() for each in ranks})
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 _BYTES = {"fp32": 4, "bf16": 2}
 _LONGEST_CONTEXT = 2048
-_PREFILL = 128
+_PREFILL, _PREFILLS = 128, (32, 128, 512)
 # Of an operator in a module, and how many a layer has; from modules of SmolLM2 and MiniLM.
 _OPERATOR_BYTES, _OPERATORS_A_LAYER = 170, 120
 
@@ -41,8 +41,8 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     asked = shapes.context_length if model.is_decoder else shapes.sequence_length
     if longest and asked and asked > longest and "lengths" not in recipe.options and model.takes == "text":
         return f"the model takes at most {longest} tokens, the recipe asks for {asked}."
-    if "lengths" in recipe.options and (model.is_decoder or model.takes != "text"):
-        return "+lengths is for text encoders."
+    if "lengths" in recipe.options and model.takes != "text":
+        return "+lengths is for texts, and pictures have one size."
     if sum(option.startswith("tp") for option in recipe.options) > 1:
         return "it is shared among one number of cores; give one +tp."
     if model.is_decoder and shapes.batch != 1:
@@ -83,9 +83,14 @@ def context_of(model: Model, recipe: Recipe) -> int:
     return recipe.shapes.context_length or min(trained, _LONGEST_CONTEXT)
 
 
-def _prefill_of(context: int) -> int:
-    """Tokens at a time, which must divide the context: the last ones would be written beyond its end."""
-    return next(size for size in (_PREFILL >> n for n in range(_PREFILL.bit_length())) if context % size == 0)
+def _prefills(context: int, several: bool) -> list[int]:
+    """Tokens at a time, each of which must divide the context: the last ones would be written beyond its end.
+
+    With `several` a short prompt goes through a graph of its size, and a long one in fewer turns.
+    """
+    one = next(size for size in (_PREFILL >> n for n in range(_PREFILL.bit_length())) if context % size == 0)
+    more = [size for size in _PREFILLS if context % size == 0 and size <= context] if several else []
+    return sorted({one, *more})
 
 
 def nbytes(model: Model, recipe: Recipe) -> int:
@@ -96,7 +101,8 @@ def nbytes(model: Model, recipe: Recipe) -> int:
     tables = sum(matrix.elements for matrix in matrices if matrix.place == "embedding")
     head = sum(matrix.elements for matrix in matrices if matrix.place == "head") or tables
     layers = model.config.get("num_hidden_layers") or 1
-    graphs = 2 if model.is_decoder else len(_lengths(model, recipe))
+    prefills = _prefills(context_of(model, recipe), "lengths" in recipe.options) if model.is_decoder else []
+    graphs = 1 + len(prefills) if model.is_decoder else len(_lengths(model, recipe))
     modules = graphs * layers * _OPERATORS_A_LAYER * _OPERATOR_BYTES + processor_bytes(model)
     if not model.is_decoder:
         return sum(each * tensor.elements for tensor in needed_tensors(model)) + modules
@@ -121,7 +127,8 @@ def plan(model: Model, recipe: Recipe) -> Stage:
     }
     if model.is_decoder:
         context = context_of(model, recipe)
-        arguments |= {"context_length": context, "prefill": _prefill_of(context), "ranks": ranks_of(recipe)}
+        prefills = _prefills(context, "lengths" in recipe.options)
+        arguments |= {"context_length": context, "prefills": prefills, "ranks": ranks_of(recipe)}
         function = "targets.neuron.lower:lower_decoder"
     else:
         arguments |= {"sequence_lengths": _lengths(model, recipe), "batch": recipe.shapes.batch}
@@ -138,7 +145,7 @@ TARGET = Target(
     plan=plan,
     refuse=refuse,
     nbytes=nbytes,
-    # +lengths: an encoder takes texts of several lengths, not of one. +tpN: N cores share a language model.
+    # +lengths: an encoder takes texts of several lengths, and a language model prompts. +tpN: N cores share a language model.
     options=("lengths", *(f"tp{ranks}" for ranks in _ALL_RANKS)),
     variants=DEVICES,
     finish="targets.neuron.finish:finish",
