@@ -71,7 +71,7 @@ def lower_decoder(
     ranks: int,
     lineage: dict[str, str],
 ) -> dict[str, Any]:
-    """Write the modules `prefill` (of several lengths `prefill_LENGTH`) and `decode`, which all ranks run, and each rank's weights."""
+    """Write the modules `prefill` (of several lengths `prefill_LENGTH`) and `decode`, and the weights of each rank."""
     folder, source = Path(out), model_of(Path(model), lineage)
     write_lineage(source, lineage, folder, processor=True)
     copy_chat_files(source, folder)
