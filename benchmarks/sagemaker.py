@@ -2,8 +2,8 @@
 `invoke_endpoint`.
 
 A request is {"inputs": ..., "parameters": {"max_new_tokens": N}, "stream": true}, which Hugging Face's and DJL's containers
-take, or OpenAI's chat, which llama.cpp's and vLLM's take. Parts of a stream may end anywhere: what is counted is lines, of
-which those containers send one a token. Nothing of this was run on AWS.
+take, OpenAI's chat, which llama.cpp's and vLLM's take, or a question with a text. Parts of a stream may end anywhere: what is
+counted is lines, of which those containers send one a token. Nothing of this was run on AWS.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.endpoint import TEXTS, Answer, Asked, EndpointMeasurement, summarize
 from compiler.errors import UnusableInput, missing_extra
@@ -102,20 +102,28 @@ def _prompt(run: str, words: int, number: int) -> str:
 
 @dataclass(frozen=True)
 class _Form:
-    """What a container takes: OpenAI's chats or else `inputs`; and whether it streams."""
+    """What a container takes: OpenAI's `chat`, a `text` as `inputs`, or a `question` with a text; and whether it streams."""
 
-    chat: bool
+    takes: Literal["text", "chat", "question"]
     streams: bool
 
 
-_FORMS = tuple(_Form(chat, streams) for streams in (True, False) for chat in (False, True))
+_FORMS = (
+    _Form("text", True),
+    _Form("chat", True),
+    _Form("text", False),
+    _Form("chat", False),
+    _Form("question", False),
+)
 
 
 def _body(prompt: str, tokens: int, form: _Form) -> bytes:
     asked: dict[str, Any]
-    if form.chat:
+    if form.takes == "chat":
         asked = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "temperature": 0}
         asked["ignore_eos"] = True
+    elif form.takes == "question":
+        asked = {"inputs": {"question": "What is it?", "context": prompt}}
     else:
         # Without a temperature those containers choose the most probable token; TGI refuses one of 0.
         asked = {"inputs": prompt, "parameters": {"max_new_tokens": tokens, "do_sample": False}}

@@ -118,6 +118,15 @@ def test_a_build_whose_compiler_fails_keeps_what_was_built(built: Path, edgec: R
     assert package.lowered.unfinished is not None and (tmp_path / "out" / "onnx-fp32").is_dir()
 
 
+def test_a_compiler_that_cannot_be_started_is_told(built: Path, edgec: Run, tmp_path: Path) -> None:
+    words = ("build", "--finish", built / "bert-out" / "neuron-fp32", "-o", tmp_path / "out")
+    given = compiler_on_path(tmp_path / "bin")
+    (tmp_path / "bin" / "neuronx-cc").write_text("#!/nowhere/python\n")
+    assert_refused(edgec(*words, **given), 2, "cannot be started", "Neuron SDK")
+    (tmp_path / "bin" / "neuronx-cc").write_text("#!/bin/sh\necho hello\n")
+    assert_refused(edgec(*words, **given), 1, "tells no version")
+
+
 def test_without_the_compiler_nothing_is_finished(built: Path, edgec: Run, tmp_path: Path) -> None:
     done = edgec("build", "--finish", built / "bert-out" / "neuron-fp32", "-o", tmp_path / "out")
     assert_refused(done, 2, "neuronx-cc is not on the PATH", "Neuron SDK")

@@ -50,7 +50,11 @@ class _Endpoint(BaseHTTPRequestHandler):
         given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(given)
         name, stream = self.path.split("/")[2], self.path.endswith("invocations-response-stream")
-        if name == "chats" and "messages" not in given:
+        if name == "questions":
+            fits = not stream and isinstance(given.get("inputs"), dict) and given["inputs"]["context"]
+            told = {} if fits else {"x-amzn-ErrorType": "ModelError"}
+            self._reply(200 if fits else 424, b'[{"answer": "a"}]', "application/json", told)
+        elif name == "chats" and "messages" not in given:
             self._reply(424, b'{"message": "no"}', "application/json", {"x-amzn-ErrorType": "ModelError"})
         elif name == "chats":
             deltas: list[dict[str, str]] = [
@@ -113,6 +117,13 @@ def test_a_stream_is_measured(settings: dict[str, str], edgec: Run) -> None:
     assert all(len(each["inputs"].split()) in (9,) for each in _Endpoint.asked[-6:])
     table = edgec("bench", "--device", "sagemaker:streams", *_WORDS, **settings)
     assert "TTFT" in table.stdout and "6 requests, 2 at a time" in table.stdout
+
+
+def test_a_container_that_takes_questions_is_measured_by_questions(settings: dict[str, str], edgec: Run) -> None:
+    done = edgec("bench", "--device", "sagemaker:questions", *_WORDS, "--json", **settings)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["answers"]) == 6 and any("streams nothing" in note for note in found["notes"])
 
 
 def test_a_container_that_takes_chats_alone_is_measured_by_chats(settings: dict[str, str], edgec: Run) -> None:

@@ -102,7 +102,7 @@ def fill_kit(package: Package, folder: Path) -> None:
         "startup": container.startup_s,
         "request": container.request,
         "start": container.start,
-        # It sends texts and chats.
+        # It sends texts, chats and questions.
         "measure": f"\nHow fast the endpoint is: `edgec bench --device sagemaker:{name}`.\n"
         if _is_of_texts(package)
         else "",
@@ -112,7 +112,7 @@ def fill_kit(package: Package, folder: Path) -> None:
 
 
 def _is_of_texts(package: Package) -> bool:
-    return package.model.task not in ("question-answering", "image-classification", "fill-mask")
+    return package.model.task not in ("image-classification", "fill-mask")
 
 
 def _fill_neo(package: Package, folder: Path) -> _Container:

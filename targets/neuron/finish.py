@@ -102,10 +102,15 @@ def _tail(path: Path) -> bytes:
 
 def _version(program: str) -> str:
     with tempfile.TemporaryDirectory(prefix="edgec-neuron-") as work:
-        done = subprocess.run(
-            [program, "--version"], cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [program, "--version"], cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                check=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise UnusableInput(
+                f"{program} cannot be started: it is damaged, or the Python that it names is gone. Install AWS's Neuron SDK anew."
+            ) from error
     found = _VERSION.search(done.stdout + done.stderr)
     if found is None:
         raise CheckFailed("neuron", f"{COMPILER} --version tells no version. Is it AWS's compiler?")
