@@ -174,6 +174,11 @@ def _request(client: Any, name: str, prompt: str, tokens: int, form: _Form) -> A
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         raise UnusableInput(f"The endpoint {name} refuses ({code}). {_ADVICE.get(code, '')}".strip()) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        # botocore reads an error's document as an object, whatever it is.
+        raise UnusableInput(
+            f"The endpoint {name} answers nonsense. Is AWS_ENDPOINT_URL set to something else?"
+        ) from error
     except (ParserError, HTTPError) as error:
         raise UnusableInput(
             f"The endpoint {name} broke a stream off, or streams nonsense ({type(error).__name__}). Its log may say why."

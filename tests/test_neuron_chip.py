@@ -122,7 +122,7 @@ def test_a_compiler_that_cannot_be_started_is_told(built: Path, edgec: Run, tmp_
     words = ("build", "--finish", built / "bert-out" / "neuron-fp32", "-o", tmp_path / "out")
     given = compiler_on_path(tmp_path / "bin")
     (tmp_path / "bin" / "neuronx-cc").write_text("#!/nowhere/python\n")
-    assert_refused(edgec(*words, **given), 2, "cannot be started", "Neuron SDK")
+    assert_refused(edgec(*words, **given), 2, "cannot be started", "SDK anew")
     (tmp_path / "bin" / "neuronx-cc").write_text("#!/bin/sh\necho hello\n")
     assert_refused(edgec(*words, **given), 1, "tells no version")
 

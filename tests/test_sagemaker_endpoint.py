@@ -53,7 +53,9 @@ class _Endpoint(BaseHTTPRequestHandler):
         if name == "questions":
             fits = not stream and isinstance(given.get("inputs"), dict) and given["inputs"]["context"]
             told = {} if fits else {"x-amzn-ErrorType": "ModelError"}
-            self._reply(200 if fits else 424, b'[{"answer": "a"}]', "application/json", told)
+            self._reply(200 if fits else 424, b'[{"answer": "a"}]' if fits else b"{}", "application/json", told)
+        elif name == "lists":
+            self._reply(424, b"[]", "application/json")
         elif name == "chats" and "messages" not in given:
             self._reply(424, b'{"message": "no"}', "application/json", {"x-amzn-ErrorType": "ModelError"})
         elif name == "chats":
@@ -124,6 +126,10 @@ def test_a_container_that_takes_questions_is_measured_by_questions(settings: dic
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found["answers"]) == 6 and any("streams nothing" in note for note in found["notes"])
+
+
+def test_an_error_of_another_form_is_told(settings: dict[str, str], edgec: Run) -> None:
+    assert_refused(edgec("bench", "--device", "sagemaker:lists", *_WORDS, **settings), 2, "answers nonsense")
 
 
 def test_a_container_that_takes_chats_alone_is_measured_by_chats(settings: dict[str, str], edgec: Run) -> None:

@@ -109,7 +109,7 @@ def _version(program: str) -> str:
             )  # fmt: skip
         except OSError as error:
             raise UnusableInput(
-                f"{program} cannot be started: it is damaged, or the Python that it names is gone. Install AWS's Neuron SDK anew."
+                f"{program} cannot be started: it is damaged, or the Python that it names is gone. Install Neuron's SDK anew."
             ) from error
     found = _VERSION.search(done.stdout + done.stderr)
     if found is None:
