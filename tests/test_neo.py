@@ -44,6 +44,8 @@ def test_every_kind_of_encoder_with_a_length_that_fills_no_tile(
     found = verification_of(tmp_path / "out" / "neo-fp32")
     assert found.lowered_right and (figures_of(tmp_path / "out" / "neo-fp32")["relative_error"] or 0) < 1e-5
     assert verification_of(tmp_path / "out" / "neo-fp16").lowered_right
+    account = read_package(tmp_path / "out" / "neo-fp16").lowered.weights
+    assert 16 < account.effective_bits_per_weight < 24 and set(account.types) == {"fp16", "fp32"}
     small, large = (read_package(tmp_path / "out" / f"neo-{name}").nbytes for name in ("fp16", "fp32"))
     assert small < large
 

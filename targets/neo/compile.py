@@ -54,7 +54,24 @@ def compile_network(
     machine = machine_of(variant)
     module = lower_network(network, read, inputs, source.outputs, machine, stored)
     length = None if config.image else sequence_length
-    return _compiled(module, machine, Path(out), source, lineage, stored, length, batch)
+    weights = _account(network, "fp32" if stored == "float32" else "fp16")
+    return _compiled(module, machine, Path(out), source, lineage, stored, weights, length, batch)
+
+
+def _account(network: Any, short: str) -> StoredWeights:
+    """Tables and matrices that are multiplied lie there as asked; all else is float32."""
+    from compiler.networks import parts
+
+    names = {
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, parts.Projection | parts.Embedding | parts.Patches)
+    }
+    counts = {short: 0, "fp32": 0}
+    for name, values in network.named_parameters():
+        counts[short if name in names else "fp32"] += values.numel()
+    bits = sum({"fp32": 32.0, "fp16": 16.0}[kind] * count for kind, count in counts.items())
+    return StoredWeights(bits / sum(counts.values()), {kind: count for kind, count in counts.items() if count})
 
 
 def export(model: str, out: str, sequence_length: int, batch: int, task: str) -> None:
@@ -105,7 +122,8 @@ def compile_export(
             "other targets take."
         ) from error
     length = sequence_length if source.takes == "text" else None
-    return _compiled(module, machine, Path(out), source, lineage, stored, length, batch)
+    weights = StoredWeights(32.0, {"fp32": source.parameters})
+    return _compiled(module, machine, Path(out), source, lineage, stored, weights, length, batch)
 
 
 def _compiled(
@@ -115,6 +133,7 @@ def _compiled(
     source: Model,
     lineage: Mapping[str, str],
     stored: str,
+    weights: StoredWeights,
     length: int | None,
     batch: int,
 ) -> dict[str, Any]:
@@ -128,13 +147,12 @@ def _compiled(
     result = main.ret_ty
     types = list(result.fields) if isinstance(result, relax.TupleType) else [result]
     given = tuple(_port(name, each) for name, each in zip(source.outputs, types, strict=True))
-    short = {"float32": "fp32", "float16": "fp16"}[stored]
     lengths = (length,) if length else ()
     return asdict(
         Lowered(
             runtime="tvm",
             graphs=(Graph("main", (ARTIFACT,), taken, given),),
-            weights=StoredWeights({"fp32": 32.0, "fp16": 16.0}[short], {short: source.parameters}),
+            weights=weights,
             shapes=FixedShapes(sequence_lengths=lengths, longest_sequence=length, batch=batch),
             platform=Platform(machine.system, machine.machine, machine.instructions),
         )
