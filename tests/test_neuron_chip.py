@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import struct
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -178,6 +181,18 @@ def test_beside_the_chip_what_it_cannot_run_is_told(built: Path, edgec: Run, tmp
     assert_refused(edgec("verify", unfinished, **chip), 2, "is not compiled yet", "--finish")
     shared = _finished(built / "llama-out" / "neuron-fp32-tp2", edgec, tmp_path)
     assert_refused(edgec("verify", shared, **chip), 2, "shared among 2 cores", "without +tp")
+
+
+def test_a_neff_with_an_endless_header_is_refused(tmp_path: Path) -> None:
+    inside = io.BytesIO()
+    with tarfile.open(fileobj=inside, mode="w:gz") as archive:
+        member = tarfile.TarInfo("a")
+        member.type, member.size = tarfile.XHDTYPE, 2 << 20
+        archive.addfile(member, io.BytesIO(b"0" * member.size))
+    head = struct.pack("<5Q", 2, 1024, len(inside.getvalue()), 2, 0)
+    (tmp_path / "main.neff").write_bytes(head.ljust(1024, b"\0") + inside.getvalue())
+    with pytest.raises(UnusableInput, match="header of 2097152 bytes"):
+        require_neff(tmp_path / "main.neff")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Archives that have the same bytes for the same files: no times, no owners, nothing executable."""
+"""Archives with the same bytes for the same files (no times, no owners, nothing executable); a limit for reading others."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from compiler.errors import UnusableInput
+
 _MODE = 0o644
-_AT_ONCE = 1 << 22
+_AT_ONCE, _MOST_HEADER = 1 << 22, 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 Members = Sequence[tuple[str, Path]]
 
@@ -43,3 +45,15 @@ def write_zip(file: Path, members: Members) -> None:
             entry.external_attr, entry.compress_type = _MODE << 16, zipfile.ZIP_DEFLATED
             with path.open("rb") as data, archive.open(entry, "w", force_zip64=True) as target:
                 shutil.copyfileobj(data, target, _AT_ONCE)
+
+
+class BoundedHeader(tarfile.TarInfo):
+    """A member's header. One that tells only of the next, such as a long name, is read as a whole: it has a limit."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedHeader:
+        header = super().frombuf(buf, encoding, errors)
+        plain = header.isfile() or header.isdir() or header.issym() or header.islnk() or header.isdev()
+        if not plain and header.size > _MOST_HEADER:
+            raise UnusableInput(f"A member of the archive has a header of {header.size} bytes. Refused.")
+        return header

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from compiler.errors import UnusableInput
+from compiler.formats.archive import BoundedHeader
 
 _HEADER, _SIZES = 1024, struct.Struct("<5Q")
 _FIRST = "sg00/def.json"
@@ -43,7 +44,7 @@ def require_neff(file: Path) -> None:
 
 def _has_first(stream: IO[bytes]) -> bool:
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=BoundedHeader) as archive:
             taken = 0
             for number, member in enumerate(archive):
                 taken += member.size

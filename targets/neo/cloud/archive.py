@@ -16,11 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from compiler.errors import UnusableInput
+from compiler.formats.archive import BoundedHeader
 from compiler.relative_name import stays_inside
 
 NAME = "model.tar.gz"
 _MOST_MEMBERS, _MOST_BYTES = 10_000, 16 << 30
-_MOST_REST, _MOST_HEADER = 1 << 22, 1 << 20
+_MOST_REST = 1 << 22
 _MODE, _LONGEST = 0o644, 255
 
 
@@ -46,18 +47,6 @@ LAYOUTS: dict[str, Layout] = {
 _NO_SYMBOLS = ("model-shapes.json", "hyperparams.json", "amba_config.json", "model-metadata.json")
 
 
-class _Header(tarfile.TarInfo):
-    """A member's header. One that tells only of the next, such as a long name, is read as a whole: it has a limit."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        header = super().frombuf(buf, encoding, errors)
-        plain = header.isfile() or header.isdir() or header.issym() or header.islnk() or header.isdev()
-        if not plain and header.size > _MOST_HEADER:
-            raise UnusableInput(f"A member of the archive has a header of {header.size} bytes. Refused.")
-        return header
-
-
 def list_members(file: Path) -> dict[str, int]:
     """Regular files of an archive by name, with their bytes.
 
@@ -67,7 +56,7 @@ def list_members(file: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     seen: set[str] = set()
     try:
-        with gzip.open(file) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
+        with gzip.open(file) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=BoundedHeader) as archive:
             for member in archive:
                 _require_plain(member, file)
                 name = member.name.removeprefix("./").rstrip("/")
