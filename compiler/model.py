@@ -103,13 +103,6 @@ class Model:
         return sum(tensor.elements for tensor in self.tensors)
 
     @property
-    def attention_window(self) -> int | None:
-        """Tokens that every layer looks back, as Mistral's and Phi-3's; None when some layer sees all tokens."""
-        window = self.config.get("sliding_window")
-        some = self.config.get("layer_types") or self.config.get("use_sliding_window") is False
-        return int(window) if window and self.is_decoder and not some else None
-
-    @property
     def matrix_weights(self) -> int:
         """Weights that quantization applies to: those of tensors with two dimensions or more."""
         return sum(tensor.elements for tensor in self.tensors if len(tensor.shape) > 1)

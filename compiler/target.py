@@ -122,18 +122,17 @@ def reason_against(target: Target, model: Model, recipe: Recipe) -> str | None:
     return target.refuse(model, recipe)
 
 
-def longest_context(model: Model) -> int | None:
-    """Tokens that a runtime which attends to all of them can be given: as many as the model was trained for and looks back."""
-    known = [length for length in (model.geometry.context_length, model.attention_window) if length]
-    return min(known, default=None)
+def longest_context(model: Model, same_up_to: int | None = None) -> int | None:
+    """Tokens that a runtime can be given: as many as the model was trained for, and as its windows are the model's own."""
+    return min((length for length in (model.geometry.context_length, same_up_to) if length), default=None)
 
 
-def refuse_window(model: Model, recipe: Recipe) -> str | None:
-    """Why not, where the runtime attends to all tokens (llama.cpp, GenAI), and no layer of the model does."""
-    window, asked = model.attention_window, recipe.shapes.context_length
-    if window is None or asked is None or asked <= window:
+def refuse_window(model: Model, recipe: Recipe, runtime: str, same_up_to: int | None) -> str | None:
+    """Why not, where a context is asked for in which the runtime's attention has other windows than the model's."""
+    asked = recipe.shapes.context_length
+    if same_up_to is None or asked is None or asked <= same_up_to:
         return None
     return (
-        f"every layer of {model.name} looks back {window} tokens, and the runtime would let it see all {asked}. "
-        f"Ask for --context-length {window} or less."
+        f"layers of {model.name} that look back {same_up_to} tokens would see others in {runtime}, whose windows are "
+        f"others or none. Ask for --context-length {same_up_to} or less."
     )

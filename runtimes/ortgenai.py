@@ -11,6 +11,7 @@ import onnxruntime_genai as og
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.genai_config import require_known_settings
 from compiler.formats.json_file import read_object
 from compiler.package import Package
 from runtimes.session import GenerationSession, Message
@@ -27,7 +28,7 @@ class GenAiSession:
     """A decoder in ONNX Runtime GenAI. Logits come from the generator; the next token is appended by the caller."""
 
     def __init__(self, package: Package, threads: int, context_length: int) -> None:
-        _refuse_code(package)
+        require_known_settings(package.folder, package.title)
         config = og.Config(str(package.folder))
         options = {"intra_op_num_threads": threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
@@ -72,26 +73,6 @@ class GenAiSession:
 
     def close(self) -> None:
         self._generator = None
-
-
-def _refuse_code(package: Package) -> None:
-    """Refuse settings by which GenAI loads a library: a package is data.
-
-    Raises:
-        UnusableInput: genai_config.json names one.
-    """
-    level: list[object] = [read_object(package.folder / "genai_config.json")]
-    while level:
-        value = level.pop()
-        if isinstance(value, dict):
-            if name := next((key for key in value if "library" in key.lower()), None):
-                raise UnusableInput(
-                    f"genai_config.json of {package.title} names a library of native code ({name}), and edgec runs none of a "
-                    "package. Build it again."
-                )
-            level += value.values()
-        elif isinstance(value, list):
-            level += value
 
 
 class GenAiText:

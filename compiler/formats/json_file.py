@@ -60,7 +60,11 @@ def parse_json(text: str | bytes, where: str) -> Any:
         UnusableInput: it is not JSON, or nested too deep.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique)
+    except _TwiceError as error:
+        raise UnusableInput(
+            f"{where} has {error.args[0]!r:.60} twice in one object, of which readers take one or the other. Refused."
+        ) from None
     except RecursionError:
         raise UnusableInput(_too_deep(where)) from None
     except ValueError as error:
@@ -69,6 +73,18 @@ def parse_json(text: str | bytes, where: str) -> Any:
     if _is_deeper(value, LIMIT_DEPTH):
         raise UnusableInput(_too_deep(where))
     return value
+
+
+class _TwiceError(Exception):
+    """A name that an object has twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def read_object(path: Path, where: str | None = None) -> dict[str, Any]:

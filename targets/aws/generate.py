@@ -5,11 +5,11 @@ from __future__ import annotations
 from string import Template
 
 from compiler.errors import UnusableInput
-from compiler.formats.json_file import LIMIT_BYTES, read_regular
+from compiler.formats.genai_config import require_known_settings
 from compiler.package import Package
 from targets.aws.openers import Handler
 
-_TOKENS, _CONFIG = 4096, "genai_config.json"
+_TOKENS = 4096
 GGUF = "model.gguf"
 
 _INPUT_FN = """def input_fn(data, content_type):
@@ -136,9 +136,7 @@ def generator(package: Package) -> Handler:
 
 
 def _by_genai(package: Package) -> Handler:
-    # By such a key GenAI loads native code, which no package of edgec's has.
-    if b"library" in read_regular(package.folder / _CONFIG, _CONFIG, LIMIT_BYTES).lower():
-        raise UnusableInput(f"{_CONFIG} of {package.title} names a library of native code. Build the package again.")
+    require_known_settings(package.folder, package.title)
     script = _GENAI.substitute(
         model=package.model.name, recipe=package.recipe, input_fn=_INPUT_FN, tokens=context_tokens(package)
     )

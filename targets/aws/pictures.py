@@ -5,14 +5,13 @@ A picture becomes numbers as it does in edgec: by the model's image processor, a
 
 from __future__ import annotations
 
-import json
 from string import Template
 
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.image_processor import CONFIG
 from compiler.package import Package
-from targets.aws.labels import SCORES, labels_of
+from targets.aws.labels import SCORES, labels_of, problem_of
 from targets.aws.openers import Handler, Opener
 
 TASK = "image-classification"
@@ -30,7 +29,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor
 $imports
 
@@ -42,7 +41,7 @@ MOST_LABELS = 5
 
 def model_fn(model_dir):
     processor = AutoImageProcessor.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False, backend="pil")
-    return processor, open_model(Path(model_dir) / "$file")
+    return processor, open_model(Path(model_dir) / $file)
 
 
 $open
@@ -56,7 +55,7 @@ def input_fn(data, content_type):
         raise ValueError(content_type + " is not taken; send a picture, or application/json.")
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise ValueError("That is no picture that Pillow reads.") from None
 
@@ -113,9 +112,9 @@ def classifier(package: Package, opener: Opener) -> Handler:
     if any(type(size) is not int for size in shape) or shape[1] not in _MODES:
         raise UnusableInput(f"The kit takes pictures of one size, and {package.title} has {list(shape)}.")
     script = _CLASSIFY.substitute(
-        model=package.model.name, recipe=package.recipe, imports=opener.imports, open=opener.open, file=opener.file,
+        model=package.model.name, recipe=package.recipe, imports=opener.imports, open=opener.open, file=repr(opener.file),
         outputs=tuple(port.name for port in main.outputs), output=main.outputs[0].name, shape=shape, mode=_MODES[shape[1]],
-        labels=json.dumps(labels_of(config, main.outputs[0].shape[-1])), problem=json.dumps(config.get("problem_type")),
+        labels=labels_of(config, main.outputs[0].shape[-1]), problem=repr(problem_of(config)),
         scores=SCORES,
     )  # fmt: skip
     files = {name: name for name in (CONFIG, "config.json")}

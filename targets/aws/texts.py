@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from string import Template
 
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 from compiler.package import Package
 from compiler.sentence import OUTPUT
-from targets.aws.labels import SCORES, labels_of
+from targets.aws.labels import SCORES, labels_of, problem_of
 from targets.aws.openers import Handler, Opener
 
 _LONGEST = 512
@@ -46,7 +45,7 @@ OUTPUTS = $outputs
 # Tokens of a text at most, and what it is filled up to; None where any length will do.
 LONGEST, LENGTH = $longest, $length
 # Names of the outputs, and what they are; what stands before every text, and whether it is made small.
-LABELS, PROBLEM = $labels, json.loads('$problem')
+LABELS, PROBLEM = $labels, $problem
 PREFIX, LOWER, MASK = $prefix, $lower, $mask
 
 
@@ -54,7 +53,7 @@ def model_fn(model_dir):
     tokenizer = Tokenizer.from_file(str(Path(model_dir) / "tokenizer.json"))
     tokenizer.enable_truncation(LONGEST)
     tokenizer.no_padding()
-    return tokenizer, open_model(Path(model_dir) / "$file")
+    return tokenizer, open_model(Path(model_dir) / $file)
 
 
 $open
@@ -94,7 +93,8 @@ def answer(given, tokenizer, run):
         tokenizer.enable_truncation(LONGEST, strategy="only_second")
         encoded = tokenizer.encode(given["question"], given["context"])
     else:
-        encoded = tokenizer.encode(PREFIX + (given.lower() if LOWER else given))
+        text = PREFIX + given
+        encoded = tokenizer.encode(text.lower() if LOWER else text)
     count, parts, places = len(encoded.ids), list(encoded.sequence_ids), list(encoded.offsets)
     if LENGTH is not None:
         encoded.pad(LENGTH)
@@ -190,8 +190,8 @@ def encoder(package: Package, opener: Opener) -> Handler:
     script = _ENCODE.substitute(
         model=package.model.name, recipe=package.recipe, imports=opener.imports, open=opener.open,
         inputs={port.name: port.dtype for port in main.inputs}, outputs=outputs, output=output, longest=longest,
-        length=length, file=opener.file, labels=json.dumps(labels), problem=json.dumps(config.get("problem_type")),
-        prefix=json.dumps(sentence.prompts.get(sentence.default_prompt or "", "") if sentence else ""),
+        length=length, file=repr(opener.file), labels=labels, problem=repr(problem_of(config)),
+        prefix=repr(sentence.prompts.get(sentence.default_prompt or "", "") if sentence else ""),
         lower=bool(sentence and sentence.lower_case),
         scores=SCORES, mask=_mask_of(package) if task == "fill-mask" else None,
         answer=answer if output != OUTPUT else "the text's vector", task=task, request=request, request_words=words,

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from compiler.attention_windows import alternate, every_but, same_up_to
 from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
 from compiler.formats.json_file import read_object
@@ -69,6 +70,10 @@ _FILE_TYPES = {
 _GGML_TYPE_Q8_0 = 8
 
 
+# Windows that llama.cpp gives to layers by their number (src/llama-model.cpp: set_swa_pattern).
+_WINDOWS = {"gemma2": alternate, "gemma3_text": every_but(6), "cohere2": every_but(4)}
+
+
 def refuse(model: Model, recipe: Recipe) -> str | None:
     """Why not: an architecture that the converter does not register, or options that the scheme has no use for."""
     if model.architecture not in ARCHITECTURES:
@@ -86,7 +91,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     in_k_blocks = any(row % _K_BLOCK == 0 for _, row in rows_in_blocks(model))
     if recipe.scheme.name in _BY_IMATRIX_ALONE and IMATRIX not in recipe.options and in_k_blocks:
         return f"llama.cpp rounds to {recipe.scheme.name} by an importance matrix alone; add +{IMATRIX}, or use Q2_K."
-    return refuse_window(model, recipe)
+    return refuse_window(model, recipe, "llama.cpp", same_up_to(model, _WINDOWS))
 
 
 def _refuse_codes(model: Model, recipe: Recipe) -> str | None:
@@ -269,7 +274,9 @@ def _finish(
         Lowered(
             runtime="llamacpp",
             graphs=(Graph("main", (artifact,), inputs, outputs),),
-            shapes=FixedShapes(context_length=context_length, longest_sequence=longest_context(read)),
+            shapes=FixedShapes(
+                context_length=context_length, longest_sequence=longest_context(read, same_up_to(read, _WINDOWS))
+            ),
             weights=weights
             if read.is_decoder
             else StoredWeights(weights.effective_bits_per_weight, weights.types, weights.deviations),

@@ -24,6 +24,7 @@ from targets.onnx.codes import CHOICES, carry, weight_bytes
 from targets.onnx.metadata import describe
 from targets.onnx.tokenizer import carry_tokenizer
 from targets.onnx.weights import read_weights
+from targets.onnx.windows import cache_slides, same_in_genai
 
 
 def build(model: str, out: str, scheme: str, context_length: int | None, lineage: dict[str, str]) -> dict[str, Any]:
@@ -34,8 +35,7 @@ def build(model: str, out: str, scheme: str, context_length: int | None, lineage
     options = []
     if scheme.startswith("int4"):
         options.append(f"block_size={_block_of(scheme)}")
-    if source.attention_window:
-        # The builder then lists no layer as windowed, and the runtime takes that for all of them and fails.
+    if not cache_slides(source, context_length):
         options.append("windowed_kv_cache=false")
     options = ["--extra_options", *options] if options else []
     precision = "int4" if scheme.startswith("int4") else scheme
@@ -136,7 +136,9 @@ def _lowered(folder: Path, scheme: str, model: Model, context_length: int | None
             runtime="ortgenai",
             graphs=(Graph("main", ("model.onnx",), inputs, outputs),),
             weights=read_weights(folder / "model.onnx", scheme),
-            shapes=FixedShapes(context_length, (), longest_context(model), None, model.geometry.vocabulary),
+            shapes=FixedShapes(
+                context_length, (), longest_context(model, same_in_genai(model)), None, model.geometry.vocabulary
+            ),
         )
     )
 

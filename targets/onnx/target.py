@@ -14,6 +14,7 @@ from compiler.target import Target, refuse_window
 from compiler.task import ENCODING, GENERATION, tasks_of
 from targets.onnx.codes import CONTAINERS
 from targets.onnx.sizes import nbytes
+from targets.onnx.windows import same_in_genai
 
 NAME = "onnx"
 # The file that the graph is in.
@@ -51,7 +52,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
                 f"its heads have {width} values, and ONNX Runtime's GroupQueryAttention takes head sizes that {_HEAD_STEP} "
                 "divides (head_size)."
             )
-        return refuse_rows(model, recipe) or refuse_window(model, recipe)
+        return refuse_rows(model, recipe) or refuse_window(model, recipe, "ONNX Runtime GenAI", same_in_genai(model))
     if model.config.get("model_type") not in _ENCODER_MODEL_TYPES:
         return (
             f"the encoder export takes the model types {', '.join(_ENCODER_MODEL_TYPES)}, "

@@ -34,12 +34,12 @@ def picture_inputs(package: Package, file: Path) -> dict[str, NDArray[np.float32
         raise UnusableInput(f"There is no picture {file}.") from None
     try:
         import transformers  # noqa: F401
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise UnusableInput(f"{error.name} is needed to read pictures: pip install pillow transformers.") from error
     try:
         with Image.open(BytesIO(raw)) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
+            pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnusableInput(
             f"The picture {file} cannot be read: it is damaged, too large, or of a format that Pillow does not know."
