@@ -163,13 +163,26 @@ def _compare_pair(
         found.append(Comparison(label, metric, ratio, not (ratio.value <= 1 + effect or ratio.low <= 1)))
     for metric in (name for group, names in _SINGLE.items() if group in metrics for name in names):
         before, after = champion.figure(metric), challenger.figure(metric)
+        if before and not after:
+            raise _lacking(label, metric, challenger)
         if before and after:
             found.append(_single(label, metric, after / before, effect))
     for each in kind.compared if "quality" in metrics else ():
         before, after = (each.distance(found_in.distance(each.key)) for found_in in (champion, challenger))
+        if before is not None and after is None:
+            raise _lacking(label, each.key, challenger)
         if before is not None and after is not None:
             found.append(_single(label, each.key, _at_least(each.floor, after) / _at_least(each.floor, before), effect))
     return [replace(each, champion_bits=_bits(champion), challenger_bits=_bits(challenger)) for each in found]
+
+
+def _lacking(label: str, metric: str, challenger: Measurement) -> CheckFailed:
+    reason = challenger.absent.get(metric)
+    why = f" ({reason})" if reason else ""
+    return CheckFailed(
+        MISSING_CHECK,
+        f"The baseline of {label} has {metric}, and what is held to it has none{why}. Measure it, or leave that metric out.",
+    )
 
 
 def _at_least(floor: float, value: float) -> float:

@@ -21,11 +21,14 @@ from urllib.parse import urlsplit
 import httpx
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import parse_json
 from runtimes.kinds.kind import percentile, percentile_ms
 
 _WORDS = ("river", "stone", "light", "table", "green", "seven", "paper", "north", "glass", "water", "smoke", "field")
 _TIMEOUT = httpx.Timeout(120.0, connect=10.0)
 _LONGEST_LINE, _MOST_BYTES = 1 << 20, 64 << 20
+# A request of the longest answer that is asked for, on a slow board.
+_LONGEST_S = 1800.0
 _DONE = "[DONE]"
 # What a model writes, and what it thinks before, by the names that servers have for it.
 TEXTS = ("content", "reasoning_content", "reasoning")
@@ -196,16 +199,32 @@ def _client(base: str) -> Iterator[httpx.Client]:
 
 def _first_model(client: httpx.Client, base: str) -> str:
     try:
-        reply = client.get(f"{base}/models")
-        _require_ok(reply, base)
-        found = reply.json()["data"][0]["id"]
-    except httpx.HTTPError as error:
-        raise _unreachable(base, error) from error
-    except (ValueError, LookupError, TypeError) as error:
+        found = _fetched(client, "GET", base, "models")["data"][0]["id"]
+    except (LookupError, TypeError) as error:
         raise UnusableInput(f"{base}/models names no model. Name one with --endpoint-model.") from error
     if not isinstance(found, str):
         raise UnusableInput(f"{base}/models names no model. Name one with --endpoint-model.")
     return found
+
+
+def _fetched(client: httpx.Client, method: str, base: str, place: str, body: dict[str, Any] | None = None) -> Any:
+    """A JSON document, read up to a limit of bytes and of time."""
+    taken, began = bytearray(), time.monotonic()
+    try:
+        with client.stream(method, f"{base}/{place}", json=body) as reply:
+            _require_ok(reply, base)
+            for piece in reply.iter_bytes():
+                taken += piece
+                if len(taken) > _MOST_BYTES or time.monotonic() - began > _LONGEST_S:
+                    raise UnusableInput(
+                        f"{base} answers more than a document can hold. It is no endpoint of this kind."
+                    )
+    except httpx.HTTPError as error:
+        raise _unreachable(base, error) from error
+    try:
+        return parse_json(bytes(taken), f"What {base} answers")
+    except UnusableInput as error:
+        raise _nonsense(base) from error
 
 
 def _prompt(run: str, words: int, number: int) -> str:
@@ -229,15 +248,7 @@ def _prompt_words(client: httpx.Client, base: str, model: str, asked: Asked, run
 def _prompt_tokens(client: httpx.Client, base: str, model: str, prompt: str) -> int:
     """Tokens of a prompt, by a request that is not streamed: some endpoints count in those alone."""
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 1, "temperature": 0}
-    try:
-        reply = client.post(f"{base}/chat/completions", json=body)
-    except httpx.HTTPError as error:
-        raise _unreachable(base, error) from error
-    _require_ok(reply, base)
-    try:
-        document = reply.json()
-    except (ValueError, RecursionError) as error:
-        raise _nonsense(base) from error
+    document = _fetched(client, "POST", base, "chat/completions", body)
     return _counts(document.get("usage") if isinstance(document, dict) else None, 0)[1]
 
 
@@ -257,8 +268,6 @@ def _request(client: httpx.Client, base: str, model: str, prompt: str, tokens: i
     events, usage = 0, None
     try:
         with client.stream("POST", f"{base}/chat/completions", json=body) as reply:
-            if reply.status_code != httpx.codes.OK:
-                reply.read()
             _require_ok(reply, base)
             for event in _events(reply, base):
                 usage = event.get("usage") or usage
@@ -287,10 +296,14 @@ def _events(reply: httpx.Response, base: str) -> Iterator[dict[str, Any]]:
     Raises:
         UnusableInput: a line is no event, or there are too many bytes.
     """
-    taken, rest = 0, ""
+    taken, rest, began = 0, "", time.monotonic()
     for piece in reply.iter_text():
         taken += len(piece)
         rest += piece
+        if time.monotonic() - began > _LONGEST_S:
+            raise UnusableInput(
+                f"{base} has streamed for {_LONGEST_S:.0f} s without an end. It is no endpoint of this kind."
+            )
         if taken > _MOST_BYTES or len(rest) > _LONGEST_LINE + len(piece):
             raise UnusableInput(f"{base} streams more than a request can hold. It is no endpoint of this kind.")
         *lines, rest = rest.split("\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from compiler.errors import UnusableInput
+from compiler.output_file import require_outside_packages
 from compiler.package import Package, Port
 from compiler.stages.cache import new_folder
 
@@ -36,6 +37,7 @@ def write_kit(package: Package, out: Path, fill: Callable[[Package, Path], None]
     if out.exists():
         raise UnusableInput(f"The output folder {out} exists already. Remove it, or choose another with -o.")
     _require_plain(package)
+    require_outside_packages(out)
     with new_folder(out.parent) as temporary:
         root = temporary / "kit"
         root.mkdir()

@@ -181,7 +181,7 @@ def _require_regular(folder: Path) -> None:
 
 # Models whose layers share one set of weights, so that their tensors do not tell how many there are.
 _SHARED_LAYERS = ("albert",)
-_MOST_LAYERS = 1000
+_MOST_LAYERS, _MOST_LABELS = 1000, 1_000_000
 
 
 def _require_sizes(
@@ -193,6 +193,13 @@ def _require_sizes(
     layers = _MOST_LAYERS if shared or not numbers else max(numbers) + 1
     largest = max((size for tensor in tensors for size in tensor.shape), default=0)
     told = {"layers": (geometry.layers, layers), "hidden size": (geometry.hidden_size, largest)}
+    for name in ("num_hidden_groups", "inner_group_num"):
+        if type(config.get(name)) is int:
+            told[name] = (config[name], _MOST_LAYERS)
+    if isinstance(depths := config.get("depths"), list):
+        told["depths"] = (sum(each for each in depths if type(each) is int), _MOST_LAYERS)
+    if type(config.get("num_labels")) is int:
+        told["num_labels"] = (config["num_labels"], _MOST_LABELS)
     told |= {"attention heads": (geometry.heads, largest), "vocabulary": (geometry.vocabulary, largest)}
     for name, (said, room) in told.items():
         if said > room:

@@ -369,11 +369,14 @@ def check_files(package: Package) -> None:
         raise CheckFailed("files", f"{package.title}: the file {extra[0]} does not belong to the package. Remove it.")
 
 
+_BEING_WRITTEN = re.compile(rf"\.({re.escape(VERIFICATION)}|{re.escape(CARD)})-[A-Za-z0-9_]{{8}}")
+
+
 def foreign_files(package: Package) -> list[str]:
     """Files in its folder that are neither the package's nor what verify leaves there."""
     present = {p.relative_to(package.folder).as_posix() for p in package.folder.rglob("*") if not p.is_dir()}
     # Another verify may be writing what it found.
-    present = {name for name in present if not name.startswith((f".{VERIFICATION}-", f".{CARD}-"))}
+    present = {name for name in present if not _BEING_WRITTEN.fullmatch(name)}
     return sorted(present - set(package.files) - {MANIFEST, VERIFICATION, CARD})
 
 

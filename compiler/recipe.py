@@ -16,6 +16,8 @@ IMATRIX = "imatrix"
 
 # Of tokens, samples, rounds and threads: more than anything here has, and few enough for every runtime's own numbers.
 LARGEST = 1 << 24
+# Runtimes make as many as they are told, and end where the system has no more.
+MOST_THREADS = 1024
 
 _GRAMMAR = re.compile(
     r"(?P<target>[a-z][a-z0-9]*):(?P<scheme>[A-Za-z][A-Za-z0-9_-]*)"

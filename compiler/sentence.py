@@ -34,6 +34,10 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
 _NO_LIMIT = 1_000_000  # Tokenizers without a limit tell 1e30.
 
 
+# What every module of the library itself is called.
+_OWN = "sentence_transformers."
+
+
 @dataclass(frozen=True)
 class Dense:
     """A dense layer behind the pooling: `activation(W x + b)`.
@@ -88,6 +92,12 @@ def read_sentence_vector(folder: Path, hidden_size: int) -> SentenceVector | Non
     modules = read_json(folder / MODULES)
     if not isinstance(modules, list) or not all(isinstance(each, dict) for each in modules):
         raise UnusableInput(f"{MODULES} of {folder.name} is no list of modules. Download it again.")
+    strange = [str(each.get("type", "")) for each in modules if not str(each.get("type", "")).startswith(_OWN)]
+    if strange:
+        raise UnusableInput(
+            f"{MODULES} of {folder.name} names the module {strange[0]!r:.80}, which is code of the model's own, and edgec "
+            "never runs such. Its vectors would be others."
+        )
     named = [(str(each.get("type", "")).rpartition(".")[2], str(each.get("path", ""))) for each in modules]
     if not named or named[0] != ("Transformer", ""):
         raise UnusableInput(

@@ -13,19 +13,23 @@ from compiler.errors import UnusableInput
 TEMPLATE_S = 5.0
 
 
+class TooSlowError(UnusableInput):
+    """What took longer than it may."""
+
+
 @contextmanager
 def at_most(seconds: float, what: str) -> Iterator[None]:
     """End what runs within when it takes longer; only in the main thread of a system with timers does it see the time.
 
     Raises:
-        UnusableInput: it took longer.
+        TooSlowError: it took longer.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise UnusableInput(f"{what} does not end within {seconds:g} s. Refused.")
+        raise TooSlowError(f"{what} does not end within {seconds:g} s. Refused.")
 
     before = signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, seconds)

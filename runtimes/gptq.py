@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
 
 from compiler.errors import UnusableInput
 from compiler.inputs.gptq import import_gptq
+from compiler.model import read_model
 from compiler.package import Package
+from compiler.pretrained import load_pretrained
 from runtimes.session import GenerationSession
 from runtimes.text import HuggingFaceText
 
@@ -32,14 +33,15 @@ class GptqSession:
 
     def __init__(self, package: Package, threads: int, context_length: int) -> None:
         torch.set_num_threads(threads)
-        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         with tempfile.TemporaryDirectory(prefix="edgec-gptq-") as temporary:
+            folder = Path(temporary) / package.model.name.rpartition("/")[2]
+            folder.mkdir()
             try:
-                import_gptq(str(package.folder), temporary)
-                self._model = AutoModelForCausalLM.from_pretrained(
-                    temporary, dtype=torch.float32, use_safetensors=True, **local
-                ).eval()
-                self.text = HuggingFaceText(Path(temporary))
+                import_gptq(str(package.folder), str(folder))
+                # What is held to a model is held to it too: sizes, types, and that nothing of it runs.
+                read_model(folder, package.model.name, task=package.model.task)
+                self._model = load_pretrained(folder, package.model.task)
+                self.text = HuggingFaceText(folder)
             except (OSError, ValueError, KeyError) as error:
                 raise UnusableInput(
                     f"torch cannot load {package.title}: its weights do not fit its config.json. Build it again."

@@ -14,6 +14,7 @@ from compiler.errors import UnusableInput
 from compiler.formats.genai_config import require_known_settings
 from compiler.formats.json_file import read_object
 from compiler.package import Package
+from compiler.time_limit import TooSlowError
 from runtimes.session import GenerationSession, Message
 
 _LETTER = "a"
@@ -79,7 +80,7 @@ class GenAiText:
     """GenAI's tokenizer, and the chat template of the folder."""
 
     def __init__(self, model: og.Model, folder: Path, ends: int | list[int]) -> None:
-        self._tokenizer = og.Tokenizer(model)
+        self._tokenizer, self._folder = og.Tokenizer(model), folder
         self._has_template = (folder / "chat_template.jinja").is_file() or "chat_template" in read_object(
             folder / "tokenizer_config.json"
         )
@@ -98,11 +99,33 @@ class GenAiText:
     def render_chat(self, messages: Sequence[Message]) -> str | None:
         if not self._has_template:
             return None
+        _require_end(self._folder, messages)
         listed = json.dumps([dict(message) for message in messages], ensure_ascii=False)
-        return str(self._tokenizer.apply_chat_template(listed, add_generation_prompt=True))
+        try:
+            return str(self._tokenizer.apply_chat_template(listed, add_generation_prompt=True))
+        except RuntimeError as error:
+            raise UnusableInput(
+                f"The chat template of {self._folder.name} ends in an error for this conversation. Correct the model's template "
+                "and build again, or leave it out by --raw."
+            ) from error
 
     def _begin(self) -> tuple[int, ...]:
         self._tokenizer.update_options(add_special_tokens="true")
         whole = self.encode(_LETTER)
         self._tokenizer.update_options(add_special_tokens="false")
         return tuple(whole[: whole.index(self.encode(_LETTER)[0])])
+
+
+def _require_end(folder: Path, messages: Sequence[Message]) -> None:
+    """Refuse a template that does not end: GenAI's own engine has no limit. Where transformers is not, it is not asked."""
+    try:
+        from runtimes.text import HuggingFaceText
+    except ModuleNotFoundError:
+        return
+    try:
+        HuggingFaceText(folder).render_chat(messages)
+    except TooSlowError:
+        raise
+    except (UnusableInput, OSError, ValueError):
+        # What it makes of it is compared by verify.
+        return

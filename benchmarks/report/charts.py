@@ -78,7 +78,9 @@ def quality_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any | None
     import plotly.graph_objects as go
 
     (time_key, time_title), (distance_key, distance_title) = kind.chart.time, kind.chart.distance
-    known = [each for each in measurements if each.distance(distance_key) is not None]
+    known = [
+        each for each in measurements if each.distance(distance_key) is not None and (each.figure(time_key) or 0) > 0
+    ]
     if not known:
         return None
     distance = [each.distance(distance_key) or 0.0 for each in known]
@@ -87,7 +89,7 @@ def quality_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any | None
     drawn = [max(value, _NEGLIGIBLE) for value in distance]
     times = [each.figure(time_key) or 0.0 for each in known]
     sizes = [each.figure("package_bytes") or 0.0 for each in known]
-    scale = (_MARKER_PX[1] - _MARKER_PX[0]) / max(sizes)
+    scale = (_MARKER_PX[1] - _MARKER_PX[0]) / (max(sizes) or 1.0)
     colours, numbers = colour_of(measurements), numbers_of(measurements)
     figure = base_figure(f"Quality, speed and size of {kind.chart.models}", time_title, distance_title)
     believed = [index for index, each in enumerate(known) if each.verdict.word == "valid"]
@@ -172,6 +174,7 @@ def latency_chart(kind: Kind, measurements: Sequence[Measurement]) -> Any:
 
 def _time_axis(figure: Any, values: Sequence[float]) -> list[float]:
     """From zero, or logarithmic where one package takes many times another's time; the ends, which are powers of ten then."""
+    values = [value for value in values if value > 0] or [1.0]
     if max(values) > _LOG_FROM * min(values):
         ends = _log_range(values)
         figure.update_xaxes(type="log", dtick=1, minor={"ticks": "outside"}, range=ends)

@@ -17,7 +17,7 @@ from compiler.cli.steps import shown_steps
 from compiler.cli.trust_option import trust_option
 from compiler.errors import UnusableInput
 from compiler.output_file import check_output
-from compiler.recipe import LARGEST
+from compiler.recipe import LARGEST, MOST_THREADS
 from runtimes.kinds import find_kind, kind_of_task
 from runtimes.kinds.kind import Column, Kind
 from runtimes.workload import Workload
@@ -43,7 +43,7 @@ _MEMORY = ("package_bytes", "peak_rss_bytes", "peak_anon_bytes", "file_mapped_by
 @click.option(
     "--repetitions", type=click.IntRange(1, LARGEST), default=20, show_default=True, help="Encoder runs in a round."
 )
-@click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), default=2, show_default=True)
 @click.option(
     "--device",
     default="local",

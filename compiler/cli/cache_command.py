@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 
@@ -30,6 +31,8 @@ def command(clear: bool, model: str | None, older_than: float | None, max_bytes:
     EDGEC_CACHE or XDG_CACHE_HOME move it. Builds keep it below EDGEC_CACHE_LIMIT (50GB; 0 for no limit). What is not in it is
     looked for in EDGEC_SHARED_CACHE, where machines share results: a folder, or what fsspec opens (s3://bucket/cache).
     """
+    if older_than is not None and not math.isfinite(older_than):
+        raise UnusableInput(f"--older-than is {older_than}; give days as a number.")
     if clear and (model or older_than is not None or max_bytes is not None):
         raise UnusableInput("--clear removes everything; leave --model, --older-than and --max-bytes out.")
     limit = prune.limit_bytes()

@@ -9,7 +9,7 @@ import click
 import edgec
 from compiler.cli.display import print_json, print_table
 from compiler.errors import UnusableInput
-from compiler.recipe import LARGEST
+from compiler.recipe import MOST_THREADS
 from runtimes.devices.profile import FIGURES, DeviceProfile, Figure, find_profile, own_folder, read_profiles
 
 
@@ -18,7 +18,9 @@ from runtimes.devices.profile import FIGURES, DeviceProfile, Figure, find_profil
 @click.option(
     "--from", "source", metavar="DEVICE", help="With `add NAME`: the device to measure, such as ssh://pi@board."
 )
-@click.option("--threads", type=click.IntRange(1, LARGEST), default=4, show_default=True, help="To measure it with.")
+@click.option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), default=4, show_default=True, help="To measure it with."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(names: tuple[str, ...], source: str | None, threads: int, as_json: bool) -> None:
     """List the devices that `plan` knows, or all figures of those NAMES, each with its source.

@@ -12,7 +12,7 @@ import edgec
 from compiler.cli.display import print_json, print_table
 from compiler.cli.trust_option import trust_option
 from compiler.errors import UnusableInput
-from compiler.recipe import LARGEST
+from compiler.recipe import LARGEST, MOST_THREADS
 from compiler.task import GENERATION, find_task
 from runtimes.registry import evaluator_of, only_evaluated
 
@@ -36,7 +36,7 @@ _LONGEST_INPUT = 1 << 24
 @click.option("--inputs", type=click.Path(path_type=Path), help="An .npz of arrays, for a TensorFlow function.")
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--raw", is_flag=True, help="Do not put the prompt into the chat template.")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), default=2, show_default=True)
 @click.option("--context-length", type=click.IntRange(1, LARGEST), help="Tokens that a language model is to hold.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -18,7 +18,7 @@ from compiler.cli.quantize_options import ByteCount
 from compiler.cli.steps import shown_steps
 from compiler.errors import CheckFailed, UnusableInput
 from compiler.quality import QUALITIES
-from compiler.recipe import LARGEST
+from compiler.recipe import LARGEST, MOST_THREADS
 from runtimes.devices.registry import is_emulated, require_transport
 from runtimes.workload import Workload
 
@@ -39,7 +39,7 @@ _OWN = ("results", "packages", "builds")
 @click.option("--min-tok-per-s", type=click.FloatRange(0), help="Tokens a second at least.")
 @click.option("--max-kl", type=click.FloatRange(0), help="Mean KL to the fp32 model at most.")
 @click.option("--min-quality", type=click.Choice(QUALITIES), default="good", show_default=True)
-@click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), default=2, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, LARGEST), default=3, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

@@ -17,7 +17,7 @@ from compiler.cli.verify_options import allow_option, min_quality_option
 from compiler.errors import UnusableInput
 from compiler.model import Model
 from compiler.package import Package, read_package
-from compiler.recipe import LARGEST
+from compiler.recipe import LARGEST, MOST_THREADS
 from compiler.stages.executor import LocalExecutor
 from runtimes.kinds import find_kind, kind_of_task
 from runtimes.kinds.kind import Column, Kind
@@ -41,7 +41,7 @@ Found = Sequence[tuple[Package, Verification]]
 @click.option(
     "--max-tokens", type=click.IntRange(1, LARGEST), default=MAX_TEXT_TOKENS, show_default=True, help="Of --text."
 )
-@click.option("--threads", type=click.IntRange(1, LARGEST), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), default=2, show_default=True)
 @click.option(
     "--device",
     default="local",

@@ -163,6 +163,11 @@ def unpack_tensor(name: str, arrays: Mapping[str, NDArray[Any]], form: Checkpoin
     elif form.form == "gptq":
         zeros = (zeros + 1) & (2**form.bits - 1) if form.bits < 8 else zeros + np.uint8(1)
     g_idx = arrays.get("g_idx")
+    if g_idx is None and form.desc_act and groups > 1:
+        raise UnusableInput(
+            f"The GPTQ checkpoint says that columns belong to groups in the order of their activations (desc_act), and has no "
+            f"{name}.g_idx, which tells the order. Download it again."
+        )
     scales = arrays["scales"]
     wrong = None
     if scales.shape != (groups, rows):

@@ -57,6 +57,11 @@ def cache_folder(name: str) -> Path:
     return folder
 
 
+def has_mark(folder: Path) -> bool:
+    """Whether edgec made a folder of the cache."""
+    return (folder / _MARKER).is_file()
+
+
 def find_entry(key: str) -> Entry | None:
     """The entry of that key when it is there and its files have the sizes that were recorded; `is_whole` looks into them."""
     folder = cache_root() / "stages" / key
@@ -199,7 +204,7 @@ def clear_cache() -> list[str]:
         The names of those that stay, because they lack edgec's mark.
     """
     present = [cache_root() / name for name in _SUBFOLDERS if (cache_root() / name).is_dir()]
-    ours = [folder for folder in present if (folder / _MARKER).is_file() and not folder.is_symlink()]
+    ours = [folder for folder in present if has_mark(folder) and not folder.is_symlink()]
     for folder in ours:
         shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Sequence
@@ -12,12 +13,14 @@ from pathlib import Path
 
 from compiler.byte_count import parse_bytes
 from compiler.errors import UnusableInput
-from compiler.stages.cache import cache_root, exchange
+from compiler.stages.cache import cache_root, exchange, has_mark
 
 LIMIT_VARIABLE = "EDGEC_CACHE_LIMIT"
 DEFAULT_LIMIT_BYTES = 50 * 10**9
 # What was used so lately may be in use.
 _IN_USE_S = 3600
+# A SHA-256.
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ class Held:
 def held() -> list[Held]:
     """All results in the cache, those that were not used for longest first."""
     stages, found = cache_root() / "stages", []
-    for folder in stages.iterdir() if stages.is_dir() else ():
+    # Where the folder is another's, nothing in it is edgec's to remove.
+    ours = has_mark(stages) and not stages.is_symlink()
+    for folder in stages.iterdir() if ours else ():
+        if not _KEY.fullmatch(folder.name) or folder.is_symlink():
+            continue
         record = folder / "entry.json"
         try:
             used, told = record.stat().st_mtime, json.loads(record.read_text(encoding="utf-8"))
