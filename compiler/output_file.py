@@ -29,14 +29,14 @@ def check_output(path: Path, reads: Sequence[Path] = ()) -> None:
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "a device or a pipe"
         raise UnusableInput(f"The output {path} is {what}. Name a file.")
+    for read in reads:
+        if path.exists() and read.exists() and path.samefile(read):
+            raise UnusableInput(f"The output {path} is the file that is read. Name another.")
     if path.is_file() and not _is_result(path):
         raise UnusableInput(
             f"The output {path} is there, and no file of results that edgec wrote. Name another, or remove it."
         )
     require_outside_packages(path)
-    for read in reads:
-        if path.exists() and read.exists() and path.samefile(read):
-            raise UnusableInput(f"The output {path} is the file that is read. Name another.")
 
 
 def _is_result(path: Path) -> bool:

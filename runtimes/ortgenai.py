@@ -105,8 +105,8 @@ class GenAiText:
             return str(self._tokenizer.apply_chat_template(listed, add_generation_prompt=True))
         except RuntimeError as error:
             raise UnusableInput(
-                f"The chat template of {self._folder.name} ends in an error for this conversation. Correct the model's template "
-                "and build again, or leave it out by --raw."
+                f"The chat template of {self._folder.name} ends in an error for this conversation. Correct the model's "
+                "template and build again, or leave it out by --raw."
             ) from error
 
     def _begin(self) -> tuple[int, ...]:

@@ -149,6 +149,20 @@ def test_results_take_no_other_files_place(tmp_path: Path) -> None:
             check_output(tmp_path / name)
     with pytest.raises(UnusableInput, match="the file that is read"):
         check_output(tmp_path / "read", [tmp_path / "read"])
+    for text in ("{}", '{"model_type": "llama"}', "print()", "<!doctype html><html>mine</html>"):
+        (tmp_path / "mine").write_text(text)
+        with pytest.raises(UnusableInput, match="no file of results"):
+            check_output(tmp_path / "mine")
+    for text in (
+        "",
+        '{"package": "p", "recipe": "onnx:fp32", "device": "local"}',
+        "<!doctype html>\n<title>edgec report</title>",
+    ):
+        (tmp_path / "own").write_text(text)
+        check_output(tmp_path / "own")
+    package = _package(tmp_path / "package")
+    with pytest.raises(UnusableInput, match="would lie in the package"):
+        check_output(package.folder / "x.jsonl")
 
 
 def _package(folder: Path) -> Package:

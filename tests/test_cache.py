@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -24,10 +25,20 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def _store(key: str, nbytes: int, days_ago: float, source: str = "a" * 64) -> None:
+def _key(name: str) -> str:
+    """As keys are: a SHA-256."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _held() -> list[str]:
+    names = {_key(name): name for name in ("key0", "key1", "key2", "key3", "key4", "old", "one", "two", "three")}
+    return [names[each.key] for each in prune.held()]
+
+
+def _store(name: str, nbytes: int, days_ago: float, source: str = "a" * 64) -> None:
     with new_entry_folder() as folder:
         (folder / "files" / "data").write_bytes(bytes(nbytes))
-        entry = store_entry(folder, key, {}, [source])
+        entry = store_entry(folder, _key(name), {}, [source])
     used = time.time() - days_ago * _DAY_S
     os.utime(entry.files.parent / "entry.json", (used, used))
 
@@ -39,19 +50,30 @@ def test_what_was_not_used_for_longest_goes_first_and_what_may_be_in_use_stays(
         _store(f"key{number}", 1000, days)
     monkeypatch.setenv("EDGEC_CACHE_LIMIT", "2KB")
     prune.keep_limit()
-    assert [each.key for each in prune.held()] == ["key2", "key3"]
+    assert _held() == ["key2", "key3"]
     monkeypatch.setenv("EDGEC_CACHE_LIMIT", "1")
     prune.keep_limit()
-    assert [each.key for each in prune.held()] == ["key3"]
+    assert _held() == ["key3"]
     monkeypatch.setenv("EDGEC_CACHE_LIMIT", "0")
     _store("key4", 1000, 9)
     prune.keep_limit()
     assert len(prune.held()) == 2
 
 
+def test_what_is_another_s_in_the_cache_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of a user's that looks like an entry, and entries in a folder that edgec did not make."""
+    _store("old", 10, 5)
+    stages = cache_folder("stages")
+    (stages / "my-project" / "sub").mkdir(parents=True)
+    (stages / "my-project" / "entry.json").write_text('{"sizes": {"small": 1}}')
+    assert _held() == ["old"]
+    (stages / ".edgec").unlink()
+    assert prune.held() == []
+
+
 def test_an_entry_that_is_used_again_is_young() -> None:
     _store("old", 10, 5)
-    entry = find_entry("old")
+    entry = find_entry(_key("old"))
     assert entry is not None
     prune.touch(entry.files.parent)
     assert time.time() - prune.held()[0].used_s < 60
@@ -66,9 +88,9 @@ def test_the_command_tells_and_removes_by_model_age_and_size(smollm2: Model) -> 
     told = json.loads(run_edgec_here("cache", "--json").stdout)
     assert told["models"] == {smollm2.name: 3000, "of other files": 3000}
     assert "Removed" in run_edgec_here("cache", "--older-than", 30).stdout
-    assert [each.key for each in prune.held()] == ["one", "three"]
+    assert _held() == ["one", "three"]
     assert run_edgec_here("cache", "--model", smollm2.name).returncode == 0
-    assert [each.key for each in prune.held()] == ["three"]
+    assert _held() == ["three"]
     assert run_edgec_here("cache", "--max-bytes", "500").returncode == 0
     assert prune.held() == []
     assert_refused(run_edgec_here("cache", "--model", "nobody"), 2, "knows no model 'nobody'")

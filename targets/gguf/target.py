@@ -71,7 +71,7 @@ _GGML_TYPE_Q8_0 = 8
 
 
 # Windows that llama.cpp gives to layers by their number (src/llama-model.cpp: set_swa_pattern).
-_WINDOWS = {"gemma2": alternate, "gemma3_text": every_but(6), "cohere2": every_but(4)}
+WINDOWS = {"gemma2": alternate, "gemma3_text": every_but(6), "cohere2": every_but(4)}
 
 
 def refuse(model: Model, recipe: Recipe) -> str | None:
@@ -91,7 +91,7 @@ def refuse(model: Model, recipe: Recipe) -> str | None:
     in_k_blocks = any(row % _K_BLOCK == 0 for _, row in rows_in_blocks(model))
     if recipe.scheme.name in _BY_IMATRIX_ALONE and IMATRIX not in recipe.options and in_k_blocks:
         return f"llama.cpp rounds to {recipe.scheme.name} by an importance matrix alone; add +{IMATRIX}, or use Q2_K."
-    return refuse_window(model, recipe, "llama.cpp", same_up_to(model, _WINDOWS))
+    return refuse_window(model, recipe, "llama.cpp", same_up_to(model, WINDOWS))
 
 
 def _refuse_codes(model: Model, recipe: Recipe) -> str | None:
@@ -275,7 +275,7 @@ def _finish(
             runtime="llamacpp",
             graphs=(Graph("main", (artifact,), inputs, outputs),),
             shapes=FixedShapes(
-                context_length=context_length, longest_sequence=longest_context(read, same_up_to(read, _WINDOWS))
+                context_length=context_length, longest_sequence=longest_context(read, same_up_to(read, WINDOWS))
             ),
             weights=weights
             if read.is_decoder
