@@ -8,6 +8,9 @@ from typing import Any
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
 
+# What every vocabulary has.
+_LETTER = "a"
+
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer as transformers' object; its `tokenizer.json`, where it has one, is taken as it is.
@@ -32,7 +35,12 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def start_of_text_ids(tokenizer: Any) -> list[int]:
-    """The ids that the tokenizer puts before a text by itself: the one of the begin token, or none."""
+    """The ids that the tokenizer puts before a text by itself: mostly one, of the begin token, or none."""
+    whole = [int(token) for token in tokenizer(_LETTER)["input_ids"]]
+    own = [int(token) for token in tokenizer(_LETTER, add_special_tokens=False)["input_ids"]]
+    places = [place for place in range(len(whole)) if own and whole[place : place + len(own)] == own]
+    if places:
+        return whole[: places[0]]
     return [int(token) for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
 
 

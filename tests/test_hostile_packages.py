@@ -86,8 +86,9 @@ def test_a_name_that_stands_twice_is_refused() -> None:
         parse_json('{"b": [{"a": 1, "a": 2}]}', "x.json")
 
 
-def test_what_a_package_says_is_no_code_of_its_kit(built: Path, edgec_here: Run, tmp_path: Path) -> None:
-    package = built / "bert-classify-out" / "onnx-fp32"
+@pytest.mark.parametrize("name", ["bert-classify", "vit"])
+def test_what_a_package_says_is_no_code_of_its_kit(name: str, built: Path, edgec_here: Run, tmp_path: Path) -> None:
+    package = built / f"{name}-out" / "onnx-fp32"
     config = json.loads((package / "config.json").read_text())
     ran = tmp_path / "ran"
     config["problem_type"] = f"'+str(open({str(ran)!r},'w'))+'"

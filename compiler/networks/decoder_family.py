@@ -115,7 +115,8 @@ def describe_decoder(model: Model, family: DecoderFamily, context: int) -> Decod
         embedding_scale=family.stream_scale * (config.hidden_size**0.5 if family.scaled_embedding else 1.0),
         stream_scale=family.stream_scale,
         score_scale=(getattr(config, "query_pre_attn_scalar", None) or head_dim) ** -0.5,
-        score_cap=getattr(config, "attn_logit_softcapping", None),
+        # Gemma 3's configuration may have it, and its classes do not use it.
+        score_cap=getattr(config, "attn_logit_softcapping", None) if config.model_type == "gemma2" else None,
         logit_cap=getattr(config, "final_logit_softcapping", None),
         windows=tuple(each if each is not None and each < context else None for each in windows),
         rotaries=tuple(types or ()) if family.rotary_by_layer_type else ("",) * layers,

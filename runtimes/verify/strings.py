@@ -12,22 +12,28 @@ from runtimes.session import Message
 _SHOWN = 60
 
 
-def render_chats(tokenizer: Any) -> list[list[Any]]:
-    """Conversations with their prompts; those that the template itself refuses are left out."""
+def render_chats(tokenizer: Any) -> tuple[list[list[Any]], str | None]:
+    """Conversations with their prompts, without those that the template itself refuses.
+
+    And the error in which it ends where it takes none of them and refuses none: it is damaged.
+    """
     from jinja2.exceptions import TemplateError
 
     chats: list[list[Any]] = []
     if not tokenizer.chat_template:
-        return chats
+        return chats, None
+    ends = set()
     for conversation in corpus.CONVERSATIONS:
         messages = [dict(message) for message in conversation]
         try:
             with at_most(TEMPLATE_S, "The model's chat template"):
                 prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError:
+        except (TemplateError, TypeError) as error:
+            ends.add(type(error).__name__)
             continue
         chats.append([messages, prompt])
-    return chats
+    damaged = not chats and TemplateError.__name__ not in ends
+    return chats, min(ends) if damaged and ends else None
 
 
 def string_misses(

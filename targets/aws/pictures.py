@@ -35,7 +35,7 @@ $imports
 
 OUTPUTS, SHAPE = $outputs, $shape
 # Names of the outputs, and what they are.
-LABELS, PROBLEM = $labels, json.loads(\'$problem\')
+LABELS, PROBLEM = $labels, $problem
 MOST_LABELS = 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from string import Template
+from typing import Any
 
 from compiler.errors import UnusableInput
 from compiler.formats.json_file import read_object
@@ -44,6 +45,8 @@ INPUTS = $inputs
 OUTPUTS = $outputs
 # Tokens of a text at most, and what it is filled up to; None where any length will do.
 LONGEST, LENGTH = $longest, $length
+# Which end of a text that is too long is left out, and whether tokens tell which of two texts they are of.
+SIDE, SEGMENTS = $side, $segments
 # Names of the outputs, and what they are; what stands before every text, and whether it is made small.
 LABELS, PROBLEM = $labels, $problem
 PREFIX, LOWER, MASK = $prefix, $lower, $mask
@@ -51,7 +54,7 @@ PREFIX, LOWER, MASK = $prefix, $lower, $mask
 
 def model_fn(model_dir):
     tokenizer = Tokenizer.from_file(str(Path(model_dir) / "tokenizer.json"))
-    tokenizer.enable_truncation(LONGEST)
+    tokenizer.enable_truncation(LONGEST, direction=SIDE)
     tokenizer.no_padding()
     return tokenizer, open_model(Path(model_dir) / $file)
 
@@ -99,6 +102,8 @@ def answer(given, tokenizer, run):
     if LENGTH is not None:
         encoded.pad(LENGTH)
     arrays = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
+    if not SEGMENTS:
+        arrays["token_type_ids"] = [0] * len(encoded.ids)
     found = run({name: np.asarray([arrays[name]], dtype) for name, dtype in INPUTS.items()})
     if TASK == "question-answering":
         return span(given["context"], parts, places, found["start_logits"][0][:count], found["end_logits"][0][:count])
@@ -187,16 +192,24 @@ def encoder(package: Package, opener: Opener) -> Handler:
     length = longest if shapes.sequence_lengths else None
     if sentence is not None and sentence.max_tokens:
         longest = min(longest, sentence.max_tokens)
+    tokenizer = _tokenizer_config(package)
     script = _ENCODE.substitute(
         model=package.model.name, recipe=package.recipe, imports=opener.imports, open=opener.open,
         inputs={port.name: port.dtype for port in main.inputs}, outputs=outputs, output=output, longest=longest,
         length=length, file=repr(opener.file), labels=labels, problem=repr(problem_of(config)),
         prefix=repr(sentence.prompts.get(sentence.default_prompt or "", "") if sentence else ""),
         lower=bool(sentence and sentence.lower_case),
+        side=repr("left" if tokenizer.get("truncation_side") == "left" else "right"),
+        segments="token_type_ids" in names if isinstance(names := tokenizer.get("model_input_names"), list) else True,
         scores=SCORES, mask=_mask_of(package) if task == "fill-mask" else None,
         answer=answer if output != OUTPUT else "the text's vector", task=task, request=request, request_words=words,
     )  # fmt: skip
     return Handler(script, {"tokenizer.json": "tokenizer.json"}, ("tokenizers",))
+
+
+def _tokenizer_config(package: Package) -> dict[str, Any]:
+    name = "tokenizer_config.json"
+    return read_object(package.folder / name) if name in package.files else {}
 
 
 def _mask_of(package: Package) -> int:
@@ -216,7 +229,6 @@ def _mask_of(package: Package) -> int:
 
 def mask_word(package: Package) -> str | None:
     """How the tokenizer writes its mask; None where its files tell none."""
-    told = read_object(package.folder / "tokenizer_config.json") if "tokenizer_config.json" in package.files else {}
-    named = told.get("mask_token")
+    named = _tokenizer_config(package).get("mask_token")
     word = named.get("content") if isinstance(named, dict) else named
     return word if isinstance(word, str) else None

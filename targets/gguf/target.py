@@ -61,6 +61,8 @@ _K_BLOCK = 256
 # `tensor_requires_imatrix` of llama.cpp's src/llama-quant.cpp.
 _BY_IMATRIX_ALONE = ("Q2_K_S",)
 _OLLAMA_CONTEXT = 4096
+# Types whose converters read `rotary_pct`, and what it is where nothing is said.
+_ROTARY_PCT = {"gpt_neox": 0.25, "cohere2": 1.0}
 
 # File types of llama.h (enum llama_ftype).
 _FILE_TYPES = {
@@ -200,6 +202,11 @@ def view_without_code(model: Path, folder: Path) -> None:
         plain = {key: value for key, value in document.items() if key != "auto_map"}
         if name == "config.json" and plain.get("model_type") == "gpt2":
             plain.setdefault("n_ctx", plain["n_positions"])
+        if name == "config.json" and plain.get("model_type") in _ROTARY_PCT:
+            # transformers 5 has it among the parameters of rotations, under another name.
+            told = plain.get("rope_parameters")
+            share = told.get("partial_rotary_factor") if isinstance(told, dict) else None
+            plain.setdefault("rotary_pct", _ROTARY_PCT[plain["model_type"]] if share is None else share)
         if plain != document:
             (folder / name).unlink()
             (folder / name).write_text(json.dumps(plain), encoding="utf-8")

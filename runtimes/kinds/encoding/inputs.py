@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.errors import UnusableInput
+from compiler.formats.json_file import read_object
 from compiler.package import Package
 from runtimes.session import EncodingSession
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 TOKENIZER = "tokenizer.json"
 
@@ -65,18 +68,38 @@ def text_to_inputs(
         ids, types = own, None
         count = len(ids)
         if longest is not None and count > longest:
-            ids = [*ids[: longest - 1], ids[-1]]
+            ids = [ids[0], *ids[1 - longest :]] if _cuts_left(package) else [*ids[: longest - 1], ids[-1]]
     else:
         tokenizer = require_tokenizer(package)
         encoded = tokenizer.encode(text, passage)
         count = len(encoded.ids)
         if longest is not None and count > longest:
-            tokenizer.enable_truncation(longest)
+            tokenizer.enable_truncation(longest, direction="left" if _cuts_left(package) else "right")
             encoded = tokenizer.encode(text, passage)
-        ids, types = encoded.ids, encoded.type_ids
+        ids, types = encoded.ids, encoded.type_ids if _has_segments(package) else None
     if len(ids) < count:
-        note(f"The text has {count} tokens and the package takes {longest}: it is cut, and only the first part counts.")
+        part = "last" if _cuts_left(package) else "first"
+        note(
+            f"The text has {count} tokens and the package takes {longest}: it is cut, and only the {part} part counts."
+        )
     return padded(text_arrays(ids, types), session.fixed_sequence_length)
+
+
+def _settings(package: Package) -> dict[str, Any]:
+    """What the tokenizer's configuration in the package says."""
+    file = package.folder / _TOKENIZER_CONFIG
+    return read_object(file) if file.is_file() else {}
+
+
+def _cuts_left(package: Package) -> bool:
+    """Whether the beginning of a text that is too long is left out, and not its end."""
+    return _settings(package).get("truncation_side") == "left"
+
+
+def _has_segments(package: Package) -> bool:
+    """Whether the tokenizer tells the model which of two texts a token is of."""
+    names = _settings(package).get("model_input_names")
+    return not isinstance(names, list) or "token_type_ids" in names
 
 
 def text_arrays(ids: Sequence[int], segments: Sequence[int] | None = None) -> dict[str, NDArray[np.int64]]:

@@ -103,13 +103,17 @@ def write_expected(
             )
     prompts = [[*start, *ids] for ids in (encode(prompt) for prompt in corpus.PROMPTS) if ids]
     continuations = _answers(folder, task, windows, prompts, new_tokens, first_scored, Path(out))
+    chats, chat_error = render_chats(tokenizer)
+    # What a user's chat begins with, its marks too.
+    strings = [*corpus.nasty_strings(tokenizer.all_special_tokens), *(prompt for _, prompt in chats)]
     expected = {
         "windows": windows,
         "first_scored": first_scored,
         "prompts": prompts,
         "continuations": [[astuple(step) for step in steps] for steps in continuations],
-        "strings": [[string, encode(string)] for string in corpus.nasty_strings(tokenizer.all_special_tokens)],
-        "chats": render_chats(tokenizer),
+        "strings": [[string, encode(string)] for string in strings],
+        "chats": chats,
+        "chat_error": chat_error,
         "start_of_text_ids": start,
         "end_of_text_ids": sorted(end_of_text_ids(folder)),
     }
@@ -201,6 +205,8 @@ def text_misses(session: GenerationSession, told: dict[str, Any]) -> list[str]:
     """Sentences about each string, conversation, begin or end token on which the runtime and Hugging Face differ."""
     text = session.text
     misses = [*string_misses(text.encode, told["strings"]), *chat_misses(text.render_chat, told["chats"])]
+    if told["chat_error"] is not None:
+        misses.append(f"chat template: it takes no conversation and ends in an error ({told['chat_error']})")
     if list(text.begin) != told["start_of_text_ids"]:
         misses.append(
             f"start of text: the runtime begins with {list(text.begin)}, Hugging Face with {told['start_of_text_ids']}"
