@@ -82,7 +82,7 @@ def compare(
         if "quality" in metrics and QUALITY_CHECK not in allow:
             require_no_worse_quality(before, after)
         _require_comparable(before, before.recipe, after, across_schemes)
-    return [comparison for pair in pairs for comparison in _compare_pair(*pair, effect, metrics)]
+    return [comparison for pair in pairs for comparison in _compare_pair(*pair, effect, metrics, allow)]
 
 
 def _require_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
@@ -153,7 +153,7 @@ def _identity(measurement: Measurement) -> tuple[str, ...]:
 
 
 def _compare_pair(
-    champion: Measurement, challenger: Measurement, effect: float, metrics: Sequence[str]
+    champion: Measurement, challenger: Measurement, effect: float, metrics: Sequence[str], allow: Sequence[str]
 ) -> list[Comparison]:
     label = f"{challenger.model} {challenger.recipe}"
     kind, found = kind_of_task(challenger.task), []
@@ -163,13 +163,14 @@ def _compare_pair(
         found.append(Comparison(label, metric, ratio, not (ratio.value <= 1 + effect or ratio.low <= 1)))
     for metric in (name for group, names in _SINGLE.items() if group in metrics for name in names):
         before, after = champion.figure(metric), challenger.figure(metric)
-        if before and not after:
+        if before and not after and MISSING_CHECK not in allow:
             raise _lacking(label, metric, challenger)
         if before and after:
             found.append(_single(label, metric, after / before, effect))
     for each in kind.compared if "quality" in metrics else ():
         before, after = (each.distance(found_in.distance(each.key)) for found_in in (champion, challenger))
-        if before is not None and after is None:
+        # What was not verified at all is held to by another check.
+        if before is not None and after is None and challenger.quality is not None and MISSING_CHECK not in allow:
             raise _lacking(label, each.key, challenger)
         if before is not None and after is not None:
             found.append(_single(label, each.key, _at_least(each.floor, after) / _at_least(each.floor, before), effect))

@@ -226,6 +226,18 @@ def test_encoders_are_compared_by_what_their_cosines_lack_to_one() -> None:
     assert not compared["mean_cosine"].regression and not compared["spread_error"].regression
 
 
+def test_a_metric_that_only_the_baseline_has_fails() -> None:
+    before = _measurement()
+    without = replace(before, summary={**before.summary, "package_bytes": None})
+    with pytest.raises(CheckFailed, match="has package_bytes, and what is held to it has none"):
+        compare([before], [without], 0.05)
+    assert before.quality is not None
+    unknown = replace(before, quality=replace(before.quality, figures={}))
+    with pytest.raises(CheckFailed, match="what is held to it has none"):
+        compare([before], [unknown], 0.05, metrics=["quality"])
+    assert compare([before], [without], 0.05, allow=["missing"])
+
+
 def test_a_comparison_that_leaves_something_out_fails() -> None:
     both = [_measurement(), _measurement(recipe="onnx:fp32")]
     with pytest.raises(CheckFailed, match=r"1 measurements of the baseline have no counterpart.*onnx:fp32"):
