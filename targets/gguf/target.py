@@ -62,7 +62,7 @@ _K_BLOCK = 256
 _BY_IMATRIX_ALONE = ("Q2_K_S",)
 _OLLAMA_CONTEXT = 4096
 # Types whose converters read `rotary_pct`, and what it is where nothing is said.
-_ROTARY_PCT = {"gpt_neox": 0.25, "cohere2": 1.0}
+_ROTARY_PCT = {"cohere2": 1.0}
 
 # File types of llama.h (enum llama_ftype).
 _FILE_TYPES = {
