@@ -10,12 +10,12 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from compiler.chat_template import rendering
 from compiler.errors import UnusableInput
 from compiler.formats.gguf import read_gguf_header
 from compiler.package import Package
 from compiler.sentence import OUTPUT
 from compiler.task import GENERATION, find_task
-from compiler.time_limit import TEMPLATE_S, at_most
 from runtimes.session import EncodingSession, GenerationSession, Message
 
 _BATCH = 512
@@ -132,10 +132,9 @@ class LlamaText:
         template = self._llama.metadata.get("tokenizer.chat_template")
         if template is None:
             return None
-        formatter = Jinja2ChatFormatter(
-            template, self._text(self._llama.token_eos()), self._text(self._llama.token_bos())
-        )
-        with at_most(TEMPLATE_S, "The chat template"):
+        ends = self._text(self._llama.token_eos()), self._text(self._llama.token_bos())
+        with rendering():
+            formatter = Jinja2ChatFormatter(template, *ends)
             return str(formatter(messages=cast(Any, [dict(message) for message in messages])).prompt)
 
     def _text(self, token: int) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime_genai as og
@@ -99,7 +101,7 @@ class GenAiText:
     def render_chat(self, messages: Sequence[Message]) -> str | None:
         if not self._has_template:
             return None
-        _require_end(self._folder, messages)
+        self._require_end(messages)
         listed = json.dumps([dict(message) for message in messages], ensure_ascii=False)
         try:
             return str(self._tokenizer.apply_chat_template(listed, add_generation_prompt=True))
@@ -115,17 +117,28 @@ class GenAiText:
         self._tokenizer.update_options(add_special_tokens="false")
         return tuple(whole[: whole.index(self.encode(_LETTER)[0])])
 
+    def _require_end(self, messages: Sequence[Message]) -> None:
+        """Refuse a template that does not end: GenAI's own engine has no limit of time.
 
-def _require_end(folder: Path, messages: Sequence[Message]) -> None:
-    """Refuse a template that does not end: GenAI's own engine has no limit. Where transformers is not, it is not asked."""
-    try:
-        from runtimes.text import HuggingFaceText
-    except ModuleNotFoundError:
-        return
-    try:
-        HuggingFaceText(folder).render_chat(messages)
-    except TooSlowError:
-        raise
-    except (UnusableInput, OSError, ValueError):
-        # What it makes of it is compared by verify.
-        return
+        Raises:
+            TooSlowError: transformers, where it is there, does not end either.
+        """
+        if self._bounded is None:
+            return
+        try:
+            self._bounded.render_chat(messages)
+        except TooSlowError:
+            raise
+        except UnusableInput:
+            # What it makes of it is compared by verify.
+            return
+
+    @cached_property
+    def _bounded(self) -> Any:
+        """Hugging Face's text side of the folder; None on a board without transformers."""
+        try:
+            from runtimes.text import HuggingFaceText
+
+            return HuggingFaceText(self._folder)
+        except (ModuleNotFoundError, UnusableInput):
+            return None

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2.exceptions import TemplateError
-
-from compiler.errors import UnusableInput
-from compiler.time_limit import TEMPLATE_S, at_most
+from compiler.chat_template import rendering
 from compiler.tokenizer import end_of_text_ids, load_tokenizer, start_of_text_ids
 from runtimes.session import Message
 
@@ -34,14 +31,5 @@ class HuggingFaceText:
         if not self._tokenizer.chat_template:
             return None
         listed = [dict(message) for message in messages]
-        try:
-            with at_most(TEMPLATE_S, "The chat template"):
-                return str(self._tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True))
-        except (TemplateError, TypeError, ValueError, RecursionError) as error:
-            if type(error) is TemplateError:
-                # The template's own refusal, in its words.
-                raise UnusableInput(f"The chat template does not take this conversation: {error!s:.200}") from error
-            raise UnusableInput(
-                f"The chat template ends in an error ({type(error).__name__}) for this conversation. Correct the model's "
-                "template and build again, or leave it out by --raw."
-            ) from error
+        with rendering():
+            return str(self._tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=True))

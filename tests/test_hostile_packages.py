@@ -26,6 +26,9 @@ from compiler.errors import UnusableInput
 from compiler.formats.json_file import parse_json
 from compiler.model import Model
 from compiler.package import FileRecord, check_files, read_package, write_manifest
+from compiler.sentence import read_sentence_vector
+from compiler.tokenizer import start_of_text_ids
+from runtimes.kinds.encoding.inputs import require_tokenizer, text_to_inputs
 from runtimes.kinds.encoding.pictures import picture_inputs
 from targets.gguf.target import WINDOWS
 from targets.onnx.windows import cache_slides, same_in_genai
@@ -207,3 +210,59 @@ def test_a_process_without_standard_input_ends_in_a_sentence(built: Path) -> Non
 def test_more_threads_than_a_system_has_are_refused(threads: str, built: Path, edgec: Run) -> None:
     done = edgec("run", built / "llama-out" / "onnx-fp32", "-p", "a", "--threads", threads)
     assert done.returncode == 2 and "1<=x<=1024" in done.stderr
+
+
+def test_a_template_that_does_not_end_is_refused_before_genai_has_it(built: Path, edgec: Run, tmp_path: Path) -> None:
+    loops = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+    package = built / "llama-out" / "onnx-fp32"
+    config = json.loads((package / "tokenizer_config.json").read_text()) | {"chat_template": loops}
+    folder = _changed(package, "tokenizer_config.json", json.dumps(config), tmp_path)
+    if (folder / "chat_template.jinja").is_file():
+        folder = _changed(folder, "chat_template.jinja", loops, tmp_path / "jinja")
+    assert_refused(edgec("run", folder, "-p", "hi", "-n", 2), 2, "does not end within")
+
+
+@pytest.mark.parametrize("template", ["{{ messages.nope.nope }}", "{% for m in messages %}"])
+def test_a_damaged_template_is_told(template: str, built: Path, edgec: Run, edgec_here: Run, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(built / "llama", model)
+    (model / "chat_template.jinja").write_text(template)
+    done = edgec_here("build", model, "-r", "gguf:F32", "-o", tmp_path / "out", "--verify")
+    assert done.returncode == 1 and "takes no conversation" in done.stdout + done.stderr
+    assert edgec_here("build", model, "-r", "gguf:F32", "-o", tmp_path / "out").returncode == 0
+    assert_refused(edgec("run", tmp_path / "out" / "gguf-F32", "-p", "hi", "-n", 2), 2, "chat template")
+
+
+def test_modules_of_a_models_own_code_are_refused(tmp_path: Path) -> None:
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "custom_st.Transformer"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UnusableInput, match="code of the model's own"):
+        read_sentence_vector(tmp_path, 8)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_text_is_cut_at_the_side_that_the_tokenizer_says(side: str, built: Path, tmp_path: Path) -> None:
+    package = built / "bert-classify-out" / "onnx-fp32"
+    config = json.loads((package / "tokenizer_config.json").read_text())
+    config |= {"truncation_side": side, "model_input_names": ["input_ids", "attention_mask"]}
+    read = read_package(_changed(package, "tokenizer_config.json", json.dumps(config), tmp_path))
+    session: Any = SimpleNamespace(longest_sequence=6, fixed_sequence_length=None, tokenize=lambda text: None)
+    words = "the sea is green and the river north"
+    told: list[str] = []
+    ids = text_to_inputs(read, session, words, told.append)["input_ids"][0].tolist()
+    whole = require_tokenizer(read).encode(words).ids
+    assert ids == ([whole[0], *whole[-5:]] if side == "left" else [*whole[:5], whole[-1]])
+    assert f"only the {'last' if side == 'left' else 'first'} part" in told[0]
+    session.longest_sequence = 64
+    assert not text_to_inputs(read, session, "the sea", told.append, "a river")["token_type_ids"].any()
+
+
+def test_all_that_a_tokenizer_puts_before_a_text_counts() -> None:
+    class Tokenizer:
+        bos_token_id = 1
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            own = [7] if text else []
+            return {"input_ids": [1, 2, *own, 3] if add_special_tokens else own}
+
+    assert start_of_text_ids(Tokenizer()) == [1, 2]

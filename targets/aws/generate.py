@@ -7,18 +7,18 @@ from string import Template
 from compiler.errors import UnusableInput
 from compiler.formats.genai_config import require_known_settings
 from compiler.package import Package
-from targets.aws.openers import Handler
+from targets.aws.openers import READ_JSON, Handler
 
 _TOKENS = 4096
 GGUF = "model.gguf"
 
-_INPUT_FN = """def input_fn(data, content_type):
+_INPUT_FN = (
+    """def input_fn(data, content_type):
     if content_type.partition(";")[0] != "application/json":
         raise ValueError(f"{content_type} is not taken; send application/json.")
-    try:
-        given = json.loads(data)
-    except RecursionError:
-        raise ValueError("The request is nested too deep.") from None
+"""
+    + READ_JSON
+    + """
     if not isinstance(given, dict) or ("inputs" in given) == ("messages" in given):
         raise ValueError("Send inputs, a text, or messages, a chat; one of them.")
     if "inputs" in given and not isinstance(given["inputs"], str):
@@ -29,6 +29,7 @@ _INPUT_FN = """def input_fn(data, content_type):
     if not isinstance(given.get("parameters", {}), dict):
         raise ValueError("Send parameters: their names with their values.")
     return given"""
+)
 
 _LLAMACPP = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
 

@@ -8,6 +8,12 @@ from dataclasses import dataclass, replace
 from compiler.formats.dlr import device_of
 from compiler.package import Package
 
+# Lines of every handler, in which `data` is a request.
+READ_JSON = """    try:
+        given = json.loads(data)
+    except RecursionError:
+        raise ValueError("The request is nested too deep.") from None"""
+
 
 @dataclass(frozen=True)
 class Handler:

@@ -12,7 +12,7 @@ from compiler.formats.json_file import read_object
 from compiler.image_processor import CONFIG
 from compiler.package import Package
 from targets.aws.labels import SCORES, labels_of, problem_of
-from targets.aws.openers import Handler, Opener
+from targets.aws.openers import READ_JSON, Handler, Opener
 
 TASK = "image-classification"
 _CLASSIFY = Template('''"""Serves $model as $recipe: the functions that SageMaker's inference toolkit calls. Made by edgec.
@@ -61,10 +61,7 @@ def input_fn(data, content_type):
 
 
 def picture_of(data):
-    try:
-        given = json.loads(data)
-    except RecursionError:
-        raise ValueError("The request is nested too deep.") from None
+$read_json
     asked = given.get("inputs") if isinstance(given, dict) else None
     if not isinstance(asked, str):
         raise ValueError("Send inputs: a picture's bytes in base64.")
@@ -115,7 +112,7 @@ def classifier(package: Package, opener: Opener) -> Handler:
         model=package.model.name, recipe=package.recipe, imports=opener.imports, open=opener.open, file=repr(opener.file),
         outputs=tuple(port.name for port in main.outputs), output=main.outputs[0].name, shape=shape, mode=_MODES[shape[1]],
         labels=labels_of(config, main.outputs[0].shape[-1]), problem=repr(problem_of(config)),
-        scores=SCORES,
+        scores=SCORES, read_json=READ_JSON,
     )  # fmt: skip
     files = {name: name for name in (CONFIG, "config.json")}
     return Handler(script, files, ("pillow", "transformers"))

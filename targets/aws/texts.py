@@ -10,7 +10,7 @@ from compiler.formats.json_file import read_object
 from compiler.package import Package
 from compiler.sentence import OUTPUT
 from targets.aws.labels import SCORES, labels_of, problem_of
-from targets.aws.openers import Handler, Opener
+from targets.aws.openers import READ_JSON, Handler, Opener
 
 _LONGEST = 512
 # What a request is, in JSON and in words.
@@ -65,10 +65,7 @@ $open
 def input_fn(data, content_type):
     if content_type.partition(";")[0] != "application/json":
         raise ValueError(f"{content_type} is not taken; send application/json.")
-    try:
-        given = json.loads(data)
-    except RecursionError:
-        raise ValueError("The request is nested too deep.") from None
+$read_json
     asked = given.get("inputs") if isinstance(given, dict) else None
     asked = [asked] if isinstance(asked, (str, dict)) else asked
     if not isinstance(asked, list) or not asked or not all(is_input(each) for each in asked):
@@ -201,7 +198,7 @@ def encoder(package: Package, opener: Opener) -> Handler:
         lower=bool(sentence and sentence.lower_case),
         side=repr("left" if tokenizer.get("truncation_side") == "left" else "right"),
         segments="token_type_ids" in names if isinstance(names := tokenizer.get("model_input_names"), list) else True,
-        scores=SCORES, mask=_mask_of(package) if task == "fill-mask" else None,
+        scores=SCORES, read_json=READ_JSON, mask=_mask_of(package) if task == "fill-mask" else None,
         answer=answer if output != OUTPUT else "the text's vector", task=task, request=request, request_words=words,
     )  # fmt: skip
     return Handler(script, {"tokenizer.json": "tokenizer.json"}, ("tokenizers",))

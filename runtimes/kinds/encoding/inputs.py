@@ -59,7 +59,8 @@ def text_to_inputs(
         note: is told when not all of it fits.
         passage: a second text beside it, where the model takes pairs.
     """
-    sentence = package.sentence
+    sentence, settings = package.sentence, _settings(package)
+    left = settings.get("truncation_side") == "left"
     text = text.lower() if sentence is not None and sentence.lower_case else text
     limits = [session.longest_sequence, None if sentence is None else sentence.max_tokens]
     longest = min((limit for limit in limits if limit is not None), default=None)
@@ -68,17 +69,17 @@ def text_to_inputs(
         ids, types = own, None
         count = len(ids)
         if longest is not None and count > longest:
-            ids = [ids[0], *ids[1 - longest :]] if _cuts_left(package) else [*ids[: longest - 1], ids[-1]]
+            ids = [ids[0], *ids[1 - longest :]] if left else [*ids[: longest - 1], ids[-1]]
     else:
         tokenizer = require_tokenizer(package)
         encoded = tokenizer.encode(text, passage)
         count = len(encoded.ids)
         if longest is not None and count > longest:
-            tokenizer.enable_truncation(longest, direction="left" if _cuts_left(package) else "right")
+            tokenizer.enable_truncation(longest, direction="left" if left else "right")
             encoded = tokenizer.encode(text, passage)
-        ids, types = encoded.ids, encoded.type_ids if _has_segments(package) else None
+        ids, types = encoded.ids, encoded.type_ids if _has_segments(settings) else None
     if len(ids) < count:
-        part = "last" if _cuts_left(package) else "first"
+        part = "last" if left else "first"
         note(
             f"The text has {count} tokens and the package takes {longest}: it is cut, and only the {part} part counts."
         )
@@ -91,14 +92,9 @@ def _settings(package: Package) -> dict[str, Any]:
     return read_object(file) if file.is_file() else {}
 
 
-def _cuts_left(package: Package) -> bool:
-    """Whether the beginning of a text that is too long is left out, and not its end."""
-    return _settings(package).get("truncation_side") == "left"
-
-
-def _has_segments(package: Package) -> bool:
+def _has_segments(settings: dict[str, Any]) -> bool:
     """Whether the tokenizer tells the model which of two texts a token is of."""
-    names = _settings(package).get("model_input_names")
+    names = settings.get("model_input_names")
     return not isinstance(names, list) or "token_type_ids" in names
 
 

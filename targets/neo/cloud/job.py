@@ -82,6 +82,12 @@ class CompilationJob:
         return device.elf if device else ()
 
     @property
+    def on_instance(self) -> bool:
+        """Whether it is for one of the cloud's machines, other than Inferentia."""
+        device = find_device(self.device) if self.device else None
+        return device is not None and device.frameworks is INSTANCES
+
+    @property
     def system(self) -> str:
         """That a library which comes back is for, as Python's `platform` names it."""
         device = find_device(self.device) if self.device else None
@@ -160,9 +166,9 @@ def _of_model(job: CompilationJob, ports: Sequence[Port]) -> Iterator[str]:
     if model and (extra := [name for name in job.inputs if name not in model]):
         yield f"DataInputConfig names the input {extra[0]}, which the model has not; it has: {', '.join(model)}."
     dtype = (job.options or {}).get("dtype", "float32")
-    instance = job.framework == "PYTORCH" and job.device is not None and job.device.startswith("ml_")
+    typed = job.framework == "PYTORCH" and job.on_instance
     for port in ports:
-        if instance and (port.dtype == "int64") != (dtype in ("int64", "long")):
+        if typed and (port.dtype == "int64") != (dtype in ("int64", "long")):
             yield f"The input {port.name} is {port.dtype}, and the dtype of CompilerOptions says {dtype!r:.40}."
     for name, shape in model.items():
         if name in job.inputs and tuple(job.inputs[name]) != tuple(shape):
@@ -193,8 +199,7 @@ def _option_target(job: CompilationJob) -> OptionTarget:
         return OptionTarget(job.title, job.platform.system, job.platform.accelerator, False, True, job.framework)
     device = find_device(job.device) if job.device else None
     system, accelerator = (device.system, device.accelerator) if device is not None else ("", "")
-    instance = device is not None and device.frameworks is INSTANCES
-    return OptionTarget(job.title, system, accelerator, instance, False, job.framework)
+    return OptionTarget(job.title, system, accelerator, job.on_instance, False, job.framework)
 
 
 def find_request_faults(name: str, role: str, source: str, out: str, seconds: int) -> Iterator[str]:

@@ -81,7 +81,7 @@ def find_result_faults(
 
 def gives_pytorch(job: CompilationJob) -> bool:
     """Whether a model for PyTorch's own runtime may come back: instances of the cloud give one for what PyTorch made."""
-    return job.framework == "PYTORCH" and job.device is not None and job.device.startswith("ml_")
+    return job.framework == "PYTORCH" and job.on_instance
 
 
 def is_graph(name: str) -> bool:
