@@ -29,6 +29,8 @@ def open_session(package: Package, threads: int, context_length: int) -> Generat
 
 
 def _load(package: Package, context: int, batch: int, threads: int, **options: Any) -> llama_cpp.Llama:
+    from jinja2.exceptions import TemplateError
+
     try:
         return llama_cpp.Llama(
             str(package.artifact),
@@ -40,6 +42,12 @@ def _load(package: Package, context: int, batch: int, threads: int, **options: A
             verbose=False,
             **options,
         )
+    except TemplateError as error:
+        # It is read when the file is opened.
+        raise UnusableInput(
+            f"The chat template of {package.title} is damaged ({type(error).__name__}), and llama.cpp opens no file with such. "
+            "Correct the model's template and build again."
+        ) from error
     except ValueError as error:
         raise UnusableInput(
             f"llama.cpp cannot load {package.artifact.name}: the file is damaged, or of an architecture, a vocabulary or a "

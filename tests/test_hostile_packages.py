@@ -228,7 +228,9 @@ def test_a_damaged_template_is_told(template: str, built: Path, edgec: Run, edge
     shutil.copytree(built / "llama", model)
     (model / "chat_template.jinja").write_text(template)
     done = edgec_here("build", model, "-r", "gguf:F32", "-o", tmp_path / "out", "--verify")
-    assert done.returncode == 1 and "takes no conversation" in done.stdout + done.stderr
+    # llama.cpp reads the template when it opens the file, and evaluates it later.
+    told = (1, "takes no conversation") if "nope" in template else (2, "is damaged")
+    assert done.returncode == told[0] and told[1] in done.stdout + done.stderr
     assert edgec_here("build", model, "-r", "gguf:F32", "-o", tmp_path / "out").returncode == 0
     assert_refused(edgec("run", tmp_path / "out" / "gguf-F32", "-p", "hi", "-n", 2), 2, "chat template")
 
