@@ -45,7 +45,7 @@ def _load(package: Package, context: int, batch: int, threads: int, **options: A
     except TemplateError as error:
         # It is read when the file is opened.
         raise UnusableInput(
-            f"The chat template of {package.title} is damaged ({type(error).__name__}), and llama.cpp opens no file with such. "
+            f"The chat template of {package.title} is damaged ({type(error).__name__}), and llama.cpp opens no such file. "
             "Correct the model's template and build again."
         ) from error
     except ValueError as error:
